@@ -1,0 +1,33 @@
+/* Rights given up, one function a role: called before the first foreign byte is read. What each
+ * process may still do stands at the top of its main file; e2e/test_confinement.py tries the rest. */
+#ifndef BERTH_CONFINE_H
+#define BERTH_CONFINE_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* conn: no new files, processes, sockets. uid, gid: what it becomes (0: stays, when not root). */
+int confine_conn(uid_t uid, gid_t gid, struct err *err) must_check;
+/* keeper, after it has cloned pid 1: its own uid, no capability, no new process, and of the file
+ * system only what its directory fds lead to. */
+int confine_keeper(uid_t uid, gid_t gid, struct err *err) must_check;
+/* worker: capabilities for foreign-owned files alone, Landlock on the directories of its job.
+ *   dirs   lent; n of them: the only trees in which it can open anything */
+int confine_worker(const int *dirs, size_t n, struct err *err) must_check;
+
+/* The parts, for those functions and for the launcher. */
+/* Becomes uid:gid for good, without groups. 0 for both: nothing. */
+int confine_identity(uid_t uid, gid_t gid, struct err *err) must_check;
+/* Leaves these capabilities (bits 1 << CAP_x) in all sets but the ambient one, drops the rest from
+ * the bounding set too. */
+int confine_capabilities(unsigned long long keep, struct err *err) must_check;
+/* No new privileges, and a seccomp filter that answers EPERM to all but the n system calls. Other
+ * architectures' calls kill the process. Under ASan the named extra calls are added. */
+int confine_syscalls(const int *allowed, size_t n, struct err *err) must_check;
+/* Landlock: files can be opened beneath these directories only. Success and a log line where the
+ * kernel has no Landlock. */
+int confine_files(const int *dirs, size_t n, struct err *err) must_check;
+
+#endif

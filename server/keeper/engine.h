@@ -1,0 +1,59 @@
+/* What holds a session: the half of an engine that runs in the keeper. The other half,
+ * prepare(spec) -> fds, is in the manager (manager/prepare.h).
+ *
+ * Nothing above this interface may assume namespaces or cgroups: a call's streams are fds that the
+ * engine delivers, and everything that may not exist has a way to say so. */
+#ifndef BERTH_ENGINE_H
+#define BERTH_ENGINE_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "wire/wire.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct sandbox_spec {
+	const char *hostname, *session;
+	unsigned uid_base;	/* root inside is uid_base outside, 65536 ids follow */
+	bool network_host;	/* no network namespace of its own */
+	const int *fds;		/* lent: KEEPER_FDS of them, see wire.h */
+};
+
+struct sandbox {
+	pid_t pid;    /* pid 1 of the sandbox; our child */
+	int pidfd;    /* owned; readable when it has ended */
+	int socket;   /* owned until taken; SOCK_SEQPACKET to berth-init, sized as wire_pair does */
+	int cgroup;   /* lent from the spec, -1 where there is none */
+	int freeze_fd, kill_fd, events_fd; /* lent, -1 where there is none */
+};
+
+struct sandbox_state {
+	bool populated;	    /* a process lives */
+	bool frozen;	    /* all of them are stopped */
+	unsigned processes; /* without pid 1 */
+};
+
+struct engine {
+	const char *name;
+	/* Starts pid 1 and returns when berth-init was executed, or with the failed step in err. */
+	int (*start)(const struct sandbox_spec *spec, struct sandbox *out, struct err *err);
+	/* Asks all to stop or go on; `state` tells when it is so. events_fd is EPOLLPRI then. */
+	int (*freeze)(struct sandbox *s, bool frozen, struct err *err);
+	/* SIGKILL to all, frozen or not; pidfd becomes readable soon after. */
+	int (*kill)(struct sandbox *s, struct err *err);
+	int (*state)(struct sandbox *s, struct sandbox_state *out, struct err *err);
+	/* A place for one call's processes. *out: fd for init_exec (O_PATH directory), -1: none. */
+	int (*call_begin)(struct sandbox *s, const char *call, int *out, struct err *err);
+	/* The call's processes that still live: pid and command line of each, a line each. The text
+	 * is theirs: untrusted. Returns their number. */
+	int (*call_list)(struct sandbox *s, const char *call, struct buf *out, struct err *err);
+	int (*call_kill)(struct sandbox *s, const char *call, struct err *err);
+	/* Removes the place when nothing lives in it. 1: gone, 0: still in use, -1. */
+	int (*call_end)(struct sandbox *s, const char *call, struct err *err);
+};
+
+/* The default: our own launcher (launch.c). */
+extern const struct engine engine_launch;
+
+#endif

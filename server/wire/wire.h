@@ -1,0 +1,140 @@
+/* Messages between processes: bytes on a SOCK_SEQPACKET socket, one packet a message, file
+ * descriptors beside them (SCM_RIGHTS). The rows are in messages.def.
+ *
+ * Packet: u16 id, u16 zero, then the fields: U32 and U64 little endian; STR and BYTES a u32 length
+ * and the bytes. Nothing follows the last field.
+ *
+ * Invariants:
+ *  1. a received message has passed every check of its row: direction, phase, sizes, number of fds;
+ *  2. what fails one is refused whole, its fds are closed, and wire_recv fails with ERR_CORRUPT: the
+ *     owner logs it and cuts the peer;
+ *  3. wire_send never blocks: what the socket does not take is queued, bounded by
+ *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut. */
+#ifndef BERTH_WIRE_H
+#define BERTH_WIRE_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/loop.h"
+
+#include <stdint.h>
+
+enum { WIRE_VERSION = 1 };
+enum { WIRE_PACKET_MAX_BYTES = 320 * 1024, WIRE_QUEUE_MAX_BYTES = 8 << 20 };
+enum { WIRE_FDS_MAX = 16 };
+
+enum role { ROLE_ANY, ROLE_MANAGER, ROLE_CONN, ROLE_KEEPER, ROLE_INIT, ROLE_WORKER, ROLES };
+enum phase { PHASE_HELLO, PHASE_UNPROVEN, PHASE_OPEN };
+
+/* The fds of keeper_start, in this order. Where a thing does not exist, an fd of /dev/null. */
+enum keeper_fd {
+	KEEPER_LOCK,	/* the session's lock, held by being open */
+	KEEPER_CALLS,	/* sessions/<id>/calls, a directory */
+	KEEPER_SPILL,	/* sessions/<id>/spill, a directory */
+	KEEPER_ROOTFS,	/* detached mount: the workspace */
+	KEEPER_USR,	/* detached mount: /usr of image host, or unused */
+	KEEPER_USERNS,	/* the session's user namespace */
+	KEEPER_INIT,	/* berth-init, O_PATH */
+	KEEPER_SECCOMP, /* the session's seccomp program, sealed memfd of struct sock_filter[] */
+	KEEPER_CGROUP,	/* v2 cgroup S/box, a directory (O_RDONLY), or unused */
+	KEEPER_FREEZE,	/* S/box/cgroup.freeze for writing, or unused */
+	KEEPER_KILL,	/* S/box/cgroup.kill for writing, or unused */
+	KEEPER_EVENTS,	/* S/box/cgroup.events for reading, or unused */
+	KEEPER_LISTEN,	/* listening socket RUN/keepers/<id>, for the next manager */
+	KEEPER_RUN,	/* detached mount for the sandbox's /run/berth (spill, read only) */
+	KEEPER_FDS
+};
+
+/* Structs: one a row. STR and BYTES are views into the link's receive buffer: lent until the next
+ * wire_recv on that link. */
+#define U32(f)	    uint32_t f;
+#define U64(f)	    uint64_t f;
+#define STR(f, m)   struct str f;
+#define BYTES(f, m) struct str f;
+#define MSG(id, name, from, to, when, fds, fields)                                                 \
+	struct msg_##name {                                                                        \
+		fields                                                                             \
+	};
+#include "messages.def"
+#undef MSG
+#undef U32
+#undef U64
+#undef STR
+#undef BYTES
+
+enum msg_id {
+#define MSG(id, name, from, to, when, fds, fields) MSG_##name = (id),
+#include "messages.def"
+#undef MSG
+};
+
+struct message {
+	enum msg_id id;
+	int fds[WIRE_FDS_MAX]; /* owned: take what is wanted with fd_steal, the rest is closed */
+	int n_fds;
+	union {
+#define MSG(id, name, from, to, when, fds, fields) struct msg_##name name;
+#include "messages.def"
+#undef MSG
+	};
+};
+
+struct wire {
+	int fd; /* owned; -1: closed */
+	enum role self, peer;
+	enum phase phase, after_hello;
+	struct watch watch;	 /* set by wire_watch, with what it calls */
+	void (*on_ready)(void *ctx);
+	void *on_ready_ctx;
+	struct packet *queue;	 /* owned, waiting for the socket */
+	struct packet **queue_tail;
+	size_t queue_bytes;
+	char *in; /* owned receive buffer, WIRE_PACKET_MAX_BYTES */
+	struct message message; /* the one that wire_recv returned last */
+};
+
+/* A pair of connected sockets with room for the largest packet; both close-on-exec, nonblocking. */
+int wire_pair(int out[2], struct err *err) must_check;
+/* Takes fd and sends hello. The link accepts hello alone until the peer's has come, and is in the
+ * phase after_hello then: UNPROVEN between the manager and a new conn, else OPEN. The owner moves a
+ * link from UNPROVEN to OPEN (the manager when it has sent, conn when it has received a
+ * key_answer with ok for a proven key). */
+int wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phase after_hello,
+	      struct err *err) must_check;
+/* Closes the socket, the queue and the fds of the last message. Safe on a zeroed-and-closed one. */
+void wire_close(struct wire *w);
+static inline bool
+wire_is_open(const struct wire *w)
+{
+	return w->fd >= 0 && w->in;
+}
+
+/* Sends one message; `body` is its struct msg_NAME.
+ *   fds, n    lent: duplicated where the message must wait
+ *   fails     UNAVAILABLE when the peer is gone or reads nothing any more */
+int wire_send_fds(struct wire *w, enum msg_id id, const void *body, const int *fds, int n,
+		  struct err *err) must_check;
+#define wire_send(w, name, err, ...)                                                               \
+	wire_send_fds((w), MSG_##name, &(struct msg_##name){__VA_ARGS__}, NULL, 0, (err))
+
+/* The next message, into w->message.
+ *   returns 1 a message (never hello: that one is answered here), 0 nothing there yet,
+ *           -1 the peer is gone (UNAVAILABLE) or broke its row (CORRUPT) */
+int wire_recv(struct wire *w, struct err *err) must_check;
+/* Waits for the next message, at most until the deadline (CLOCK_BOOTTIME): for links that have no
+ * loop yet, or whose owner may do nothing else meanwhile. -1 with TIMEOUT when it passes. */
+int wire_recv_wait(struct wire *w, uint64_t deadline_ns, struct err *err) must_check;
+
+/* Puts the link on a loop: fn(ctx) for each readable turn; the queue is flushed by itself. */
+int wire_watch(struct wire *w, struct loop *l, void (*fn)(void *ctx), void *ctx,
+	       struct err *err) must_check;
+
+const char *wire_message_name(enum msg_id id);
+const char *role_name(enum role role);
+
+/* The codec alone, for the fuzz target and its unit test. decode checks all but the fds. */
+int wire_encode(enum msg_id id, const void *body, struct buf *out, struct err *err) must_check;
+int wire_decode(struct str packet, enum role from, enum role to, enum phase phase, int n_fds,
+		struct message *out, struct err *err) must_check;
+
+#endif
