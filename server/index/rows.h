@@ -1,0 +1,109 @@
+/* Every statement on the index. One struct a table; text is of fixed size, so rows own nothing.
+ *
+ * What must change together is put between index_begin and index_commit; index_commit returns when it
+ * is durable. A failure in between: index_rollback. */
+#ifndef BERTH_ROWS_H
+#define BERTH_ROWS_H
+
+#include "base/buf.h"
+#include "base/digest.h"
+#include "base/err.h"
+#include "base/num.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sqlite3;
+
+struct index {
+	struct sqlite3 *db; /* owned */
+};
+
+struct session_row {
+	char id[ID_BYTES], name[64], state[16], reason[256], image[80], owner[128];
+	bool has_head;
+	struct digest head;
+	unsigned slot, upper;
+	bool unclean;
+	uint64_t fence; /* raised by every change of ownership; every write of state carries it */
+	uint64_t created_ns, used_ns, deleted_ns; /* CLOCK_REALTIME */
+};
+
+struct layer_row {
+	struct digest digest, diff_id;
+	uint64_t bytes, raw_bytes, entries;
+};
+
+struct snapshot_row {
+	struct digest digest;
+	bool has_parent;
+	struct digest parent;
+	char session[ID_BYTES], name[64], note[256], made_by[256], image[80];
+	uint64_t created_ns, bytes, total_bytes; /* bytes: what it added; total: all its layers */
+};
+
+struct upper_row {
+	char session[ID_BYTES], boot[40];
+	unsigned n;
+	bool synced;
+	size_t n_layers;
+	struct digest layers[4]; /* a pause makes one or two layers of an upper */
+};
+
+struct call_row {
+	char id[ID_BYTES], session[ID_BYTES], principal[128], ended_by[16], output_sha256[65];
+	char command[4097], left_running[1025];
+	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
+	unsigned exit_status, signal;
+};
+
+int index_open(struct index *ix, int state_dir, struct err *err) must_check;
+void index_close(struct index *ix);
+int index_begin(struct index *ix, struct err *err) must_check;
+int index_commit(struct index *ix, struct err *err) must_check;
+void index_rollback(struct index *ix);
+
+/* Lists call fn for each row in order until it returns other than 0. */
+typedef int (*session_row_fn)(void *ctx, const struct session_row *row, struct err *err);
+typedef int (*snapshot_row_fn)(void *ctx, const struct snapshot_row *row, struct err *err);
+typedef int (*layer_row_fn)(void *ctx, const struct layer_row *row, struct err *err);
+typedef int (*upper_row_fn)(void *ctx, const struct upper_row *row, struct err *err);
+typedef int (*call_row_fn)(void *ctx, const struct call_row *row, struct err *err);
+
+/* Writes the row with this id: new, or over the old one when its fence is not higher. */
+int index_put_session(struct index *ix, const struct session_row *row, struct err *err) must_check;
+int index_drop_session(struct index *ix, const char *id, struct err *err) must_check;
+int index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err) must_check;
+
+int index_put_layer(struct index *ix, const struct layer_row *row, struct err *err) must_check;
+int index_put_snapshot(struct index *ix, const struct snapshot_row *row, const struct digest *layers,
+		       size_t n_layers, struct err *err) must_check;
+int index_drop_snapshot(struct index *ix, const struct digest *digest, struct err *err) must_check;
+/* The oldest first. */
+int index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, void *ctx,
+			 struct err *err) must_check;
+/* The layers of a snapshot, the lowest first. */
+int index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
+		      struct err *err) must_check;
+
+int index_put_upper(struct index *ix, const struct upper_row *row, struct err *err) must_check;
+int index_drop_upper(struct index *ix, const char *session, unsigned n, struct err *err) must_check;
+int index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx,
+		      struct err *err) must_check;
+
+int index_put_call_start(struct index *ix, const struct call_row *row, struct err *err) must_check;
+int index_put_call_end(struct index *ix, const struct call_row *row, struct err *err) must_check;
+/* Ends all open calls of a session as `lost`. */
+int index_lose_calls(struct index *ix, const char *session, uint64_t now_ns,
+		     struct err *err) must_check;
+/* The newest first, at most `most`. */
+int index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn, void *ctx,
+		     struct err *err) must_check;
+/* 1 found, 0 absent. */
+int index_find_call(struct index *ix, const char *id, struct call_row *out, struct err *err) must_check;
+
+int index_spool_last(struct index *ix, const char *session, uint64_t *out, struct err *err) must_check;
+int index_put_spool_last(struct index *ix, const char *session, uint64_t last,
+			 struct err *err) must_check;
+
+#endif

@@ -1,0 +1,146 @@
+/* Opening the index. Migrations stand in order; each runs in one transaction with its version. */
+#include "schema.h"
+#include "base/path.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+
+static const char *const migrations[] = {
+    /* 1 */
+    "CREATE TABLE sessions("
+    " id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',"
+    " image TEXT NOT NULL, head BLOB, slot INTEGER NOT NULL, upper INTEGER NOT NULL,"
+    " unclean INTEGER NOT NULL DEFAULT 0, fence INTEGER NOT NULL DEFAULT 0,"
+    " owner TEXT NOT NULL, created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL,"
+    " deleted_ns INTEGER NOT NULL DEFAULT 0) STRICT;"
+    "CREATE UNIQUE INDEX sessions_live ON sessions(name) WHERE state <> 'deleted';"
+    "CREATE TABLE layers("
+    " digest BLOB PRIMARY KEY, diff_id BLOB NOT NULL, bytes INTEGER NOT NULL,"
+    " raw_bytes INTEGER NOT NULL, entries INTEGER NOT NULL) STRICT;"
+    "CREATE TABLE snapshots("
+    " digest BLOB PRIMARY KEY, session TEXT NOT NULL REFERENCES sessions(id), parent BLOB,"
+    " name TEXT, note TEXT NOT NULL DEFAULT '', made_by TEXT NOT NULL, image TEXT NOT NULL,"
+    " created_ns INTEGER NOT NULL, bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL) STRICT;"
+    "CREATE INDEX snapshots_session ON snapshots(session, created_ns);"
+    "CREATE TABLE snapshot_layers("
+    " snapshot BLOB NOT NULL REFERENCES snapshots(digest) ON DELETE CASCADE,"
+    " position INTEGER NOT NULL, layer BLOB NOT NULL REFERENCES layers(digest),"
+    " PRIMARY KEY(snapshot, position)) STRICT, WITHOUT ROWID;"
+    /* a kept upper.N equals these layers (32 bytes each, the lowest first) */
+    "CREATE TABLE uppers("
+    " session TEXT NOT NULL REFERENCES sessions(id), n INTEGER NOT NULL, layers BLOB NOT NULL,"
+    " boot TEXT NOT NULL, synced INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(session, n)) STRICT;"
+    "CREATE TABLE calls("
+    " id TEXT PRIMARY KEY, session TEXT NOT NULL, principal TEXT NOT NULL, command TEXT NOT NULL,"
+    " started_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL DEFAULT 0,"
+    " exit_status INTEGER NOT NULL DEFAULT 0, signal INTEGER NOT NULL DEFAULT 0,"
+    " ended_by TEXT NOT NULL DEFAULT '', out_bytes INTEGER NOT NULL DEFAULT 0,"
+    " err_bytes INTEGER NOT NULL DEFAULT 0, wall_ns INTEGER NOT NULL DEFAULT 0,"
+    " cpu_ns INTEGER NOT NULL DEFAULT 0, peak_bytes INTEGER NOT NULL DEFAULT 0,"
+    " output_sha256 TEXT NOT NULL DEFAULT '', left_running TEXT NOT NULL DEFAULT '') STRICT;"
+    "CREATE INDEX calls_session ON calls(session, started_ns);"
+    /* the last call record of each session's spool that is in the table above */
+    "CREATE TABLE spools(session TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",
+};
+_Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
+
+static int
+fail(struct err *err, sqlite3 *db, const char *what)
+{
+	const int code = sqlite3_errcode(db) & 0xff;
+	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
+		err_set(err, ERR_CORRUPT, "%s: %s", what, sqlite3_errmsg(db));
+		return err_hint(err, "nothing was changed; put back a copy of index.db");
+	}
+	if (code == SQLITE_FULL)
+		return err_set(err, ERR_NO_SPACE, "%s: no space left on device", what);
+	return err_set(err, ERR_INTERNAL, "%s: %s", what, sqlite3_errmsg(db));
+}
+
+static int
+integer_of(sqlite3 *db, const char *sql, int *out, struct err *err)
+{
+	sqlite3_stmt *st = NULL;
+	int result = -1;
+
+	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW) {
+		*out = sqlite3_column_int(st, 0);
+		result = 0;
+	} else {
+		fail(err, db, "read index.db");
+	}
+	sqlite3_finalize(st);
+	return result;
+}
+
+/* One pass over the structure: a damaged index must not be written to. */
+static int
+check_sound(sqlite3 *db, struct err *err)
+{
+	sqlite3_stmt *st = NULL;
+	int result = 0;
+
+	if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &st, NULL) != SQLITE_OK ||
+	    sqlite3_step(st) != SQLITE_ROW) {
+		result = fail(err, db, "read index.db");
+	} else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok") != 0) {
+		err_set(err, ERR_CORRUPT, "read index.db: %s", sqlite3_column_text(st, 0));
+		result = err_hint(err, "nothing was changed; put back a copy of index.db");
+	}
+	sqlite3_finalize(st);
+	return result;
+}
+
+static int
+migrate(sqlite3 *db, struct err *err)
+{
+	int version;
+
+	if (integer_of(db, "PRAGMA user_version", &version, err) < 0)
+		return -1;
+	if (version > SCHEMA_VERSION)
+		return err_set(err, ERR_CONFIG,
+			       "index.db has schema version %d, this berthd knows %d: use a newer one",
+			       version, SCHEMA_VERSION);
+	for (int v = version; v < SCHEMA_VERSION; v++) {
+		char end[64];
+		snprintf(end, sizeof end, "PRAGMA user_version=%d; COMMIT", v + 1);
+		if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
+		    sqlite3_exec(db, migrations[v], NULL, NULL, NULL) != SQLITE_OK ||
+		    sqlite3_exec(db, end, NULL, NULL, NULL) != SQLITE_OK) {
+			fail(err, db, "migrate index.db");
+			sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+int
+schema_open(int state_dir, struct sqlite3 **out, struct err *err)
+{
+	char path[64];
+	sqlite3 *db = NULL;
+
+	/* By the directory's fd: /proc/self/fd/N names it whatever path the operator used. */
+	snprintf(path, sizeof path, "/proc/self/fd/%d/index.db", state_dir);
+	int result = 0;
+	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
+		result = fail(err, db, "open index.db");
+	if (result == 0 && path_exists(state_dir, "index.db"))
+		result = check_sound(db, err);
+	if (result == 0 &&
+	    sqlite3_exec(db,
+			 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
+			 "PRAGMA busy_timeout=0; PRAGMA trusted_schema=OFF",
+			 NULL, NULL, NULL) != SQLITE_OK)
+		result = fail(err, db, "set up index.db");
+	if (result == 0)
+		result = migrate(db, err);
+	if (result < 0) {
+		sqlite3_close(db);
+		return -1;
+	}
+	*out = db;
+	return 0;
+}
