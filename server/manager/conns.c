@@ -1,0 +1,379 @@
+/* conn processes. Each message that comes from one is untrusted: its row was checked by wire.c, what it
+ * may ask is decided here, by the phase of its link and by may(). */
+#include "conns.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "manager/do.h"
+#include "manager/session.h"
+#include "manager/spawn.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { CONN_UID_OFFSET = 400000, CONN_UIDS = 1024, ACCEPTS_A_TURN = 16 };
+
+static void
+free_conn(void *ctx)
+{
+	free(ctx);
+}
+
+static void
+conn_close(struct conn *c)
+{
+	struct manager *m = c->m;
+
+	timer_cancel(&c->login);
+	wire_close(&c->wire);
+	for (struct session *s = m->sessions; s; s = s->next)
+		session_forget_conn(s, c);
+	do_forget_conn(m, c);
+	for (struct conn **at = &m->conns; *at; at = &(*at)->next)
+		if (*at == c) {
+			*at = c->next;
+			m->n_conns--;
+			loop_defer(&m->loop, free_conn, c);
+			return;
+		}
+}
+
+/* A send that fails means a conn that is gone or reads nothing: the link is shut, and the next read
+ * of it, which reports the end, closes the conn outside of whatever is under way now. */
+static void
+cut(struct conn *c, const struct err *err)
+{
+	log_err(err, "connection from %s is cut", c->peer);
+	if (wire_is_open(&c->wire))
+		shutdown(c->wire.fd, SHUT_RDWR);
+}
+
+/* ---- answers ---- */
+
+void
+asker_print(struct asker *a, struct str bytes)
+{
+	enum { PIECE = 60000 };
+	struct err err;
+
+	while (a->conn && bytes.len) {
+		const size_t n = bytes.len < PIECE ? bytes.len : PIECE;
+		if (wire_send(&a->conn->wire, verb_output, &err, .seq = a->seq,
+			      .bytes = {bytes.at, n}) < 0) {
+			cut(a->conn, &err);
+			return;
+		}
+		bytes.at += n;
+		bytes.len -= n;
+	}
+}
+
+static struct str
+fit(const char *text, size_t max)
+{
+	const size_t n = strlen(text);
+	return (struct str){text, n < max ? n : max};
+}
+
+void
+asker_end(struct asker *a, const struct err *failure)
+{
+	struct err err;
+	static const struct err none;
+
+	if (!a->conn)
+		return;
+	const struct err *e = failure ? failure : &none;
+	if (wire_send(&a->conn->wire, verb_end, &err, .seq = a->seq, .code = e->code,
+		      .what = fit(e->what, 128), .why = fit(e->why, 512),
+		      .hint = fit(e->hint, 160)) < 0)
+		cut(a->conn, &err);
+	a->conn = NULL;
+}
+
+void
+asker_session(struct asker *a, int keeper_link, const char *notice)
+{
+	struct err err;
+
+	if (!a->conn)
+		return;
+	const struct msg_session_ready ready = {.seq = a->seq, .notice = fit(notice, 512)};
+	if (wire_send_fds(&a->conn->wire, MSG_session_ready, &ready, &keeper_link, 1, &err) < 0)
+		cut(a->conn, &err);
+	a->conn = NULL;
+}
+
+void
+asker_session_failed(struct asker *a, const struct err *failure)
+{
+	struct err err;
+
+	if (!a->conn)
+		return;
+	if (wire_send(&a->conn->wire, session_failed, &err, .seq = a->seq, .code = failure->code,
+		      .why = fit(failure->why, 512), .hint = fit(failure->hint, 160)) < 0)
+		cut(a->conn, &err);
+	a->conn = NULL;
+}
+
+/* ---- what a conn asks ---- */
+
+static void
+answer_key(struct conn *c, const struct msg_key_query *q)
+{
+	struct err err;
+	const struct key *k = keys_find(&c->m->keys, q->key);
+	struct err name_err;
+	const bool control = str_is(q->user, "berth");
+	bool ok = k && (control || session_ref_check(q->user, &name_err) == 0);
+
+	if (ok && k->role == PRINCIPAL_OPERATOR && !c->loopback && !c->m->config.operator_anywhere) {
+		log_line("%s: an operator key is let in on loopback only (operator_anywhere)", c->peer);
+		ok = false;
+	}
+	if (ok && q->proven) {
+		snprintf(c->user, sizeof c->user, "%.*s", (int)q->user.len, q->user.at);
+		snprintf(c->principal, sizeof c->principal, "%s", k->principal);
+		c->role = k->role;
+		c->scope = k->scope;
+		c->control = control;
+		c->proven = true;
+		timer_cancel(&c->login);
+		log_line("%s: %s is %s %s", c->peer, c->user, principal_role_name(c->role),
+			 c->principal);
+	}
+	const char *role = ok ? principal_role_name(k->role) : "";
+	if (wire_send(&c->wire, key_answer, &err, .ok = ok, .control = ok && control,
+		      .role = fit(role, 16), .principal = fit(ok ? k->principal : "", 128)) < 0) {
+		cut(c, &err);
+		return;
+	}
+	if (c->proven)
+		c->wire.phase = PHASE_OPEN;
+}
+
+/* A first channel on a session: found, made, or refused with a reason. */
+static struct session *
+session_for(struct conn *c, struct err *err)
+{
+	struct manager *m = c->m;
+	struct session *s = session_find(m, str_of(c->user));
+
+	if (s && s->state != SESSION_DELETED) {
+		if (may(c->role, &c->scope, &verbs[VERB_exec], str_of(s->row.name)))
+			return s;
+		err_set(err, ERR_DENIED, "this key may not use session %s", s->row.name);
+		return NULL;
+	}
+	if (!may(c->role, &c->scope, &verbs[VERB_new], str_of(c->user)) || !m->config.auto_create) {
+		err_set(err, ERR_ABSENT, "no such session");
+		return NULL;
+	}
+	if (s && s->row.deleted_ns + m->config.tombstone > time_real_ns()) {
+		err_set(err, ERR_ABSENT, "session %s was deleted", s->row.name);
+		err_hint(err, "its name is kept for a while; to use it now: ssh berth@HOST new %s",
+			 s->row.name);
+		return NULL;
+	}
+	if (session_create(m, str_of(c->user), c->principal, &s, err) < 0)
+		return NULL;
+	return s;
+}
+
+static void
+want_session(struct conn *c, uint32_t seq)
+{
+	struct err err;
+	struct asker a = {.conn = c, .seq = seq};
+
+	if (c->control)
+		err_set(&err, ERR_DENIED, "user berth has no session");
+	struct session *s = c->control ? NULL : session_for(c, &err);
+	if (!s) {
+		asker_session_failed(&a, &err);
+		return;
+	}
+	session_want(s, want_new(WANT_RUN, &a));
+}
+
+static void
+dispatch(struct conn *c)
+{
+	const struct message *msg = &c->wire.message;
+
+	switch ((int)msg->id) {
+	case MSG_key_query:
+		answer_key(c, &msg->key_query);
+		return;
+	case MSG_session_want:
+		want_session(c, msg->session_want.seq);
+		return;
+	case MSG_verb_start:
+		do_verb(c, &msg->verb_start);
+		return;
+	case MSG_verb_cancel: /* what a verb has begun goes on; its answer is dropped */
+		for (struct session *s = c->m->sessions; s; s = s->next)
+			session_forget_conn(s, c);
+		return;
+	default:
+		return; /* no other row has this direction */
+	}
+}
+
+static void
+read_conn(void *ctx)
+{
+	struct conn *c = ctx;
+	struct err err;
+	int got;
+
+	while ((got = wire_recv(&c->wire, &err)) == 1)
+		dispatch(c);
+	if (got == 0)
+		return;
+	if (err.code != ERR_UNAVAILABLE)
+		log_err(&err, "connection from %s is cut", c->peer);
+	conn_close(c);
+}
+
+static void
+login_over(void *ctx)
+{
+	struct conn *c = ctx;
+	struct err err;
+
+	err_set(&err, ERR_TIMEOUT, "no authentication in time");
+	cut(c, &err);
+}
+
+/* ---- life ---- */
+
+static void
+name_peer(struct conn *c, const struct sockaddr_storage *from)
+{
+	char host[INET6_ADDRSTRLEN] = "?";
+
+	if (from->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const void *)from;
+		inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof host);
+		snprintf(c->peer, sizeof c->peer, "[%s]:%u", host, ntohs(a->sin6_port));
+	} else {
+		const struct sockaddr_in *a = (const void *)from;
+		inet_ntop(AF_INET, &a->sin_addr, host, sizeof host);
+		snprintf(c->peer, sizeof c->peer, "%s:%u", host, ntohs(a->sin_port));
+	}
+}
+
+static struct conn *
+conn_new(struct manager *m)
+{
+	struct conn *c = xnew(1, sizeof *c);
+
+	c->m = m;
+	c->loopback = m->listen_loopback;
+	if (getrandom(&c->id, sizeof c->id, 0) != sizeof c->id)
+		abort();
+	c->next = m->conns;
+	m->conns = c;
+	m->n_conns++;
+	return c;
+}
+
+static int
+conn_start(struct conn *c, int client, struct err *err)
+{
+	struct manager *m = c->m;
+	int pair[2];
+	char uid[16];
+	auto_close int pidfd = -1;
+
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_UNPROVEN, err) < 0)
+		return -1;
+	const int fds[] = {theirs, client};
+	snprintf(uid, sizeof uid, "%llu",
+		 (unsigned long long)(m->config.uid_base - CONN_UID_OFFSET + m->conn_count++ % CONN_UIDS));
+	const char *const argv[] = {uid, uid, NULL};
+	if (spawn_process(m->libexec, "berth-conn", argv, fds, 2, &c->pid, &pidfd, err) < 0)
+		return -1;
+	if (wire_send(&c->wire, conn_setup, err, .host_key = buf_view(&m->keys.host),
+		      .peer = str_of(c->peer), .login_ns = m->config.login_grace,
+		      .channels_max = (uint32_t)m->config.channels_max,
+		      .hostname = str_of(m->hostname)) < 0)
+		return -1;
+	timer_set(&m->loop, &c->login, time_now_ns() + m->config.login_grace + 5 * NS_PER_S,
+		  login_over, c);
+	return wire_watch(&c->wire, &m->loop, read_conn, c, err);
+}
+
+void
+conns_accept(struct manager *m)
+{
+	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+		struct sockaddr_storage from = {0};
+		socklen_t n = sizeof from;
+		struct err err;
+		const int one = 1;
+		auto_close int client =
+		    accept4(m->listen, (struct sockaddr *)&from, &n, SOCK_CLOEXEC);
+		if (client < 0) {
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+				log_line("accept: %s", strerrordesc_np(errno));
+			return;
+		}
+		if (m->n_conns >= m->config.connections_max || m->stopping)
+			continue;
+		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+		struct conn *c = conn_new(m);
+		name_peer(c, &from);
+		if (conn_start(c, client, &err) < 0) {
+			log_err(&err, "connection from %s is refused", c->peer);
+			conn_close(c);
+		}
+	}
+}
+
+int
+conns_adopt(struct manager *m, const struct msg_grant_report *r, int *out, struct err *err)
+{
+	int pair[2];
+
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	struct conn *c = conn_new(m);
+	c->id = r->grant;
+	c->proven = true;
+	snprintf(c->peer, sizeof c->peer, "%.*s", (int)r->peer.len, r->peer.at);
+	snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
+	snprintf(c->principal, sizeof c->principal, "%.*s", (int)r->principal.len, r->principal.at);
+	c->role = principal_role_parse(r->role);
+	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_OPEN, err) < 0 ||
+	    wire_watch(&c->wire, &m->loop, read_conn, c, err) < 0) {
+		conn_close(c);
+		return -1;
+	}
+	/* Its scope is the key's, as it is now; a key that is gone has lost its rights. */
+	for (size_t i = 0; i < m->keys.n; i++)
+		if (strcmp(m->keys.list[i].principal, c->principal) == 0)
+			c->scope = m->keys.list[i].scope;
+	*out = fd_steal(&theirs);
+	return 0;
+}
+
+void
+conns_close_all(struct manager *m)
+{
+	while (m->conns)
+		conn_close(m->conns);
+}

@@ -1,0 +1,42 @@
+/* The processes that speak SSH: who is behind each, what it may ask, and what it is told. */
+#ifndef BERTH_CONNS_H
+#define BERTH_CONNS_H
+
+#include "manager/manager.h"
+
+struct conn {
+	struct conn *next;
+	struct manager *m;
+	struct wire wire;
+	pid_t pid;
+	uint64_t id; /* random: also the number of its grants, over restarts of the manager */
+	char peer[64], user[128], principal[128];
+	enum principal_role role;
+	struct scope scope;
+	bool proven, control, loopback;
+	struct timer login; /* the end of its time to authenticate */
+};
+
+/* Who waits for an answer to a verb or a session_want. conn is NULL once the client has gone. */
+struct asker {
+	struct conn *conn;
+	uint32_t seq;
+	bool is_verb, json;
+};
+
+/* Accepts what waits on the listener. */
+void conns_accept(struct manager *m);
+/* A conn of an earlier manager, known to a keeper: a new link, whose other end is put in *out. */
+int conns_adopt(struct manager *m, const struct msg_grant_report *report, int *out,
+		struct err *err) must_check;
+void conns_close_all(struct manager *m);
+
+/* Answers to verbs. A conn that is gone or does not read is cut; the caller need not know. */
+void asker_print(struct asker *a, struct str bytes);
+/* err NULL: done well. WHAT must have been set in err. */
+void asker_end(struct asker *a, const struct err *err);
+/* Answers a session_want: the conn's end of a link to the keeper. */
+void asker_session(struct asker *a, int keeper_link, const char *notice);
+void asker_session_failed(struct asker *a, const struct err *err);
+
+#endif

@@ -1,0 +1,142 @@
+/* A verb from a conn: decoded again by the table, its session found, its right checked, then done. */
+#include "do.h"
+#include "base/time.h"
+
+#include <stdio.h>
+
+void
+size_format(uint64_t bytes, char out[16])
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+	double n = (double)bytes;
+	size_t u = 0;
+
+	while (n >= 1024 && u + 1 < sizeof units / sizeof *units) {
+		n /= 1024;
+		u++;
+	}
+	snprintf(out, 16, u && n < 100 ? "%.1f %s" : "%.0f %s", n, units[u]);
+}
+
+void
+age_format(uint64_t since_ns, char out[16])
+{
+	static const struct {
+		uint64_t seconds;
+		char unit;
+	} steps[] = {{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}};
+	const uint64_t now = time_real_ns(), s = now > since_ns ? (now - since_ns) / NS_PER_S : 0;
+
+	size_t i = 0;
+	while (i + 1 < sizeof steps / sizeof *steps && s < 2 * steps[i].seconds)
+		i++;
+	snprintf(out, 16, "%llu%c", (unsigned long long)(s / steps[i].seconds), steps[i].unit);
+}
+
+static do_fn
+function_of(enum verb_id id)
+{
+	switch (id) {
+	case VERB_new:
+		return do_new;
+	case VERB_ls:
+		return do_ls;
+	case VERB_show:
+		return do_show;
+	case VERB_pause:
+		return do_pause;
+	case VERB_resume:
+		return do_resume;
+	case VERB_snapshots:
+		return do_snapshots;
+	case VERB_restore:
+		return do_restore;
+	case VERB_rm:
+		return do_rm;
+	case VERB_calls:
+		return do_calls;
+	case VERB_call_show:
+		return do_call_show;
+	case VERB_call_output:
+		return do_call_output;
+	case VERB_version:
+	case VERB_help:
+	case VERB_exec:
+	case VERBS:
+		return NULL;
+	}
+	return NULL;
+}
+
+static struct session *
+session_of_call(struct manager *m, const struct request *r, struct err *err)
+{
+	struct call_row row;
+	struct str call;
+	char id[ID_BYTES];
+
+	if (!request_text(r, "call", &call) || str_copy(call, id, sizeof id, err) < 0)
+		return NULL;
+	for (struct session *s = m->sessions; s; s = s->next)
+		keeper_read(s); /* its start may still be on the way */
+	records_flush(m);
+	const int got = index_find_call(&m->index, id, &row, err);
+	struct session *s = got == 1 ? session_find(m, str_of(row.session)) : NULL;
+	if (!s && got >= 0)
+		err_set(err, ERR_ABSENT, "no such call");
+	return s;
+}
+
+/* The session that a verb names, with the right to do so. A session outside one's scope is answered like
+ * one that does not exist. */
+static int
+find_subject(struct conn *c, const struct request *r, struct session **out, struct err *err)
+{
+	struct manager *m = c->m;
+	const struct verb *v = r->verb;
+	const bool about_call = v->id == VERB_call_show || v->id == VERB_call_output;
+	struct str ref = {NULL, 0};
+	struct session *s = NULL;
+
+	if (about_call) {
+		s = session_of_call(m, r, err);
+		if (!s)
+			return -1;
+		if (!may(c->role, &c->scope, v, str_of(s->row.name)))
+			return err_set(err, ERR_ABSENT, "no such call");
+	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new) {
+		s = session_find(m, ref);
+		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
+			   v->id != VERB_calls && v->id != VERB_show))
+			s = NULL;
+		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
+			return err_set(err, ERR_ABSENT, "no such session");
+		ref = str_of(s->row.name);
+	}
+	if (v->session >= 0 && !may(c->role, &c->scope, v, ref))
+		return err_set(err, ERR_DENIED, "this key's role is %s", principal_role_name(c->role));
+	*out = s;
+	return 0;
+}
+
+void
+do_verb(struct conn *c, const struct msg_verb_start *v)
+{
+	struct request r;
+	struct err err;
+	struct session *s = NULL;
+	struct asker asker = {.conn = c, .seq = v->seq, .is_verb = true, .json = v->json != 0};
+
+	if (!c->control) {
+		err_set(&err, ERR_DENIED, "verbs are for user berth");
+	} else if (request_decode(v->verb, v->args, v->json != 0, &r, &err) == 0) {
+		const do_fn fn = function_of(r.verb->id);
+		if (!fn)
+			err_set(&err, ERR_USAGE, "not for the manager");
+		else if (find_subject(c, &r, &s, &err) == 0 &&
+			 fn(c->m, c, &r, s, &asker, &err) == 0)
+			return;
+	}
+	err_what(&err, "%.*s%s%s", (int)v->verb.len, v->verb.at, s ? " " : "", s ? s->row.name : "");
+	asker_end(&asker, &err);
+}

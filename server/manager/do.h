@@ -1,0 +1,51 @@
+/* The verbs: each is one function of a do_*.c, named by its row; do.c checks and dispatches. */
+#ifndef BERTH_DO_H
+#define BERTH_DO_H
+
+#include "manager/conns.h"
+#include "manager/session.h"
+
+/* A verb that is answered now or later through `asker`; it must have been checked by do_verb.
+ *   s   the session it is about, NULL for verbs without one
+ *   on failure returns -1 with WHAT set or not: do_verb sets it, and answers */
+typedef int (*do_fn)(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		     struct asker *asker, struct err *err);
+
+void do_verb(struct conn *c, const struct msg_verb_start *v);
+/* An answer of a keeper to a verb's question (journal_watch). False: it was none. */
+bool do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
+		      const struct msg_done *done);
+void do_keeper_gone(struct session *s);
+void do_forget_conn(struct manager *m, const struct conn *c);
+
+int do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err) must_check;
+int do_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	  struct asker *asker, struct err *err) must_check;
+int do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+int do_pause(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
+int do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+int do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+int do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	       struct asker *asker, struct err *err) must_check;
+int do_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	  struct asker *asker, struct err *err) must_check;
+int do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
+int do_call_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		   struct asker *asker, struct err *err) must_check;
+
+/* ---- shared words of the answers (do.c) ---- */
+
+/* "1.2 MiB" */
+void size_format(uint64_t bytes, char out[16]);
+/* "12s", "5m", "3h", "2d" since a CLOCK_REALTIME */
+void age_format(uint64_t since_ns, char out[16]);
+
+#endif

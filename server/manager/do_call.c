@@ -1,0 +1,296 @@
+/* calls, call show, call output */
+#include "base/fd.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/do.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+enum { CALLS_LISTED = 100, CALLS_LISTED_MAX = 100000 };
+
+struct listing {
+	struct buf *out;
+	bool json, first;
+};
+
+static void
+call_json(struct buf *out, const struct call_row *r)
+{
+	char started[TIME_TEXT_BYTES], ended[TIME_TEXT_BYTES] = "";
+
+	time_format(r->started_ns, started);
+	if (r->ended_ns)
+		time_format(r->ended_ns, ended);
+	buf_fmt(out, "{\"call\":\"%s\",\"session\":\"%s\",\"principal\":", r->id, r->session);
+	json_string(out, str_of(r->principal));
+	buf_text(out, ",\"command\":");
+	json_string(out, str_of(r->command));
+	buf_fmt(out, ",\"started\":\"%s\",\"ended\":\"%s\",\"live\":%s,\"exit_status\":%u,\"signal\":%u",
+		started, ended, r->ended_by[0] ? "false" : "true", r->exit_status, r->signal);
+	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu", r->ended_by,
+		(unsigned long long)r->out_bytes, (unsigned long long)r->err_bytes);
+	buf_fmt(out, ",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"output_sha256\":\"%s\"",
+		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
+		(unsigned long long)r->peak_bytes, r->output_sha256);
+	buf_text(out, ",\"left_running\":[");
+	struct str rest = str_of(r->left_running), line;
+	bool first = true;
+	while (rest.len && str_cut(&rest, '\n', &line)) {
+		if (!line.len)
+			continue;
+		if (!first)
+			buf_char(out, ',');
+		json_string(out, line);
+		first = false;
+	}
+	buf_text(out, "]}");
+}
+
+static void
+exit_text(const struct call_row *r, char out[32])
+{
+	if (!r->ended_by[0])
+		snprintf(out, 32, "live");
+	else if (r->signal)
+		snprintf(out, 32, "SIG%s", sigabbrev_np((int)r->signal) ? sigabbrev_np((int)r->signal) : "?");
+	else
+		snprintf(out, 32, "%u", r->exit_status);
+}
+
+static int
+list_one(void *ctx, const struct call_row *r, struct err *err)
+{
+	struct listing *l = ctx;
+	char age[16], bytes[16], ended[32];
+
+	(void)err;
+	if (l->json) {
+		buf_text(l->out, l->first ? "\n" : ",\n");
+		call_json(l->out, r);
+	} else {
+		char command[61];
+		age_format(r->started_ns, age);
+		size_format(r->out_bytes + r->err_bytes, bytes);
+		exit_text(r, ended);
+		snprintf(command, sizeof command, "%.60s", r->command);
+		for (char *p = command; *p; p++)
+			if ((unsigned char)*p < 0x20 || *p == 0x7f)
+				*p = ' ';
+		buf_fmt(l->out, "%-18s %5s %8s %-8s %10s  %s\n", r->id, age, ended, r->ended_by, bytes,
+			command);
+	}
+	l->first = false;
+	return 0;
+}
+
+int
+do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	 struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(64 << 20);
+	struct listing l = {.out = &out, .json = r->json, .first = true};
+	const uint64_t most = request_number(r, "limit", CALLS_LISTED);
+
+	(void)c;
+	keeper_read(s); /* what has ended is listed as ended */
+	records_flush(m);
+	if (r->json)
+		buf_char(&out, '[');
+	else
+		buf_fmt(&out, "%-18s %5s %8s %-8s %10s  %s\n", "CALL", "AGE", "EXIT", "BY", "OUTPUT",
+			"COMMAND");
+	if (index_list_calls(&m->index, s->row.id,
+			     (unsigned)(most < CALLS_LISTED_MAX ? most : CALLS_LISTED_MAX), list_one, &l,
+			     err) < 0)
+		return -1;
+	if (r->json)
+		buf_text(&out, l.first ? "]\n" : "\n]\n");
+	asker_print(asker, buf_view(&out));
+	asker_end(asker, NULL);
+	return 0;
+}
+
+static int
+find_call(struct manager *m, const struct request *r, struct session *s, struct call_row *out,
+	  struct err *err)
+{
+	struct str call = {NULL, 0};
+	char id[ID_BYTES];
+
+	request_text(r, "call", &call);
+	if (str_copy(call, id, sizeof id, err) < 0)
+		return -1;
+	keeper_read(s);
+	records_flush(m);
+	const int got = index_find_call(&m->index, id, out, err);
+	return got == 1 ? 0 : got < 0 ? -1 : err_set(err, ERR_ABSENT, "no such call");
+}
+
+int
+do_call_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(65536);
+	struct call_row row;
+	char started[TIME_TEXT_BYTES], ended[32], bytes[2][16];
+
+	(void)c;
+	if (find_call(m, r, s, &row, err) < 0)
+		return -1;
+	if (r->json) {
+		call_json(&out, &row);
+		buf_char(&out, '\n');
+	} else {
+		time_format(row.started_ns, started);
+		exit_text(&row, ended);
+		size_format(row.out_bytes, bytes[0]);
+		size_format(row.err_bytes, bytes[1]);
+		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call", row.id, "session",
+			s->row.name, "command", row.command, "by", row.principal, "started", started);
+		buf_fmt(&out, "%-10s%s%s%s\n", "exit", ended, row.ended_by[0] ? ", ended by " : "",
+			row.ended_by);
+		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s\n", "wall", (double)row.wall_ns / 1e9,
+			(double)row.cpu_ns / 1e9);
+		buf_fmt(&out, "%-10s%s, stderr %s\n", "stdout", bytes[0], bytes[1]);
+		if (row.output_sha256[0])
+			buf_fmt(&out, "%-10s%s\n", "sha256", row.output_sha256);
+		if (row.left_running[0])
+			buf_fmt(&out, "%-10s%s\n", "left", row.left_running);
+	}
+	asker_print(asker, buf_view(&out));
+	asker_end(asker, NULL);
+	return 0;
+}
+
+/* ---- call output: the journal's fd to the conn, never its bytes through us ---- */
+
+enum { WATCH_SEQ = 0x80000000u }; /* of our questions to keepers, apart from session.c's */
+
+struct watch_ask {
+	struct watch_ask *next;
+	struct asker asker;
+	struct session *s;
+	uint32_t seq;
+	char call[ID_BYTES];
+	uint64_t from;
+	bool follow;
+};
+
+static struct watch_ask *asks; /* waiting for a keeper's answer; few and short-lived */
+static uint32_t last_seq;
+
+static void
+hand_over(struct asker *a, const int fds[2], uint64_t from, bool follow, bool live)
+{
+	struct err err;
+
+	if (!a->conn)
+		return;
+	const struct msg_verb_journal j = {.seq = a->seq, .from = from, .follow = follow, .live = live};
+	if (wire_send_fds(&a->conn->wire, MSG_verb_journal, &j, fds, 2, &err) < 0)
+		shutdown(a->conn->wire.fd, SHUT_RDWR);
+	else
+		asker_end(a, NULL);
+}
+
+static int
+give_file(struct session *s, const char *id, struct asker *a, uint64_t from, struct err *err)
+{
+	char name[ID_BYTES + 16];
+
+	snprintf(name, sizeof name, "calls/%s.j", id);
+	auto_close int journal = path_open(s->dir, name, O_RDONLY, err);
+	if (journal < 0)
+		return errno == ENOENT
+			   ? err_set(err, ERR_INCOMPLETE, "the journal of this call is no longer kept")
+			   : -1;
+	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (growth < 0)
+		return err_sys(err, errno, "make an eventfd");
+	const int fds[2] = {journal, growth};
+	hand_over(a, fds, from, false, false);
+	return 0;
+}
+
+int
+do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	       struct asker *asker, struct err *err)
+{
+	struct call_row row;
+	const uint64_t from = request_number(r, "from", 0);
+
+	(void)c;
+	if (find_call(m, r, s, &row, err) < 0)
+		return -1;
+	if (row.ended_by[0] || !s->keeper.linked)
+		return give_file(s, row.id, asker, from, err);
+	struct watch_ask *a = xnew(1, sizeof *a);
+	*a = (struct watch_ask){.next = asks, .asker = *asker, .s = s, .from = from,
+				.follow = request_flag(r, "follow")};
+	a->seq = WATCH_SEQ | ++last_seq;
+	memcpy(a->call, row.id, sizeof a->call);
+	if (wire_send(&s->keeper.wire, journal_watch, err, .seq = a->seq, .call = str_of(row.id)) < 0) {
+		free(a);
+		return -1;
+	}
+	asks = a;
+	return 0;
+}
+
+bool
+do_keeper_answer(struct session *s, uint32_t seq, struct message *watched, const struct msg_done *done)
+{
+	struct err err;
+
+	if (!(seq & WATCH_SEQ))
+		return false;
+	for (struct watch_ask **at = &asks; *at; at = &(*at)->next) {
+		struct watch_ask *a = *at;
+		if (a->seq != seq || a->s != s)
+			continue;
+		*at = a->next;
+		if (watched) {
+			hand_over(&a->asker, watched->fds, a->from, a->follow, true);
+		} else if (done->code && give_file(s, a->call, &a->asker, a->from, &err) < 0) {
+			/* it had ended meanwhile, and its file is gone too */
+			err_what(&err, "call output");
+			asker_end(&a->asker, &err);
+		}
+		free(a);
+		return true;
+	}
+	return true;
+}
+
+void
+do_keeper_gone(struct session *s)
+{
+	struct err err;
+
+	for (struct watch_ask **at = &asks; *at;) {
+		struct watch_ask *a = *at;
+		if (a->s != s) {
+			at = &a->next;
+			continue;
+		}
+		*at = a->next;
+		err_set(&err, ERR_AGAIN, "the session's keeper ended");
+		err_what(&err, "call output");
+		asker_end(&a->asker, &err);
+		free(a);
+	}
+}
+
+void
+do_forget_conn(struct manager *m, const struct conn *c)
+{
+	(void)m;
+	for (struct watch_ask *a = asks; a; a = a->next)
+		if (a->asker.conn == c)
+			a->asker.conn = NULL;
+}

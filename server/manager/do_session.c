@@ -1,0 +1,287 @@
+/* new ls show pause resume rm */
+#include "base/time.h"
+#include "manager/do.h"
+
+#include <stdio.h>
+
+int
+do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+       struct asker *asker, struct err *err)
+{
+	struct str name = {NULL, 0};
+
+	(void)s;
+	request_text(r, "session", &name);
+	struct session *there = session_find(m, name);
+	if (there && there->state != SESSION_DELETED) {
+		err_set(err, ERR_USAGE, "there is a session of this name");
+		return err_hint(err, "run: ssh berth@HOST show %s", there->row.name);
+	}
+	if (session_create(m, name, c->principal, &there, err) < 0)
+		return -1;
+	session_want(there, want_new(WANT_RUN, asker));
+	return 0;
+}
+
+struct summary {
+	unsigned snapshots;
+	uint64_t bytes;
+};
+
+static int
+sum_snapshot(void *ctx, const struct snapshot_row *row, struct err *err)
+{
+	struct summary *sum = ctx;
+
+	(void)err;
+	sum->snapshots++;
+	sum->bytes += row->bytes;
+	return 0;
+}
+
+static void
+session_json(struct buf *out, const struct session *s, const struct summary *sum)
+{
+	char made[TIME_TEXT_BYTES], used[TIME_TEXT_BYTES];
+
+	time_format(s->row.created_ns, made);
+	time_format(s->row.used_ns, used);
+	buf_text(out, "{\"name\":");
+	json_string(out, str_of(s->row.name));
+	buf_fmt(out, ",\"id\":\"%s\",\"state\":\"%s\",\"unclean\":%s,\"reason\":", s->row.id,
+		session_state_name(s->state), s->row.unclean ? "true" : "false");
+	json_string(out, str_of(s->row.reason));
+	buf_text(out, ",\"waits_for\":");
+	json_string(out, str_of(s->waits_for));
+	buf_text(out, ",\"owner\":");
+	json_string(out, str_of(s->row.owner));
+	buf_text(out, ",\"image\":");
+	json_string(out, str_of(s->row.image));
+	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung, made,
+		used);
+	if (s->row.has_head)
+		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
+	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu}", sum->snapshots,
+		(unsigned long long)sum->bytes);
+}
+
+int
+do_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+      struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(64 << 20);
+	bool first = true;
+
+	if (r->json)
+		buf_char(&out, '[');
+	else
+		buf_fmt(&out, "%-24s %-10s %6s %9s %10s  %s\n", "NAME", "STATE", "USED", "SNAPSHOTS",
+			"SIZE", "REASON");
+	for (s = m->sessions; s; s = s->next) {
+		struct summary sum = {0};
+		if (s->state == SESSION_DELETED ||
+		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
+			continue;
+		if (index_list_snapshots(&m->index, s->row.id, sum_snapshot, &sum, err) < 0)
+			return -1;
+		if (r->json) {
+			buf_text(&out, first ? "\n" : ",\n");
+			session_json(&out, s, &sum);
+		} else {
+			char size[16], age[16];
+			size_format(sum.bytes, size);
+			age_format(s->row.used_ns, age);
+			buf_fmt(&out, "%-24s %-10s %6s %9u %10s  %s%s\n", s->row.name,
+				session_state_name(s->state), age, sum.snapshots, size,
+				s->row.unclean ? "unclean; " : "", s->row.reason);
+		}
+		first = false;
+	}
+	if (r->json)
+		buf_text(&out, first ? "]\n" : "\n]\n");
+	asker_print(asker, buf_view(&out));
+	asker_end(asker, NULL);
+	return 0;
+}
+
+static void
+show_text(struct buf *out, const struct session *s, const struct summary *sum)
+{
+	char made[TIME_TEXT_BYTES], size[16], age[16];
+
+	time_format(s->row.created_ns, made);
+	size_format(sum->bytes, size);
+	age_format(s->row.used_ns, age);
+	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s%s\n", "name", s->row.name, "id", s->row.id, "state",
+		session_state_name(s->state),
+		s->row.unclean ? " (unclean: files that no archive holds yet; they are kept)" : "");
+	if (s->row.reason[0])
+		buf_fmt(out, "%-12s%s\n", "reason", s->row.reason);
+	if (s->waits_for[0])
+		buf_fmt(out, "%-12s%s\n", "waits for", s->waits_for);
+	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s\n", "isolation", s->m->node.rung, "image", s->row.image,
+		"owner", s->row.owner);
+	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
+	buf_fmt(out, "%-12s%.12s\n", "head", s->row.has_head ? digest_text(&s->row.head).text : "none");
+	buf_fmt(out, "%-12s%u, %s\n", "snapshots", sum->snapshots, size);
+}
+
+int
+do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(65536);
+	struct summary sum = {0};
+
+	(void)c;
+	if (index_list_snapshots(&m->index, s->row.id, sum_snapshot, &sum, err) < 0)
+		return -1;
+	if (r->json) {
+		session_json(&out, s, &sum);
+		buf_char(&out, '\n');
+	} else {
+		show_text(&out, s, &sum);
+	}
+	asker_print(asker, buf_view(&out));
+	asker_end(asker, NULL);
+	return 0;
+}
+
+/* Live calls of somebody else stand in the way of what would end them. */
+struct others {
+	const char *principal;
+	char list[400];
+	unsigned n;
+};
+
+static int
+note_other(void *ctx, const struct call_row *row, struct err *err)
+{
+	struct others *o = ctx;
+	const size_t used = strlen(o->list);
+
+	(void)err;
+	if (row->ended_by[0] || strcmp(row->principal, o->principal) == 0)
+		return 0;
+	o->n++;
+	snprintf(o->list + used, sizeof o->list - used, "%s%s %.40s", used ? "; " : "", row->id,
+		 row->command);
+	return 0;
+}
+
+static int
+check_others(struct session *s, const struct conn *c, const struct request *r, struct err *err)
+{
+	struct others o = {.principal = c->principal};
+
+	if (request_flag(r, "force") || s->state != SESSION_RUNNING)
+		return 0;
+	keeper_read(s);
+	records_flush(s->m);
+	if (index_list_calls(&s->m->index, s->row.id, 10000, note_other, &o, err) < 0)
+		return -1;
+	if (o.n == 0)
+		return 0;
+	err_set(err, ERR_AGAIN, "%u live calls of others: %s", o.n, o.list);
+	return err_hint(err, "--force ends them");
+}
+
+static int
+act(enum want_kind kind, struct conn *c, const struct request *r, struct session *s,
+    struct asker *asker, struct err *err)
+{
+	struct str note = {NULL, 0};
+
+	if (check_others(s, c, r, err) < 0)
+		return -1;
+	struct want *w = want_new(kind, asker);
+	snprintf(w->who, sizeof w->who, "%s", c->principal);
+	if (kind != WANT_REMOVE && request_text(r, "note", &note))
+		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
+	if (kind == WANT_PAUSE)
+		w->grace_ns = request_number(r, "grace", 0);
+	session_want(s, w);
+	return 0;
+}
+
+int
+do_pause(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	 struct asker *asker, struct err *err)
+{
+	(void)m;
+	return act(WANT_PAUSE, c, r, s, asker, err);
+}
+
+int
+do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	  struct asker *asker, struct err *err)
+{
+	(void)m;
+	(void)c;
+	(void)r;
+	(void)err;
+	session_want(s, want_new(WANT_RUN, asker));
+	return 0;
+}
+
+int
+do_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+      struct asker *asker, struct err *err)
+{
+	(void)m;
+	return act(WANT_REMOVE, c, r, s, asker, err);
+}
+
+/* ---- restore (its snapshot is looked up here, since the act is the same as a pause) ---- */
+
+struct lookup {
+	struct str ref;
+	struct digest found;
+	unsigned n;
+};
+
+static int
+match_snapshot(void *ctx, const struct snapshot_row *row, struct err *err)
+{
+	struct lookup *l = ctx;
+	const struct digest_text text = digest_text(&row->digest);
+	struct str ref = l->ref;
+
+	(void)err;
+	if (str_starts(ref, "sha256:")) {
+		ref.at += 7;
+		ref.len -= 7;
+	}
+	const bool by_name = row->name[0] && str_is(l->ref, row->name);
+	if (by_name || (ref.len >= 6 && ref.len <= 64 && memcmp(ref.at, text.text, ref.len) == 0)) {
+		l->found = row->digest;
+		l->n++;
+	}
+	return 0;
+}
+
+int
+do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err)
+{
+	struct lookup l = {0};
+	struct str note = {NULL, 0};
+
+	request_text(r, "snapshot", &l.ref);
+	if (index_list_snapshots(&m->index, s->row.id, match_snapshot, &l, err) < 0)
+		return -1;
+	if (l.n != 1) {
+		err_set(err, ERR_ABSENT, l.n ? "%.*s fits %u snapshots" : "no snapshot %.*s",
+			(int)l.ref.len, l.ref.at, l.n);
+		return err_hint(err, "run: ssh berth@HOST snapshots %s", s->row.name);
+	}
+	if (check_others(s, c, r, err) < 0)
+		return -1;
+	struct want *w = want_new(WANT_RESTORE, asker);
+	w->target = l.found;
+	snprintf(w->who, sizeof w->who, "%s", c->principal);
+	if (request_text(r, "note", &note))
+		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
+	session_want(s, w);
+	return 0;
+}

@@ -1,0 +1,86 @@
+#include "jobs.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "manager/spawn.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+
+struct job {
+	struct manager *m;
+	struct wire wire;
+	job_fn fn;
+	void *ctx;
+};
+
+struct wire *
+job_wire(struct job *j)
+{
+	return &j->wire;
+}
+
+static void
+read_job(void *ctx)
+{
+	struct job *j = ctx;
+	struct err err;
+
+	/* One message a turn: its callback may end this job. */
+	const int got = wire_recv(&j->wire, &err);
+	if (got == 0)
+		return;
+	if (got < 0) {
+		watch_remove(&j->wire.watch);
+		err_add(&err, "worker");
+		j->fn(j->ctx, NULL, &err);
+		return;
+	}
+	if (j->wire.message.id == MSG_work_failed) {
+		const struct msg_work_failed *f = &j->wire.message.work_failed;
+		err_set(&err, err_from_number(f->code), "%.*s", (int)f->why.len, f->why.at);
+		if (f->hint.len)
+			err_hint(&err, "%.*s", (int)f->hint.len, f->hint.at);
+		j->fn(j->ctx, NULL, &err);
+		return;
+	}
+	j->fn(j->ctx, &j->wire.message, NULL);
+}
+
+int
+job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx, struct job **out,
+	  struct err *err)
+{
+	int pair[2];
+	pid_t pid;
+	auto_close int pidfd = -1;
+
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	struct job *j = xnew(1, sizeof *j);
+	*j = (struct job){.m = m, .fn = fn, .ctx = ctx};
+	const int fds[] = {m->store, m->cache, upper >= 0 ? upper : m->scratch, m->scratch};
+	if (wire_open(&j->wire, pair[0], ROLE_MANAGER, ROLE_WORKER, PHASE_OPEN, err) < 0 ||
+	    spawn_process(m->libexec, "berth-worker", NULL, &theirs, 1, &pid, &pidfd, err) < 0 ||
+	    wire_send_fds(&j->wire, MSG_job,
+			  &(struct msg_job){.subject = str_of(subject),
+					    .level = (uint32_t)m->config.compression,
+					    .threads = (uint32_t)m->config.threads},
+			  fds, 4, err) < 0 ||
+	    wire_watch(&j->wire, &m->loop, read_job, j, err) < 0) {
+		wire_close(&j->wire);
+		free(j);
+		return err_add(err, "start a worker");
+	}
+	*out = j;
+	return 0;
+}
+
+void
+job_end(struct job *j)
+{
+	if (!j)
+		return;
+	wire_close(&j->wire); /* the worker ends at EOF; SIGCHLD reaps it */
+	loop_defer(&j->m->loop, free, j);
+}

@@ -1,0 +1,23 @@
+/* One worker process: a job of a session. The manager asks, the worker answers each request with one
+ * message; progress comes in between. */
+#ifndef BERTH_JOBS_H
+#define BERTH_JOBS_H
+
+#include "manager/manager.h"
+
+/* ctx of the callback is what job_start was given. Exactly one of message (a captured,
+ * snapshot_written, worked or progress; lent) and failure (work_failed, or the worker is gone; lent)
+ * is set. After a failure with gone the job is dead: job_end it. */
+typedef void (*job_fn)(void *ctx, const struct message *message, const struct err *failure);
+
+struct job;
+
+/* upper: lent directory, -1 when the job reads none. */
+int job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx,
+	      struct job **out, struct err *err) must_check;
+/* The link, for sending requests with wire_send. */
+struct wire *job_wire(struct job *j);
+/* Closes the link: a worker at work stops at its next step and cleans up. NULL is fine. */
+void job_end(struct job *j);
+
+#endif

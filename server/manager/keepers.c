@@ -1,0 +1,330 @@
+/* The manager's side of a keeper: starting it, finding it again after a restart, and its messages,
+ * each of which becomes an event of its session. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/do.h"
+#include "manager/session.h"
+#include "manager/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* ---- its messages ---- */
+
+static void
+adopt(struct session *s, const struct msg_grant_report *r)
+{
+	struct err err;
+	auto_close int theirs = -1;
+
+	if (conns_adopt(s->m, r, &theirs, &err) < 0 ||
+	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt, &(struct msg_conn_adopt){.grant = r->grant},
+			  &theirs, 1, &err) < 0)
+		log_err(&err, "session %s: a connection of it was not taken back", s->row.name);
+}
+
+static void
+dispatch(struct session *s)
+{
+	struct message *msg = &s->keeper.wire.message;
+	struct err err;
+
+	switch ((int)msg->id) {
+	case MSG_keeper_started:
+		session_run_started(s);
+		return;
+	case MSG_keeper_failed:
+		err_set(&err, err_from_number(msg->keeper_failed.code), "%.*s",
+			(int)msg->keeper_failed.why.len, msg->keeper_failed.why.at);
+		session_run_failed(s, &err);
+		return;
+	case MSG_done:
+		if (!do_keeper_answer(s, msg->done.seq, NULL, &msg->done))
+			session_pause_done(s, &msg->done);
+		return;
+	case MSG_journal_watched:
+		do_keeper_answer(s, msg->journal_watched.seq, msg, NULL);
+		return;
+	case MSG_call_record:
+		records_add(s, &msg->call_record);
+		return;
+	case MSG_grant_report:
+		adopt(s, &msg->grant_report);
+		return;
+	default:
+		return; /* keeper_state and grant_closed ask for nothing */
+	}
+}
+
+void
+keeper_read(struct session *s)
+{
+	struct err err;
+	int got = 0;
+
+	while (s->keeper.linked && (got = wire_recv(&s->keeper.wire, &err)) == 1)
+		dispatch(s);
+	if (got >= 0 || !s->keeper.linked)
+		return;
+	/* Its end is told by the pidfd. A keeper that broke its row is presumed taken. */
+	watch_remove(&s->keeper.wire.watch);
+	s->keeper.linked = false;
+	wire_close(&s->keeper.wire);
+	if (err.code != ERR_UNAVAILABLE) {
+		log_err(&err, "session %s: its keeper is cut", s->row.name);
+		keeper_cut(s);
+	}
+}
+
+static void
+on_readable(void *ctx)
+{
+	keeper_read(ctx);
+}
+
+static void
+on_ended(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+
+	(void)events;
+	keeper_read(s); /* what it said last */
+	keeper_close(s);
+	records_flush(s->m);
+	records_replay(s);
+	do_keeper_gone(s);
+	session_pause_keeper_gone(s);
+}
+
+void
+keeper_cut(struct session *s)
+{
+	if (s->keeper.pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, s->keeper.pidfd, SIGKILL, NULL, 0);
+}
+
+void
+keeper_close(struct session *s)
+{
+	watch_remove(&s->keeper.ended);
+	if (s->keeper.linked)
+		wire_close(&s->keeper.wire);
+	s->keeper.linked = false;
+	fd_close(&s->keeper.pidfd);
+	s->keeper.pid = 0;
+}
+
+/* ---- starting one ---- */
+
+/* A directory of the session that its keeper's uid writes. */
+static int
+open_owned(struct session *s, const char *name, struct err *err)
+{
+	auto_close int fd = path_open_dir(s->dir, name, 0700, err);
+	if (fd < 0)
+		return -1;
+	const struct node *n = &s->m->node;
+	if (fchown(fd, node_keeper_uid(n, s->row.slot), node_session_uid(n, s->row.slot)) < 0)
+		return err_sys(err, errno, "give %s to the session's keeper", name);
+	return fd_steal(&fd);
+}
+
+static int
+open_lock(struct session *s, struct err *err)
+{
+	auto_close int fd = openat(s->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_sys(err, errno, "open the session's lock");
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return err_set(err, ERR_UNAVAILABLE, "another keeper holds the session's lock");
+	return fd_steal(&fd);
+}
+
+bool
+keeper_lives(struct session *s)
+{
+	struct err err;
+	auto_close int fd = open_lock(s, &err);
+	return fd < 0 && err.code == ERR_UNAVAILABLE;
+}
+
+/* The address beneath RUN/keepers, by fd: a path of sockaddr_un holds 107 bytes. */
+static struct sockaddr_un
+address(const struct session *s)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d/%s", s->m->keepers, s->row.id);
+	return a;
+}
+
+static int
+open_listener(struct session *s, struct err *err)
+{
+	const struct sockaddr_un a = address(s);
+	auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return err_sys(err, errno, "make a socket");
+	unlinkat(s->m->keepers, s->row.id, 0);
+	if (bind(fd, (const struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 4) < 0)
+		return err_sys(err, errno, "listen for the next manager");
+	return fd_steal(&fd);
+}
+
+static void
+add_variable(struct buf *b, const char *name, const char *value)
+{
+	buf_fmt(b, "%s=%s", name, value);
+	buf_char(b, '\0');
+}
+
+static int
+send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
+{
+	struct manager *m = s->m;
+	auto_buf env = BUF_MAX(65536);
+	uint64_t last = 0;
+
+	if (index_spool_last(&m->index, s->row.id, &last, err) < 0)
+		return -1;
+	add_variable(&env, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	add_variable(&env, "HOME", "/root");
+	add_variable(&env, "USER", "root");
+	add_variable(&env, "LOGNAME", "root");
+	add_variable(&env, "SHELL", "/bin/bash");
+	const struct msg_keeper_start start = {
+	    .id = str_of(s->row.id),
+	    .name = str_of(s->row.name),
+	    .keeper_uid = node_keeper_uid(&m->node, s->row.slot),
+	    .session_uid_base = node_session_uid(&m->node, s->row.slot),
+	    .hostname = str_of(s->row.name),
+	    .cwd = STR_LIT("/workspace"),
+	    .home = STR_LIT("/root"),
+	    .shell = STR_LIT("/bin/sh"),
+	    .env = buf_view(&env),
+	    .next_record = last + 1,
+	    .journal_bytes_max = m->config.journal_max,
+	    .kill_grace_ns = m->config.kill_grace,
+	    .calls_max = (uint32_t)m->config.calls_max,
+	};
+	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
+}
+
+/* Written from outside: the keeper itself has no right to lower its own. */
+static void
+protect_from_oom(pid_t pid)
+{
+	char path[48];
+
+	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", (int)pid);
+	auto_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+	static bool said;
+	if (fd >= 0 && write(fd, "-800", 4) < 0 && !said) {
+		log_line("keepers are not protected from the OOM killer: %s", strerrordesc_np(errno));
+		said = true; /* the same for all of them: it takes CAP_SYS_RESOURCE */
+	}
+}
+
+static int
+attach(struct session *s, int take_link, int take_pidfd, pid_t pid, struct err *err)
+{
+	struct keeper *k = &s->keeper;
+
+	*k = (struct keeper){.pidfd = take_pidfd, .pid = pid};
+	if (wire_open(&k->wire, take_link, ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, err) < 0)
+		return -1;
+	k->linked = true;
+	if (wire_watch(&k->wire, &s->m->loop, on_readable, s, err) < 0)
+		return -1;
+	return watch_add(&s->m->loop, &k->ended, k->pidfd, EPOLLIN, on_ended, s, err);
+}
+
+int
+keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
+{
+	int pair[2], pidfd = -1;
+	pid_t pid;
+
+	fds[KEEPER_LOCK] = open_lock(s, err);
+	if (fds[KEEPER_LOCK] < 0)
+		return -1;
+	fds[KEEPER_CALLS] = open_owned(s, "calls", err);
+	if (fds[KEEPER_CALLS] < 0)
+		return -1;
+	fds[KEEPER_LISTEN] = open_listener(s, err);
+	if (fds[KEEPER_LISTEN] < 0)
+		return -1;
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	auto_close int ours = pair[0];
+	if (spawn_process(s->m->libexec, "berth-keeper", NULL, &theirs, 1, &pid, &pidfd, err) < 0)
+		return -1;
+	protect_from_oom(pid);
+	if (attach(s, fd_steal(&ours), pidfd, pid, err) < 0 || send_start(s, fds, err) < 0) {
+		keeper_cut(s);
+		keeper_close(s);
+		return -1;
+	}
+	return 0;
+}
+
+int
+keeper_find(struct session *s, struct err *err)
+{
+	const struct sockaddr_un a = address(s);
+	struct ucred who;
+	socklen_t n = sizeof who;
+	auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return err_sys(err, errno, "make a socket");
+	if (connect(fd, (const struct sockaddr *)&a, sizeof a) < 0)
+		return 0;
+	/* The credentials of a listening socket are of who called listen(2) last: the keeper does so
+	 * when it starts, so this names it for sure as long as the connection stands. */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) < 0 || who.pid <= 0)
+		return err_set(err, ERR_CORRUPT, "the socket of session %s is not ours", s->row.name);
+	const int pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
+	if (pidfd < 0)
+		return 0;
+	if (attach(s, fd_steal(&fd), pidfd, who.pid, err) < 0) {
+		keeper_close(s);
+		return -1;
+	}
+	return 1;
+}
+
+int
+keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
+{
+	int pair[2];
+
+	if (!s->keeper.linked)
+		return err_set(err, ERR_AGAIN, "the session has no keeper");
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[0];
+	auto_close int conns = pair[1];
+	const struct msg_grant grant = {
+	    .grant = c->id,
+	    .principal = str_of(c->principal),
+	    .role = str_of(principal_role_name(c->role)),
+	    .user = str_of(c->user),
+	    .peer = str_of(c->peer),
+	};
+	if (wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
+		return -1;
+	*out = fd_steal(&conns);
+	return 0;
+}

@@ -1,0 +1,424 @@
+/* berthd, the manager.
+ *   holds      the index, the mounts, the cgroups, every link to keepers, conns and workers
+ *   may        everything: it runs as root
+ *   never      parses SSH, reads an archive or anything that a session wrote, waits for a peer,
+ *              stands in the path of a call's bytes */
+#include "manager.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/session.h"
+#include "manager/spawn.h"
+#include "manager/takeover.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- what a worker has checked ---- */
+
+bool
+manager_is_cached(const struct manager *m, const struct digest *d)
+{
+	for (size_t i = 0; i < m->n_cached; i++)
+		if (digest_equal(&m->cached[i], d))
+			return true;
+	return false;
+}
+
+void
+manager_note_cached(struct manager *m, const struct digest *d)
+{
+	if (manager_is_cached(m, d))
+		return;
+	if (m->n_cached == m->cached_cap) {
+		const size_t cap = m->cached_cap ? 2 * m->cached_cap : 64;
+		struct digest *at = xnew(cap, sizeof *at);
+		if (m->n_cached)
+			memcpy(at, m->cached, m->n_cached * sizeof *at);
+		free(m->cached);
+		m->cached = at;
+		m->cached_cap = cap;
+	}
+	m->cached[m->n_cached++] = *d;
+}
+
+/* ---- the command line ---- */
+
+static void
+usage(FILE *to)
+{
+	auto_buf options = BUF_MAX(65536);
+
+	config_help(&options);
+	fprintf(to,
+		"usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
+		"       berthd --help | --version\n\n"
+		"Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
+		"running sessions to the next one; SIGINT pauses them all first.\n\n"
+		"Options of the configuration file, with their defaults:\n\n%s",
+		buf_cstr(&options));
+}
+
+struct args {
+	const char *state, *run, *listen, *config;
+};
+
+/* 0 go on, 1 done. */
+static int
+parse_args(int argc, char **argv, struct args *out, struct err *err)
+{
+	static const struct option longs[] = {
+	    {"state", required_argument, NULL, 's'},  {"run", required_argument, NULL, 'r'},
+	    {"listen", required_argument, NULL, 'l'}, {"config", required_argument, NULL, 'c'},
+	    {"help", no_argument, NULL, 'h'},	      {"version", no_argument, NULL, 'v'},
+	    {NULL, 0, NULL, 0},
+	};
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		switch (c) {
+		case 's':
+			out->state = optarg;
+			break;
+		case 'r':
+			out->run = optarg;
+			break;
+		case 'l':
+			out->listen = optarg;
+			break;
+		case 'c':
+			out->config = optarg;
+			break;
+		case 'h':
+			usage(stdout);
+			return 1;
+		case 'v':
+			printf("berthd %s\n", BERTH_VERSION);
+			return 1;
+		default:
+			err_set(err, ERR_USAGE, "unknown option: %s", argv[optind - 1]);
+			return err_hint(err, "berthd --help");
+		}
+	}
+	if (optind < argc) {
+		err_set(err, ERR_USAGE, "unexpected argument: %s", argv[optind]);
+		return err_hint(err, "berthd --help");
+	}
+	return 0;
+}
+
+static int
+load_config(struct config *c, const struct args *a, struct err *err)
+{
+	static const char standard[] = "/etc/berth/berthd.conf";
+
+	config_default(c);
+	if (a->config && config_load(c, a->config, err) < 0)
+		return -1;
+	if (!a->config && access(standard, F_OK) == 0 && config_load(c, standard, err) < 0)
+		return -1;
+	if ((a->state && config_set(c, STR_LIT("state"), str_of(a->state), err) < 0) ||
+	    (a->run && config_set(c, STR_LIT("run"), str_of(a->run), err) < 0) ||
+	    (a->listen && config_set(c, STR_LIT("listen"), str_of(a->listen), err) < 0))
+		return -1;
+	return 0;
+}
+
+/* ---- the listener ---- */
+
+static int
+parse_address(const char *text, struct sockaddr_storage *out, socklen_t *len, struct err *err)
+{
+	const char *colon = strrchr(text, ':');
+	char host[128];
+	uint64_t port;
+
+	if (!colon || (size_t)(colon - text) >= sizeof host)
+		return err_set(err, ERR_CONFIG, "not of the form ADDR:PORT");
+	if (num_parse(str_of(colon + 1), 0, 65535, &port, err) < 0) {
+		err->code = ERR_CONFIG;
+		return -1;
+	}
+	snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
+	const size_t n = strlen(host);
+	struct sockaddr_in *v4 = (void *)out;
+	struct sockaddr_in6 *v6 = (void *)out;
+	*out = (struct sockaddr_storage){0};
+	if (n > 2 && host[0] == '[' && host[n - 1] == ']') {
+		host[n - 1] = '\0';
+		v6->sin6_family = AF_INET6;
+		v6->sin6_port = htons((uint16_t)port);
+		*len = sizeof *v6;
+		return inet_pton(AF_INET6, host + 1, &v6->sin6_addr) == 1
+			   ? 0
+			   : err_set(err, ERR_CONFIG, "not an IPv6 address: %s", host + 1);
+	}
+	v4->sin_family = AF_INET;
+	v4->sin_port = htons((uint16_t)port);
+	*len = sizeof *v4;
+	return inet_pton(AF_INET, host, &v4->sin_addr) == 1
+		   ? 0
+		   : err_set(err, ERR_CONFIG, "not an address: %s", host);
+}
+
+static bool
+is_loopback(const struct sockaddr_storage *a)
+{
+	if (a->ss_family == AF_INET6)
+		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+	const struct sockaddr_in *v4 = (const void *)a;
+	return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+}
+
+static int
+open_listen(struct manager *m, struct err *err)
+{
+	struct sockaddr_storage a;
+	socklen_t n;
+	const int one = 1;
+
+	if (parse_address(m->config.listen, &a, &n, err) < 0)
+		return err_add(err, "listen on %s", m->config.listen);
+	m->listen = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (m->listen < 0)
+		return err_sys(err, errno, "make a socket");
+	setsockopt(m->listen, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(m->listen, (struct sockaddr *)&a, n) < 0 || listen(m->listen, 1024) < 0) {
+		err_sys(err, errno, "listen on %s", m->config.listen);
+		return err_hint(err, "another server has it; choose another with --listen");
+	}
+	n = sizeof a;
+	if (getsockname(m->listen, (struct sockaddr *)&a, &n) < 0)
+		return err_sys(err, errno, "read the address of a socket");
+	m->listen_loopback = is_loopback(&a);
+	const char *colon = strrchr(m->config.listen, ':');
+	const uint16_t port = a.ss_family == AF_INET6
+				  ? ((struct sockaddr_in6 *)(void *)&a)->sin6_port
+				  : ((struct sockaddr_in *)(void *)&a)->sin_port;
+	snprintf(m->listen_text, sizeof m->listen_text, "%.*s:%u", (int)(colon - m->config.listen),
+		 m->config.listen, ntohs(port));
+	return 0;
+}
+
+static void
+on_listen(void *ctx, uint32_t events)
+{
+	(void)events;
+	conns_accept(ctx);
+}
+
+/* ---- signals ---- */
+
+void
+manager_stop_when_idle(struct manager *m)
+{
+	if (m->stopping != 1)
+		return;
+	for (const struct session *s = m->sessions; s; s = s->next)
+		if (s->step != STEP_IDLE || s->wants)
+			return;
+	m->loop.stop = true;
+}
+
+static void
+pause_all(struct manager *m)
+{
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (s->state == SESSION_RUNNING || s->step != STEP_IDLE)
+			session_want(s, want_new(WANT_PAUSE, NULL));
+	manager_stop_when_idle(m);
+}
+
+static void
+on_signal(void *ctx, uint32_t events)
+{
+	struct manager *m = ctx;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	while (read(m->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+		switch (info.ssi_signo) {
+		case SIGCHLD:
+			while (waitpid(-1, NULL, WNOHANG) > 0)
+				; /* their ends are told by sockets and pidfds */
+			break;
+		case SIGINT:
+			if (++m->stopping == 1) {
+				log_line("all sessions are paused, then the server ends");
+				pause_all(m);
+			} else {
+				m->loop.stop = true;
+			}
+			break;
+		case SIGTERM:
+			log_line("the server ends; sessions go on");
+			m->loop.stop = true;
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static int
+open_signals(struct manager *m, struct err *err)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	m->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return m->signals < 0 ? err_sys(err, errno, "watch signals") : 0;
+}
+
+/* ---- start and end ---- */
+
+static int
+lock_state(struct manager *m, struct err *err)
+{
+	m->lock = openat(m->state, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (m->lock < 0)
+		return err_sys(err, errno, "open the lock");
+	if (flock(m->lock, LOCK_EX | LOCK_NB) < 0) {
+		err_set(err, ERR_UNAVAILABLE, "another berthd uses this state directory");
+		return err_hint(err, "stop it, or choose another directory with --state");
+	}
+	return 0;
+}
+
+static int
+open_dirs(struct manager *m, struct err *err)
+{
+	auto_close int layers = -1;
+
+	m->store = path_open_dir(m->state, "store", 0700, err);
+	m->cache = m->store < 0 ? -1 : path_open_dir(m->state, "cache", 0700, err);
+	m->scratch = m->cache < 0 ? -1 : path_open_dir(m->state, "scratch", 0700, err);
+	m->sessions_dir = m->scratch < 0 ? -1 : path_open_dir(m->state, "sessions", 0700, err);
+	m->keepers = m->sessions_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
+	return m->keepers < 0 ? -1 : 0;
+}
+
+static int
+open_all(struct manager *m, const struct args *a, struct err *err)
+{
+	if (load_config(&m->config, a, err) < 0)
+		return -1;
+	if (geteuid() != 0) {
+		err_set(err, ERR_DENIED, "berthd needs root");
+		return err_hint(err, "run it with sudo; a rung without root comes later");
+	}
+	if (open_signals(m, err) < 0 || spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
+		return -1;
+	gethostname(m->hostname, sizeof m->hostname - 1);
+	umask(0077);
+	m->state = path_open_top(m->config.state, 0700, err);
+	if (m->state < 0)
+		return -1;
+	if (lock_state(m, err) < 0 || index_open(&m->index, m->state, err) < 0)
+		return err_add(err, "%s", m->config.state);
+	if (open_listen(m, err) < 0)
+		return -1;
+	m->run = path_open_top(m->config.run, 0700, err);
+	if (m->run < 0)
+		return -1;
+	if (node_open(&m->node, m->state, m->run, m->config.state, m->libexec,
+		      (unsigned)m->config.uid_base, err) < 0)
+		return -1;
+	fd_close(&m->state); /* from here on all is opened through the nosuid,nodev mount */
+	m->state = fd_dup(m->node.state, err);
+	if (m->state < 0)
+		return -1;
+	if (keys_open(&m->keys, m->state, m->config.state, err) < 0 || open_dirs(m, err) < 0)
+		return -1;
+	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
+	if (m->image < 0)
+		return err_add(err, "make the image of this host");
+	return takeover(m, err);
+}
+
+static int
+serve(struct manager *m, struct err *err)
+{
+	if (watch_add(&m->loop, &m->listen_watch, m->listen, EPOLLIN, on_listen, m, err) < 0 ||
+	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
+		return -1;
+	printf("berthd: listening on %s\n", m->listen_text);
+	fflush(stdout);
+	const char *colon = strrchr(m->listen_text, ':');
+	log_line("to begin: ssh -p %s -i %s/keys/operator demo@%.*s", colon + 1, m->config.state,
+		 (int)(colon - m->listen_text), m->listen_text);
+	return loop_run(&m->loop, err);
+}
+
+static void
+close_all(struct manager *m)
+{
+	records_flush(m);
+	conns_close_all(m);
+	while (m->sessions)
+		session_free(m->sessions);
+	watch_remove(&m->listen_watch);
+	watch_remove(&m->signals_watch);
+	if (m->node.rung[0])
+		node_close(&m->node);
+	if (m->index.db)
+		index_close(&m->index);
+	keys_close(&m->keys);
+	if (m->loop.batch)
+		loop_done(&m->loop);
+	int *const fds[] = {&m->state,	  &m->run,     &m->store, &m->cache,  &m->sessions_dir,
+			    &m->keepers,  &m->scratch, &m->lock,  &m->listen, &m->signals,
+			    &m->image};
+	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+		fd_close(fds[i]);
+	free(m->cached);
+	free(m->batch);
+}
+
+int
+main(int argc, char **argv)
+{
+	static struct manager m = {.state = -1, .run = -1, .store = -1, .cache = -1, .sessions_dir = -1,
+				   .keepers = -1, .scratch = -1, .lock = -1, .listen = -1, .signals = -1,
+				   .image = -1, .keys.dir = -1};
+	struct args args = {0};
+	struct err err;
+
+	log_init("berthd", "");
+	int result = parse_args(argc, argv, &args, &err);
+	if (result == 1)
+		return 0;
+	if (result == 0)
+		result = loop_init(&m.loop, &err);
+	if (result == 0)
+		result = open_all(&m, &args, &err);
+	if (result == 0)
+		result = serve(&m, &err);
+	close_all(&m);
+	if (result == 0)
+		return 0;
+	char line[1024];
+	err_what(&err, "berthd");
+	err_line(&err, line, sizeof line);
+	fprintf(stderr, "%s\n", line);
+	return err_exit(err.code);
+}

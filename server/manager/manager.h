@@ -1,0 +1,50 @@
+/* The manager's state, and what its files do for each other. One thread, one loop; nothing here
+ * waits: what takes time is a keeper's or a worker's, and its end is an event. */
+#ifndef BERTH_MANAGER_H
+#define BERTH_MANAGER_H
+
+#include "base/loop.h"
+#include "config.h"
+#include "index/rows.h"
+#include "manager/keys.h"
+#include "manager/prepare.h"
+#include "verbs/verbs.h"
+#include "wire/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct session;
+struct conn;
+
+struct manager {
+	struct loop loop;
+	struct config config;
+	struct index index;
+	struct node node;
+	struct keys keys;
+	char libexec[4096], hostname[256], listen_text[128];
+	int state, run;					    /* owned directories */
+	int store, cache, sessions_dir, keepers, scratch;   /* owned directories */
+	int lock, listen, signals, image;		    /* owned */
+	bool listen_loopback;
+	char image_name[80];
+	struct watch listen_watch, signals_watch;
+	struct session *sessions; /* owned list, by name */
+	struct conn *conns;	  /* owned list */
+	size_t n_conns;
+	uint64_t conn_count; /* for the conns' uids */
+	struct digest *cached; /* owned: cache entries that a worker has checked in this run */
+	size_t n_cached, cached_cap;
+	struct call_batch *batch; /* owned: records.c */
+	unsigned stopping; /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */
+};
+
+/* ---- cache entries known to be whole (manager.c) ---- */
+bool manager_is_cached(const struct manager *m, const struct digest *d);
+void manager_note_cached(struct manager *m, const struct digest *d);
+/* Stops the loop when a SIGINT asked for it and no session is under way any more. */
+void manager_stop_when_idle(struct manager *m);
+
+#endif

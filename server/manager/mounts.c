@@ -1,0 +1,213 @@
+/* Invariants
+ *  1. an overlay whose upper cannot be written is a failure: the kernel mounts one read-only without
+ *     a word when its work directory cannot be made;
+ *  2. the overlay works on the disk with the rights of who mounted it: those are the session root's
+ *     ids and the capabilities listed here, which do not pass quotas or reserved blocks;
+ *  3. layers are attached in a mount namespace of our own before they are stacked: kernels before
+ *     6.15 take no detached mount as a layer, and names of a few bytes fit 64 of them in the one
+ *     page that mount(2) takes. */
+#include "mounts.h"
+#include "base/buf.h"
+#include "base/fd.h"
+#include "confine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/sched.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/fsuid.h>
+#include <sys/mount.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { OPTIONS_MAX_BYTES = 4096 }; /* mount(2) copies one page */
+
+/* ---- user namespaces ---- */
+
+/* The namespace's only process: waits to be killed, and does not outlive who made it. */
+static _Noreturn void
+hold_userns(pid_t parent)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+static int
+write_map(pid_t pid, const char *name, unsigned base, struct err *err)
+{
+	char path[64], line[64];
+	snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+	const int n = snprintf(line, sizeof line, "0 %u %d\n", base, SESSION_IDS);
+
+	auto_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "open %s", name);
+	if (fd_write_all(fd, line, (size_t)n, err) < 0)
+		return err_add(err, "map the ids %u to %u (%s)", base, base + SESSION_IDS - 1, name);
+	return 0;
+}
+
+static int
+map_and_open(pid_t pid, unsigned base, struct err *err)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+
+	if (write_map(pid, "uid_map", base, err) < 0 || write_map(pid, "gid_map", base, err) < 0)
+		return -1;
+	const int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "open the user namespace");
+	return fd;
+}
+
+int
+mounts_userns(unsigned base, struct err *err)
+{
+	int pidfd = -1;
+	struct clone_args args = {
+	    .flags = CLONE_NEWUSER | CLONE_PIDFD,
+	    .pidfd = (uint64_t)(uintptr_t)&pidfd,
+	    .exit_signal = SIGCHLD,
+	};
+	const pid_t self = getpid();
+	const pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+
+	if (pid == 0)
+		hold_userns(self);
+	if (pid < 0)
+		return err_sys(err, errno, "make a user namespace");
+	auto_close int holder = pidfd;
+	const int userns = map_and_open(pid, base, err);
+	siginfo_t ignored;
+	pidfd_send_signal(holder, SIGKILL, NULL, 0);
+	waitid(P_PIDFD, (id_t)holder, &ignored, WEXITED);
+	return userns;
+}
+
+/* ---- copies of directories ---- */
+
+int
+mounts_clone(int dir, uint64_t attributes, int userns, struct err *err)
+{
+	struct mount_attr set = {.attr_set = attributes, .propagation = MS_PRIVATE};
+
+	auto_close int tree =
+	    open_tree(dir, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (tree < 0)
+		return err_sys(err, errno, "copy a mount");
+	if (userns >= 0) {
+		set.attr_set |= MOUNT_ATTR_IDMAP;
+		set.userns_fd = (unsigned)userns;
+	}
+	if (mount_setattr(tree, "", AT_EMPTY_PATH, &set, sizeof set) < 0) {
+		err_sys(err, errno, "set the attributes of a mount");
+		return userns < 0 ? -1
+				  : err_hint(err, "the filesystem must support id-mapped mounts: "
+						  "ext4, xfs and btrfs do, from Linux 5.19 on");
+	}
+	return fd_steal(&tree);
+}
+
+/* ---- the overlay ---- */
+
+static int
+put(int tree, const char *name, struct err *err)
+{
+	if (mkdirat(AT_FDCWD, name, 0755) < 0)
+		return err_sys(err, errno, "make the place of layer %s", name);
+	if (move_mount(tree, "", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "place layer %s", name);
+	return 0;
+}
+
+/* A mount namespace of our own, and in it an empty directory that we stand in. Over /dev, since that
+ * exists everywhere and nothing here opens a device. */
+static int
+enter_stage(struct err *err)
+{
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return err_sys(err, errno, "make a private mount namespace");
+	if (mount("stage", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") < 0)
+		return err_sys(err, errno, "mount a stage for the layers");
+	umask(022);
+	if (chdir("/dev") < 0)
+		return err_sys(err, errno, "enter the stage");
+	return 0;
+}
+
+/* Credentials at the moment of the mount are what the overlay keeps (invariant 2), and its upper is
+ * mapped: as uid 0, which is not in that map, its work directory could not be made. */
+static int
+become_mounter(unsigned root, struct err *err)
+{
+	static const unsigned long long keep =
+	    1ull << CAP_SYS_ADMIN | 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE |
+	    1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
+	    1ull << CAP_MKNOD | 1ull << CAP_SETFCAP;
+
+	if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
+		return err_sys(err, errno, "keep capabilities over a change of ids");
+	setfsgid(root);
+	setfsuid(root);
+	if ((unsigned)setfsuid(root) != root || (unsigned)setfsgid(root) != root)
+		return err_set(err, ERR_INTERNAL, "file accesses cannot be made as uid %u", root);
+	return confine_capabilities(keep, err);
+}
+
+static int
+mount_overlay(size_t n, struct err *err)
+{
+	auto_buf options = BUF_MAX(OPTIONS_MAX_BYTES - 1);
+	struct statvfs fs;
+
+	buf_text(&options, "lowerdir=");
+	for (size_t i = 0; i < n; i++)
+		buf_fmt(&options, i ? ":%zu" : "%zu", i);
+	buf_text(&options, ",upperdir=u/fs,workdir=u/work,userxattr,metacopy=off,"
+			   "redirect_dir=nofollow,index=off");
+	if (buf_bad(&options))
+		return err_set(err, ERR_INTERNAL, "%zu layers are too many for one mount", n);
+	if (mount("berth", "m", "overlay", MS_NODEV, buf_cstr(&options)) < 0)
+		return err_sys(err, errno, "mount an overlay of %zu layers", n);
+	if (statvfs("m", &fs) < 0)
+		return err_sys(err, errno, "look at the overlay");
+	if (fs.f_flag & ST_RDONLY)
+		return err_set(err, ERR_INTERNAL, "the overlay is read-only: its work directory "
+						  "could not be made");
+	return 0;
+}
+
+int
+mounts_overlay(const int *lowers, size_t n, int upper, unsigned root, struct err *err)
+{
+	if (enter_stage(err) < 0)
+		return -1;
+	for (size_t i = 0; i < n; i++) {
+		char name[24];
+		snprintf(name, sizeof name, "%zu", i);
+		if (put(lowers[i], name, err) < 0)
+			return -1;
+	}
+	if (put(upper, "u", err) < 0)
+		return -1;
+	if (mkdirat(AT_FDCWD, "m", 0755) < 0)
+		return err_sys(err, errno, "make the place of the overlay");
+	if (become_mounter(root, err) < 0 || mount_overlay(n, err) < 0)
+		return -1;
+	const int tree = open_tree(AT_FDCWD, "m", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (tree < 0)
+		return err_sys(err, errno, "take the overlay out");
+	return tree;
+}

@@ -1,0 +1,29 @@
+/* Mounts that nobody sees yet: user namespaces, id-mapped copies of directories, and the overlay of
+ * a workspace, each as an fd. A detached mount goes when its last fd does. */
+#ifndef BERTH_MOUNTS_H
+#define BERTH_MOUNTS_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SESSION_IDS = 65536 };
+
+/* A user namespace in which ids 0 to 65535 are base to base + 65535 outside. */
+int mounts_userns(unsigned base, struct err *err) must_check;
+/* A detached copy of the mount at a directory.
+ *   dir         lent; its mount must be of our mount namespace
+ *   attributes  MOUNT_ATTR_*
+ *   userns      ids on disk are ids inside of it; -1: as they are */
+int mounts_clone(int dir, uint64_t attributes, int userns, struct err *err) must_check;
+/* The overlay, detached. For a process of its own that then ends: it takes over this one's mount
+ * namespace, working directory, identity and capabilities.
+ *   lowers      lent: clones, the topmost first; n of them, at least 1
+ *   upper       lent: a clone of the directory that holds fs/ and work/
+ *   root        the uid and gid outside of the session's root */
+int mounts_overlay(const int *lowers, size_t n, int upper, unsigned root,
+		   struct err *err) must_check;
+
+#endif

@@ -1,0 +1,205 @@
+/* What this node can do, and the walls that stand once for all sessions.
+ *
+ * Invariants
+ *  1. everything beneath STATE is reached through a mount that is nosuid,nodev: a session's setuid
+ *     file lies there with its native ids, and must be nothing to the node's own users;
+ *  2. berth-init is a file that session root can neither read nor write: owned by a uid that no
+ *     session maps, mode 0711. */
+#include "prepare.h"
+#include "base/fd.h"
+#include "base/path.h"
+#include "cgroup.h"
+#include "profile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010u /* Linux 6.3 */
+#endif
+
+enum { INIT_MAX_BYTES = 16 << 20 };
+
+unsigned
+node_slots(unsigned uid_base)
+{
+	return (0xfffffffeu - uid_base) / 65536u; /* the last two ids mean "none" */
+}
+
+static int
+check_rights(struct err *err)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct sets[2] = {{0}};
+
+	if (syscall(SYS_capget, &head, sets) < 0)
+		return err_sys(err, errno, "read our capabilities");
+	if (geteuid() == 0 && (sets[0].effective >> CAP_SYS_ADMIN & 1))
+		return 0;
+	err_set(err, ERR_DENIED, "berthd needs root with CAP_SYS_ADMIN to isolate sessions");
+	return err_hint(err, "start it as root; in a container, with CAP_SYS_ADMIN");
+}
+
+/* ---- STATE ---- */
+
+/* fds belong to the mount namespace in which they were opened, so STATE is opened once more, by its
+ * path, in ours; that it is the same directory is checked. */
+static int
+bind_state(int state, const char *path, struct err *err)
+{
+	struct mount_attr safe = {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+				  .propagation = MS_PRIVATE};
+	struct stat was, is;
+
+	auto_close int tree =
+	    open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+	if (tree < 0)
+		return err_sys(err, errno, "copy the mount of %s", path);
+	if (mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &safe, sizeof safe) < 0)
+		return err_sys(err, errno, "make %s nosuid,nodev", path);
+	if (move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "mount %s on itself", path);
+	auto_close int fd = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &is) < 0 || fstat(state, &was) < 0)
+		return err_sys(err, errno, "open %s again", path);
+	if (is.st_dev != was.st_dev || is.st_ino != was.st_ino)
+		return err_set(err, ERR_INTERNAL, "%s is not the directory it was", path);
+	return fd_steal(&fd);
+}
+
+static int
+enter_mounts(struct err *err)
+{
+	if (unshare(CLONE_NEWNS) < 0)
+		return err_sys(err, errno, "make a mount namespace");
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return err_sys(err, errno, "keep our mounts from the node");
+	return 0;
+}
+
+/* ---- berth-init ---- */
+
+static int
+is_unreadable(const struct stat *st)
+{
+	return st->st_uid == 0 && st->st_gid == 0 && (st->st_mode & 07777) == 0711;
+}
+
+static int
+make_memfd(struct err *err)
+{
+	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	int fd = memfd_create("berth-init", flags | MFD_EXEC);
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create("berth-init", flags); /* older: always executable */
+	if (fd < 0)
+		return err_sys(err, errno, "make an anonymous file for berth-init");
+	return fd;
+}
+
+/* A copy that invariant 2 holds for. In memory: /run may be noexec, and STATE is for data. */
+static int
+copy_init(int file, struct err *err)
+{
+	auto_buf bytes = BUF_MAX(INIT_MAX_BYTES);
+	char path[64];
+
+	if (fd_read_to_end(file, &bytes, err) < 0)
+		return err_add(err, "read berth-init");
+	auto_close int copy = make_memfd(err);
+	if (copy < 0 || fd_write_all(copy, bytes.at, bytes.len, err) < 0)
+		return -1;
+	if (fchown(copy, 0, 0) < 0 || fchmod(copy, 0711) < 0)
+		return err_sys(err, errno, "make the copy of berth-init unreadable");
+	if (fcntl(copy, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return err_sys(err, errno, "seal the copy of berth-init");
+	/* Once more without the right to write: a file open for writing cannot be executed. */
+	snprintf(path, sizeof path, "/proc/self/fd/%d", copy);
+	const int fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "open the copy of berth-init");
+	return fd;
+}
+
+static int
+open_init(const char *libexec, struct err *err)
+{
+	struct stat st;
+
+	auto_close int dir = open(libexec, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return err_sys(err, errno, "open %s", libexec);
+	auto_close int file = openat(dir, "berth-init", O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return err_sys(err, errno, "open %s/berth-init", libexec);
+	if (fstat(file, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(err, ERR_CONFIG, "%s/berth-init is not a file", libexec);
+	if (!is_unreadable(&st))
+		return copy_init(file, err);
+	const int fd = openat(dir, "berth-init", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "open %s/berth-init", libexec);
+	return fd;
+}
+
+/* ---- the whole ---- */
+
+static int
+find_cgroup(struct node *n, struct err *err)
+{
+	char link[64], path[4096];
+	struct err why;
+
+	/* Its one true spelling: another way to the same STATE must find the same cgroups. */
+	snprintf(link, sizeof link, "/proc/self/fd/%d", n->state);
+	const ssize_t k = readlink(link, path, sizeof path - 1);
+	if (k < 0)
+		return err_sys(err, errno, "read the path of the state directory");
+	path[k] = '\0';
+	n->cgroup = cgroup_open_node(path, n->cgroup_name, sizeof n->cgroup_name, &why);
+	if (n->cgroup < 0) /* a node can do without; pause by freezing cannot be had there */
+		snprintf(n->cgroup_why, sizeof n->cgroup_why, "%.120s", why.why);
+	return 0;
+}
+
+void
+node_close(struct node *n)
+{
+	fd_close(&n->state);
+	fd_close(&n->init_exe);
+	fd_close(&n->seccomp);
+	fd_close(&n->cgroup);
+}
+
+int
+node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
+	  unsigned uid_base, struct err *err)
+{
+	struct node made = {.state = -1, .run = run, .init_exe = -1, .seccomp = -1, .cgroup = -1,
+			    .rung = "root", .uid_base = uid_base};
+
+	if (uid_base < 400000u || node_slots(uid_base) == 0)
+		return err_set(err, ERR_CONFIG, "uid_base %u leaves no room for sessions", uid_base);
+	if (check_rights(err) < 0 || enter_mounts(err) < 0)
+		return -1;
+	made.state = bind_state(state, state_path, err);
+	made.init_exe = made.state < 0 ? -1 : open_init(libexec, err);
+	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(err);
+	if (made.seccomp < 0 || find_cgroup(&made, err) < 0) {
+		node_close(&made);
+		return -1;
+	}
+	*n = made;
+	return 0;
+}

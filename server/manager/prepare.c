@@ -1,0 +1,306 @@
+/* Builds a workspace in a process of its own, which takes on the identity that the overlay needs and
+ * ends; the fds come back over a socket.
+ *
+ * Invariants
+ *  1. the manager itself mounts nothing for a session and changes no identity;
+ *  2. what was made is an fd of the keeper's or it is gone: a failure leaves no mount, no process, no
+ *     cgroup, only an empty upper;
+ *  3. no byte that a session wrote is read: its directories are opened, made and mounted. */
+#include "prepare.h"
+#include "base/fd.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "cgroup.h"
+#include "mounts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BUILD_MAX_NS (10 * NS_PER_S)
+
+/* What the building process sends back, in this order. */
+enum built { BUILT_ROOTFS, BUILT_USERNS, BUILT_USR, BUILT_RUN, BUILT };
+
+struct build {
+	struct node *node;
+	const struct workspace *w;
+	int spill;
+	int fds[BUILT]; /* owned */
+};
+
+/* ---- in the building process ---- */
+
+/* upper.N, which holds fs and work. Their modes are set when they are made, never again: fs is the
+ * session's root directory, and its mode the session's business. */
+static int
+open_upper(const struct workspace *w, struct err *err)
+{
+	char name[24];
+	snprintf(name, sizeof name, "upper.%u", w->upper);
+
+	auto_close int upper = path_open_dir(w->session_dir, name, 0700, err);
+	if (upper < 0)
+		return -1;
+	if (w->fresh_work && path_remove_tree(upper, "work", err) < 0)
+		return err_add(err, "drop the work directory of %s", name);
+	if (mkdirat(upper, "work", 0700) < 0 && errno != EEXIST)
+		return err_sys(err, errno, "make %s/work", name);
+	if (mkdirat(upper, "fs", 0755) == 0)
+		return fchmodat(upper, "fs", 0755, 0) < 0 ? err_sys(err, errno, "set up %s/fs", name)
+							  : fd_steal(&upper);
+	if (errno != EEXIST)
+		return err_sys(err, errno, "make %s/fs", name);
+	return fd_steal(&upper);
+}
+
+static int
+build_rootfs(const struct build *b, struct err *err)
+{
+	const struct workspace *w = b->w;
+	const int userns = b->fds[BUILT_USERNS];
+	int lowers[LOWERS_MAX + 1]; /* closed by the end of this process */
+
+	for (size_t i = 0; i <= w->n_lowers; i++) {
+		const int dir = i < w->n_lowers ? w->lowers[i] : w->image;
+		lowers[i] = mounts_clone(dir, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, userns, err);
+		if (lowers[i] < 0)
+			return err_add(err, "layer %zu", i);
+	}
+	auto_close int upper = open_upper(w, err);
+	if (upper < 0)
+		return -1;
+	auto_close int mapped = mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
+	if (mapped < 0)
+		return err_add(err, "upper.%u", w->upper);
+	return mounts_overlay(lowers, w->n_lowers + 1, mapped,
+			      node_session_uid(b->node, w->slot), err);
+}
+
+/* The node's /usr, with the session's ids where its filesystem can do that; else its files belong to
+ * nobody inside, which is readable all the same. */
+static int
+build_usr(int userns, struct err *err)
+{
+	const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV;
+
+	auto_close int usr = open("/usr", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (usr < 0)
+		return err_sys(err, errno, "open /usr");
+	const int mapped = mounts_clone(usr, attributes, userns, err);
+	return mapped >= 0 ? mapped : mounts_clone(usr, attributes, -1, err);
+}
+
+static int
+build_all(struct build *b, struct err *err)
+{
+	b->fds[BUILT_USERNS] = mounts_userns(node_session_uid(b->node, b->w->slot), err);
+	if (b->fds[BUILT_USERNS] < 0)
+		return -1;
+	/* What is copied from our mount namespace comes before the overlay, which leaves it. */
+	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return err_sys(err, errno, "open /dev/null");
+	b->fds[BUILT_USR] = b->w->image_host ? build_usr(b->fds[BUILT_USERNS], err) : null;
+	if (b->fds[BUILT_USR] < 0)
+		return err_add(err, "/usr");
+	b->fds[BUILT_RUN] = b->spill < 0 ? null
+					 : mounts_clone(b->spill,
+							MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID |
+							    MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
+							-1, err);
+	if (b->fds[BUILT_RUN] < 0)
+		return err_add(err, "the spilled output");
+	b->fds[BUILT_ROOTFS] = build_rootfs(b, err);
+	return b->fds[BUILT_ROOTFS] < 0 ? -1 : 0;
+}
+
+union fd_room {
+	char bytes[CMSG_SPACE(BUILT * sizeof(int))];
+	struct cmsghdr aligned;
+};
+
+/* One packet: a struct err whose code says whether there are fds beside it. Both ends are the same
+ * program, so its bytes are its meaning. */
+static _Noreturn void
+send_built(int socket, const struct build *b, struct err *why)
+{
+	union fd_room room = {{0}};
+	struct iovec part = {why, sizeof *why};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+	if (why->code == ERR_NONE) {
+		message.msg_control = room.bytes;
+		message.msg_controllen = sizeof room.bytes;
+		struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+		*head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof b->fds),
+					 .cmsg_level = SOL_SOCKET,
+					 .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(head), b->fds, sizeof b->fds);
+	}
+	_exit(sendmsg(socket, &message, MSG_NOSIGNAL) < 0);
+}
+
+static _Noreturn void
+build_and_send(struct build *b, int socket)
+{
+	struct err why = {.code = ERR_NONE};
+
+	if (build_all(b, &why) == 0)
+		why = (struct err){.code = ERR_NONE}; /* a first try may have failed and been mended */
+	send_built(socket, b, &why);
+}
+
+/* ---- in the manager ---- */
+
+static int
+receive_built(int socket, struct build *b, struct err *err)
+{
+	union fd_room room;
+	struct err report;
+	struct iovec part = {&report, sizeof report};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room.bytes,
+				 .msg_controllen = sizeof room.bytes};
+	const uint64_t deadline_ns = time_now_ns() + BUILD_MAX_NS;
+	int n;
+
+	do {
+		const uint64_t now_ns = time_now_ns();
+		struct pollfd p = {.fd = socket, .events = POLLIN};
+		n = now_ns >= deadline_ns ? 0 : poll(&p, 1, (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return err_sys(err, errno, "wait for the workspace");
+	if (n == 0)
+		return err_set(err, ERR_TIMEOUT, "the workspace was not mounted within 10 s");
+	const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+	if (got != sizeof report)
+		return err_set(err, ERR_INTERNAL, "the process that mounts the workspace has died");
+	if (report.code != ERR_NONE) {
+		*err = report;
+		return -1;
+	}
+	const struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+	if (!head || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof b->fds))
+		return err_set(err, ERR_INTERNAL, "the workspace came without its fds");
+	memcpy(b->fds, CMSG_DATA(head), sizeof b->fds);
+	return 0;
+}
+
+static int
+build_run(struct build *b, struct err *err)
+{
+	int ends[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return err_sys(err, errno, "make a socket for the workspace");
+	auto_close int ours = ends[0], theirs = ends[1];
+
+	const pid_t pid = fork();
+	if (pid == 0)
+		build_and_send(b, theirs);
+	if (pid < 0)
+		return err_sys(err, errno, "start a process that mounts the workspace");
+	fd_close(&theirs);
+	const int result = receive_built(ours, b, err);
+	kill(pid, SIGKILL); /* it has sent all, or is too late; ours to wait for, so still its pid */
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	return result;
+}
+
+static int
+dup_into(int *slot, int fd, struct err *err)
+{
+	*slot = fd_dup(fd, err);
+	return *slot < 0 ? -1 : 0;
+}
+
+static const enum keeper_fd ours_of_keeper[] = {
+    KEEPER_ROOTFS, KEEPER_USR,	  KEEPER_USERNS, KEEPER_INIT,	KEEPER_SECCOMP,
+    KEEPER_CGROUP, KEEPER_FREEZE, KEEPER_KILL,	 KEEPER_EVENTS, KEEPER_RUN,
+};
+enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
+
+static int
+fill_cgroup(struct node *n, const struct workspace *w, int null, int fds[KEEPER_FDS],
+	    struct err *err)
+{
+	struct cgroup_fds c;
+
+	if (n->cgroup < 0)
+		return dup_into(&fds[KEEPER_CGROUP], null, err) < 0 ||
+			       dup_into(&fds[KEEPER_FREEZE], null, err) < 0 ||
+			       dup_into(&fds[KEEPER_KILL], null, err) < 0
+			   ? -1
+			   : dup_into(&fds[KEEPER_EVENTS], null, err);
+	if (cgroup_make(n->cgroup, w->id, node_keeper_uid(n, w->slot), node_session_uid(n, w->slot),
+			&c, err) < 0)
+		return -1;
+	fds[KEEPER_CGROUP] = c.box;
+	fds[KEEPER_FREEZE] = c.freeze;
+	fds[KEEPER_KILL] = c.kill;
+	fds[KEEPER_EVENTS] = c.events;
+	return 0;
+}
+
+static int
+fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
+{
+	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1}};
+
+	auto_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return err_sys(err, errno, "open /dev/null");
+	if (dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
+	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 ||
+	    fill_cgroup(n, w, null, fds, err) < 0 || build_run(&build, err) < 0)
+		return -1;
+	fds[KEEPER_ROOTFS] = build.fds[BUILT_ROOTFS];
+	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];
+	fds[KEEPER_USR] = build.fds[BUILT_USR];
+	fds[KEEPER_RUN] = build.fds[BUILT_RUN];
+	return 0;
+}
+
+int
+prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS],
+		  struct err *err)
+{
+	for (int i = 0; i < OURS_OF_KEEPER; i++)
+		fds[ours_of_keeper[i]] = -1;
+	if (w->n_lowers > LOWERS_MAX)
+		return err_set(err, ERR_INTERNAL, "%zu layers are more than one mount takes (%d)",
+			       w->n_lowers, LOWERS_MAX);
+	if (w->slot >= node_slots(n->uid_base))
+		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
+	/* Before anything of it is touched, and so that a failure may clear what it made. */
+	if (prepare_is_populated(n, w->id))
+		return err_set(err, ERR_AGAIN, "processes of an earlier start of %s still live", w->id);
+	if (fill(n, w, spill, fds, err) == 0)
+		return 0;
+	for (int i = 0; i < OURS_OF_KEEPER; i++)
+		fd_close(&fds[ours_of_keeper[i]]);
+	struct err stays;
+	if (prepare_clear(n, w->id, &stays) < 0)
+		return err_add(err, "prepare %s (its cgroup stays)", w->id);
+	return err_add(err, "prepare %s", w->id);
+}
+
+bool
+prepare_is_populated(struct node *n, const char *id)
+{
+	return n->cgroup >= 0 && cgroup_is_populated(n->cgroup, id);
+}
+
+int
+prepare_clear(struct node *n, const char *id, struct err *err)
+{
+	return n->cgroup < 0 ? 0 : cgroup_clear(n->cgroup, id, err);
+}

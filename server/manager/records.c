@@ -1,0 +1,172 @@
+/* Call records from keepers' spools to rows. They are gathered for a moment and committed together; only
+ * then are they acknowledged, so a record is in the spool or in the index, never in neither. */
+#include "base/log.h"
+#include "base/fd.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/session.h"
+#include "wire/spool_read.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { BATCH_MAX = 64 };
+#define BATCH_WAIT_NS (10 * NS_PER_MS)
+
+struct pending {
+	struct call_row row;
+	char session[ID_BYTES];
+	uint64_t record;
+	bool end;
+};
+
+struct call_batch {
+	struct pending at[BATCH_MAX];
+	size_t n;
+	struct timer timer;
+};
+
+static void
+copy(char *out, size_t size, struct str s)
+{
+	snprintf(out, size, "%.*s", (int)s.len, s.len ? s.at : "");
+}
+
+static void
+fill(struct pending *p, const struct session_row *session, const struct msg_call_record *r)
+{
+	*p = (struct pending){.record = r->record, .end = str_is(r->kind, "end")};
+	memcpy(p->session, session->id, sizeof p->session);
+	struct call_row *c = &p->row;
+	copy(c->id, sizeof c->id, r->call);
+	memcpy(c->session, session->id, sizeof c->session);
+	copy(c->principal, sizeof c->principal, r->principal);
+	copy(c->ended_by, sizeof c->ended_by, r->ended_by);
+	copy(c->output_sha256, sizeof c->output_sha256, r->output_sha256);
+	copy(c->command, sizeof c->command, r->command);
+	copy(c->left_running, sizeof c->left_running, r->left_running);
+	c->started_ns = p->end ? r->time_ns - r->wall_ns : r->time_ns;
+	c->ended_ns = p->end ? r->time_ns : 0;
+	c->exit_status = r->exit_status;
+	c->signal = r->signal;
+	c->out_bytes = r->out_bytes;
+	c->err_bytes = r->err_bytes;
+	c->wall_ns = r->wall_ns;
+	c->cpu_ns = r->cpu_ns;
+	c->peak_bytes = r->peak_bytes;
+}
+
+static int
+put(struct index *ix, const struct pending *p, struct err *err)
+{
+	if ((p->end ? index_put_call_end(ix, &p->row, err) : index_put_call_start(ix, &p->row, err)) < 0)
+		return -1;
+	return index_put_spool_last(ix, p->session, p->record, err);
+}
+
+static void
+acknowledge(struct manager *m, const struct pending *p)
+{
+	struct err err;
+	struct session *s = session_find(m, str_of(p->session));
+
+	if (s && s->keeper.linked &&
+	    wire_send(&s->keeper.wire, record_ack, &err, .record = p->record) < 0)
+		log_err(&err, "session %s", s->row.name);
+}
+
+static void
+timer_flush(void *ctx)
+{
+	records_flush(ctx);
+}
+
+void
+records_flush(struct manager *m)
+{
+	struct call_batch *b = m->batch;
+	struct err err;
+
+	if (!b || b->n == 0)
+		return;
+	timer_cancel(&b->timer);
+	int result = index_begin(&m->index, &err);
+	for (size_t i = 0; i < b->n && result == 0; i++)
+		result = put(&m->index, &b->at[i], &err);
+	if (result == 0)
+		result = index_commit(&m->index, &err);
+	if (result < 0) { /* not acknowledged: the keepers keep them and send them again */
+		index_rollback(&m->index);
+		log_err(&err, "%zu call records wait in their spools", b->n);
+	}
+	for (size_t i = 0; i < b->n && result == 0; i++)
+		acknowledge(m, &b->at[i]);
+	b->n = 0;
+}
+
+void
+records_add(struct session *s, const struct msg_call_record *r)
+{
+	struct manager *m = s->m;
+
+	if (!m->batch)
+		m->batch = xnew(1, sizeof *m->batch);
+	struct call_batch *b = m->batch;
+	fill(&b->at[b->n++], &s->row, r);
+	if (b->n == BATCH_MAX)
+		records_flush(m);
+	else if (b->n == 1)
+		timer_set(&m->loop, &b->timer, time_now_ns() + BATCH_WAIT_NS, timer_flush, m);
+}
+
+/* ---- a spool without its keeper ---- */
+
+struct replay {
+	struct session *s;
+	uint64_t last;
+};
+
+static int
+replay_one(void *ctx, const struct msg_call_record *r, struct err *err)
+{
+	struct replay *replay = ctx;
+	struct pending *p = xnew(1, sizeof *p);
+
+	int result = 0;
+	if (r->record > replay->last) {
+		fill(p, &replay->s->row, r);
+		result = put(&replay->s->m->index, p, err);
+	}
+	free(p);
+	return result;
+}
+
+void
+records_replay(struct session *s)
+{
+	struct manager *m = s->m;
+	struct err err;
+	struct replay replay = {.s = s};
+	auto_close int calls = openat(s->dir, "calls", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (calls < 0)
+		return;
+	if (index_spool_last(&m->index, s->row.id, &replay.last, &err) < 0 ||
+	    index_begin(&m->index, &err) < 0) {
+		log_err(&err, "session %s: its spool waits", s->row.name);
+		return;
+	}
+	if (spool_replay(calls, replay_one, &replay, &err) < 0 ||
+	    index_lose_calls(&m->index, s->row.id, time_real_ns(), &err) < 0) {
+		index_rollback(&m->index);
+		log_err(&err, "session %s: its spool waits", s->row.name);
+		return;
+	}
+	if (index_commit(&m->index, &err) < 0) {
+		log_err(&err, "session %s: its spool waits", s->row.name);
+		return;
+	}
+	unlinkat(calls, SPOOL_NAME, 0);
+}

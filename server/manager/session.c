@@ -1,0 +1,355 @@
+/* A session's life: which acts are asked for, one at a time, and the state that each leaves. The steps
+ * of an act are in session_run.c and session_pause.c.
+ *
+ *   new ─▶ running ⇄ paused ─▶ deleted          run:    CACHE ▶ START
+ *            │  pausing, resuming, restoring     pause:  HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW ▶
+ *            └▶ failed ─▶ (resume tries again)           TERMINATE ▶ FREEZE_AGAIN ▶ CAPTURE_B ▶
+ *                                                        WRITE_B ▶ REF ▶ KILL ▶ GONE                */
+#include "session.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static const char *const state_names[SESSION_STATES] = {
+    [SESSION_NEW] = "new",	     [SESSION_RUNNING] = "running",
+    [SESSION_PAUSED] = "paused",     [SESSION_DELETED] = "deleted",
+    [SESSION_PAUSING] = "pausing",   [SESSION_RESUMING] = "resuming",
+    [SESSION_RESTORING] = "restoring", [SESSION_FAILED] = "failed",
+};
+
+const char *
+session_state_name(enum session_state s)
+{
+	return state_names[s];
+}
+
+struct session *
+session_find(struct manager *m, struct str ref)
+{
+	struct session *deleted = NULL;
+
+	for (struct session *s = m->sessions; s; s = s->next) {
+		if (str_is(ref, s->row.id))
+			return s;
+		if (!str_is(ref, s->row.name))
+			continue;
+		if (s->state != SESSION_DELETED)
+			return s;
+		if (!deleted || s->row.deleted_ns > deleted->row.deleted_ns)
+			deleted = s;
+	}
+	return deleted;
+}
+
+/* ---- steps and states: the only places that assign them ---- */
+
+static void
+on_deadline(void *ctx)
+{
+	struct session *s = ctx;
+	struct err err;
+
+	err_set(&err, ERR_TIMEOUT, "waited too long for %s", s->waits_for);
+	log_err(&err, "session %s", s->row.name);
+	if (s->step == STEP_CACHE || s->step == STEP_START)
+		session_run_failed(s, &err);
+	else
+		session_pause_deadline(s);
+}
+
+void
+session_enter(struct session *s, enum session_step step, uint64_t deadline_ns, const char *waits_for)
+{
+	s->step = step;
+	s->since_ns = time_real_ns();
+	snprintf(s->waits_for, sizeof s->waits_for, "%s", waits_for);
+	timer_cancel(&s->deadline);
+	if (deadline_ns)
+		timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
+}
+
+int
+session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
+{
+	struct session_row row = s->row;
+
+	snprintf(row.state, sizeof row.state, "%s", state_names[state]);
+	snprintf(row.reason, sizeof row.reason, "%s", reason);
+	row.used_ns = time_real_ns();
+	if (state == SESSION_DELETED)
+		row.deleted_ns = row.used_ns;
+	if (index_put_session(&s->m->index, &row, err) < 0)
+		return err_add(err, "session %s becomes %s", s->row.name, row.state);
+	s->row = row;
+	s->state = state;
+	return 0;
+}
+
+void
+session_job(void *ctx, const struct message *msg, const struct err *failure)
+{
+	struct session *s = ctx;
+
+	if (s->step == STEP_CACHE || s->step == STEP_START)
+		session_run_job(s, msg, failure);
+	else
+		session_pause_job(s, msg, failure);
+}
+
+/* ---- making and loading ---- */
+
+static struct session *
+session_new(struct manager *m, const struct session_row *row)
+{
+	struct session *s = xnew(1, sizeof *s);
+
+	*s = (struct session){.m = m, .row = *row, .dir = -1, .keeper.pidfd = -1};
+	struct session **at = &m->sessions;
+	while (*at && strcmp((*at)->row.name, row->name) < 0)
+		at = &(*at)->next;
+	s->next = *at;
+	*at = s;
+	return s;
+}
+
+void
+session_free(struct session *s)
+{
+	struct manager *m = s->m;
+
+	for (struct session **at = &m->sessions; *at; at = &(*at)->next)
+		if (*at == s) {
+			*at = s->next;
+			break;
+		}
+	timer_cancel(&s->deadline);
+	session_sync_stop(s);
+	job_end(s->job);
+	keeper_close(s);
+	while (s->wants) {
+		struct want *w = s->wants;
+		s->wants = w->next;
+		free(w);
+	}
+	free(s->current);
+	free(s->layers);
+	fd_close(&s->dir);
+	loop_defer(&m->loop, free, s);
+}
+
+static int
+free_slot(const struct manager *m, unsigned *out, struct err *err)
+{
+	const unsigned slots = node_slots(m->node.uid_base);
+
+	for (unsigned slot = 0; slot < slots; slot++) {
+		const struct session *s = m->sessions;
+		while (s && s->row.slot != slot)
+			s = s->next;
+		if (!s) {
+			*out = slot;
+			return 0;
+		}
+	}
+	return err_set(err, ERR_UNAVAILABLE, "all %u uid ranges are in use", slots);
+}
+
+static int
+open_dir(struct session *s, struct err *err)
+{
+	s->dir = path_open_dir(s->m->sessions_dir, s->row.id, 0700, err);
+	return s->dir < 0 ? -1 : 0;
+}
+
+int
+session_create(struct manager *m, struct str name, const char *owner, struct session **out,
+	       struct err *err)
+{
+	struct session_row row = {.upper = 1};
+
+	if (session_name_check(name, err) < 0 ||
+	    str_copy(name, row.name, sizeof row.name, err) < 0 || free_slot(m, &row.slot, err) < 0)
+		return -1;
+	id_new("s_", row.id);
+	snprintf(row.owner, sizeof row.owner, "%s", owner);
+	snprintf(row.image, sizeof row.image, "%s", m->image_name);
+	row.created_ns = time_real_ns();
+	struct session *s = session_new(m, &row);
+	if (open_dir(s, err) < 0 || session_set_state(s, SESSION_NEW, "", err) < 0) {
+		session_free(s);
+		return err_add(err, "make session %s", row.name);
+	}
+	log_line("session %s: made as %s by %s", row.name, row.id, owner);
+	*out = s;
+	return 0;
+}
+
+int
+session_load(struct manager *m, const struct session_row *row, struct session **out, struct err *err)
+{
+	struct session *s = session_new(m, row);
+
+	s->state = SESSION_FAILED;
+	for (int i = 0; i < SESSION_STATES; i++)
+		if (strcmp(row->state, state_names[i]) == 0)
+			s->state = (enum session_state)i;
+	if (open_dir(s, err) < 0)
+		return err_add(err, "session %s", row->name);
+	*out = s;
+	return 0;
+}
+
+/* ---- wants ---- */
+
+struct want *
+want_new(enum want_kind kind, const struct asker *asker)
+{
+	struct want *w = xnew(1, sizeof *w);
+
+	w->kind = kind;
+	if (asker)
+		w->asker = *asker;
+	return w;
+}
+
+void
+session_forget_conn(struct session *s, const struct conn *c)
+{
+	if (s->current && s->current->asker.conn == c)
+		s->current->asker.conn = NULL;
+	for (struct want *w = s->wants; w; w = w->next)
+		if (w->asker.conn == c)
+			w->asker.conn = NULL;
+}
+
+void
+session_want(struct session *s, struct want *take_want)
+{
+	struct want **at = &s->wants;
+
+	take_want->next = NULL;
+	while (*at)
+		at = &(*at)->next;
+	*at = take_want;
+	session_next(s);
+}
+
+static void
+say_result(struct session *s, struct want *w)
+{
+	auto_buf out = BUF_MAX(4096);
+	char made[16] = "";
+
+	if (s->has_manifest && w->kind != WANT_RUN)
+		snprintf(made, sizeof made, "%.12s", digest_text(&s->manifest).text);
+	if (w->asker.json) {
+		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name, s->row.id,
+			state_names[s->state]);
+		if (made[0])
+			buf_fmt(&out, ",\"snapshot\":\"sha256:%s\"", digest_text(&s->manifest).text);
+		buf_text(&out, "}\n");
+	} else {
+		buf_fmt(&out, "%s: %s%s%s\n", s->row.name, state_names[s->state],
+			made[0] ? ", snapshot " : "", made);
+	}
+	asker_print(&w->asker, buf_view(&out));
+}
+
+/* What a want is told once the session is where it wanted it to be. */
+static void
+answer(struct session *s, struct want *w, const struct err *failure)
+{
+	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	struct err err;
+
+	if (failure) {
+		err = *failure;
+	} else if (w->asker.conn && !w->asker.is_verb) {
+		auto_close int link = -1;
+		if (keeper_grant(s, w->asker.conn, &link, &err) == 0) {
+			asker_session(&w->asker, link, s->row.reason);
+			return;
+		}
+	} else {
+		if (w->asker.conn)
+			say_result(s, w);
+		asker_end(&w->asker, NULL);
+		return;
+	}
+	if (!w->asker.is_verb) {
+		asker_session_failed(&w->asker, &err);
+		return;
+	}
+	err_what(&err, "%s %s", words[w->kind], s->row.name);
+	asker_end(&w->asker, &err);
+}
+
+void
+session_finish(struct session *s, const struct err *failure)
+{
+	struct want *w = s->current;
+
+	s->current = NULL;
+	session_enter(s, STEP_IDLE, 0, "");
+	job_end(s->job);
+	s->job = NULL;
+	if (failure)
+		log_err(failure, "session %s is %s", s->row.name, state_names[s->state]);
+	else
+		log_line("session %s is %s", s->row.name, state_names[s->state]);
+	if (w)
+		answer(s, w, failure);
+	free(w);
+	session_next(s);
+	manager_stop_when_idle(s->m);
+}
+
+/* Nothing to do: the session is already where the want would bring it. */
+static bool
+is_there(const struct session *s, const struct want *w)
+{
+	switch (w->kind) {
+	case WANT_RUN:
+		return s->state == SESSION_RUNNING;
+	case WANT_PAUSE:
+		return s->state == SESSION_PAUSED && !s->row.unclean;
+	case WANT_REMOVE:
+		return s->state == SESSION_DELETED;
+	case WANT_RESTORE:
+		return false;
+	}
+	return false;
+}
+
+void
+session_next(struct session *s)
+{
+	while (s->step == STEP_IDLE && s->wants) {
+		struct want *w = s->wants;
+		s->wants = w->next;
+		s->has_manifest = false;
+		if (is_there(s, w)) {
+			answer(s, w, NULL);
+			free(w);
+			continue;
+		}
+		if (s->state == SESSION_DELETED) {
+			struct err err;
+			err_set(&err, ERR_ABSENT, "the session was deleted");
+			answer(s, w, &err);
+			free(w);
+			continue;
+		}
+		s->current = w;
+		if (w->kind == WANT_RUN)
+			session_run_begin(s);
+		else
+			session_pause_begin(s);
+	}
+}

@@ -1,0 +1,181 @@
+/* One session: its row, its keeper, and the lifecycle verb that is under way.
+ *
+ * Invariants:
+ *  1. at most one lifecycle act at a time; the others wait in `wants`, in order;
+ *  2. session_enter alone assigns the step, with a deadline and words for what is waited for;
+ *  3. `paused` is written after blobs, manifest and ref are durable, in one transaction with the
+ *     snapshot: who reads it can delete the upper and lose nothing;
+ *  4. nothing of an unclean upper is ever stacked or dropped: it is mounted again as the upper;
+ *  5. an act that fails before the kill leaves the session running as it was. */
+#ifndef BERTH_SESSION_H
+#define BERTH_SESSION_H
+
+#include "manager/conns.h"
+#include "manager/jobs.h"
+#include "manager/manager.h"
+
+enum session_state {
+	SESSION_NEW,
+	SESSION_RUNNING,
+	SESSION_PAUSED,
+	SESSION_DELETED,
+	SESSION_PAUSING,
+	SESSION_RESUMING,
+	SESSION_RESTORING,
+	SESSION_FAILED,
+	SESSION_STATES
+};
+
+enum session_step {
+	STEP_IDLE,
+	/* to run */
+	STEP_CACHE, /* a worker makes the missing layers */
+	STEP_START, /* the keeper starts pid 1 */
+	/* to pause, restore or remove a running session */
+	STEP_HOLD,
+	STEP_FREEZE,	/* before A */
+	STEP_CAPTURE_A, /* what it is now */
+	STEP_WRITE_A,	/* its manifest, so that nothing is lost from here on */
+	STEP_THAW,
+	STEP_TERMINATE, /* SIGTERM, grace */
+	STEP_FREEZE_AGAIN,
+	STEP_CAPTURE_B, /* what shutdown wrote */
+	STEP_WRITE_B,
+	STEP_KILL,
+	STEP_GONE,  /* the keeper's end */
+	STEP_UNDO,  /* failed: thaw and admit calls again */
+	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
+	STEP_REF, /* refs/session-<id>.json */
+};
+
+enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE };
+
+struct want {
+	struct want *next;
+	enum want_kind kind;
+	struct asker asker; /* conn NULL: nobody waits (SIGINT, or the client has gone) */
+	struct digest target; /* of WANT_RESTORE */
+	char note[256], who[128];
+	uint64_t grace_ns;
+};
+
+struct capture_result {
+	bool any; /* there was something to keep */
+	struct layer_row layer;
+};
+
+struct keeper {
+	struct wire wire;
+	struct watch ended; /* on pidfd */
+	int pidfd;	    /* owned; -1: no keeper */
+	pid_t pid;
+	bool linked; /* the wire is open */
+};
+
+struct session {
+	struct session *next;
+	struct manager *m;
+	struct session_row row;
+	enum session_state state;
+	enum session_step step;
+	char waits_for[96];
+	uint64_t since_ns; /* CLOCK_REALTIME: of the step */
+	struct timer deadline;
+	int dir; /* owned: sessions/<id> */
+	struct keeper keeper;
+	struct job *job;
+	struct want *wants, *current; /* owned */
+	uint32_t seq;		      /* of the keeper command that is under way */
+	struct err failure;	      /* why the act under way is being undone */
+	/* to run */
+	struct layer_row *layers; /* owned: the head's, the lowest first */
+	size_t n_layers;
+	size_t n_flat;		 /* so many of them come from one flattened directory */
+	struct digest flat;	 /* its name: digest of the digests */
+	struct digest asked;	 /* what the worker is making */
+	/* to pause */
+	struct capture_result a, b;
+	bool wrote_a;
+	struct digest manifest_a, manifest;
+	bool has_manifest;
+	uint64_t capture_bytes; /* progress */
+	struct sync *sync;	/* the background sync of kept uppers (session_store.c) */
+};
+
+const char *session_state_name(enum session_state s);
+/* By name among the live ones, or by id; NULL. A deleted one is found by id, and by name where
+ * nothing live has it. */
+struct session *session_find(struct manager *m, struct str ref);
+/* A new row, durable; nothing runs yet. */
+int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
+		   struct err *err) must_check;
+/* From its row at start. */
+int session_load(struct manager *m, const struct session_row *row, struct session **out,
+		 struct err *err) must_check;
+void session_free(struct session *s);
+
+/* Asks for a lifecycle act. take_want is owned by the session from here; it is answered through its
+ * asker. */
+void session_want(struct session *s, struct want *take_want);
+struct want *want_new(enum want_kind kind, const struct asker *asker);
+/* The conn has gone: nobody waits for its answers any more. */
+void session_forget_conn(struct session *s, const struct conn *c);
+
+/* ---- between the files of a session ---- */
+
+/* session.c */
+void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns, const char *waits_for);
+int session_set_state(struct session *s, enum session_state state, const char *reason,
+		      struct err *err) must_check;
+/* The act is over: answers its want and takes the next. err NULL: it went well. */
+void session_finish(struct session *s, const struct err *err);
+void session_next(struct session *s);
+
+/* What a worker says, to the act that is under way. A job_fn. */
+void session_job(void *ctx, const struct message *m, const struct err *failure);
+
+/* session_run.c: new or paused to running */
+void session_run_begin(struct session *s);
+void session_run_job(struct session *s, const struct message *m, const struct err *failure);
+void session_run_started(struct session *s);
+void session_run_failed(struct session *s, const struct err *err);
+
+/* session_pause.c: running to paused, by its steps */
+void session_pause_begin(struct session *s);
+void session_pause_done(struct session *s, const struct msg_done *done);
+void session_pause_job(struct session *s, const struct message *m, const struct err *failure);
+/* The keeper's process has ended, in whatever step. */
+void session_pause_keeper_gone(struct session *s);
+void session_pause_failed(struct session *s, const struct err *err);
+void session_pause_deadline(struct session *s);
+
+/* session_store.c: what the steps need from disk and index */
+int session_load_layers(struct session *s, const struct digest *snapshot, struct err *err) must_check;
+int session_open_upper(struct session *s, unsigned n, struct err *err) must_check;
+int session_send_snapshot(struct session *s, bool with_b, struct err *err) must_check;
+int session_send_ref(struct session *s, const struct digest *head, struct err *err) must_check;
+int session_commit_pause(struct session *s, struct err *err) must_check;
+int session_commit_a(struct session *s, struct err *err) must_check;
+void session_sync_later(struct session *s);
+void session_sync_stop(struct session *s);
+
+/* keepers.c */
+int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;
+/* Connects to the keeper that an earlier manager left. 1 alive and linked, 0 none, -1. */
+int keeper_find(struct session *s, struct err *err) must_check;
+void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
+void keeper_close(struct session *s);
+/* Reads what it has sent until now. */
+void keeper_read(struct session *s);
+/* Gives a conn a link to this keeper; *out is the conn's end. */
+int keeper_grant(struct session *s, struct conn *c, int *out, struct err *err) must_check;
+/* Whether a process holds the session's lock. */
+bool keeper_lives(struct session *s);
+
+/* records.c: call records on their way into the index */
+void records_add(struct session *s, const struct msg_call_record *r);
+void records_flush(struct manager *m);
+/* The spool that a keeper left, when no keeper lives. */
+void records_replay(struct session *s);
+
+#endif

@@ -1,0 +1,364 @@
+/* From running to paused, and the same on the way to a restore or a removal: capture A while all are
+ * frozen, then let them shut down, then capture B, what that wrote; kill; commit.
+ *
+ * Until the kill every failure is undone: thawed, admitted, running as before. From the kill on, all
+ * that the session had is in durable archives. An unclean upper, which has no keeper, is captured by
+ * the same steps from CAPTURE_B on. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "manager/session.h"
+
+#include <stdio.h>
+
+#define ANSWER_MAX_NS (30 * NS_PER_S)  /* a keeper's answer to a command */
+#define STALL_MAX_NS  (600 * NS_PER_S) /* a worker without progress */
+
+static void next_step(struct session *s, enum session_step step);
+
+static void
+fail_with(struct session *s, const struct err *err)
+{
+	session_pause_failed(s, err);
+}
+
+/* Sends a command that is answered by one `done` with this seq. */
+#define command(s, name, err, ...)                                                                 \
+	wire_send(&(s)->keeper.wire, name, (err), .seq = ++(s)->seq __VA_OPT__(, ) __VA_ARGS__)
+
+static const char *
+ended_by(const struct session *s)
+{
+	switch (s->current->kind) {
+	case WANT_RESTORE:
+		return "restore";
+	case WANT_REMOVE:
+		return "kill";
+	case WANT_PAUSE:
+	case WANT_RUN:
+		return "pause";
+	}
+	return "pause";
+}
+
+static int
+send_capture(struct session *s, bool trust_nothing, struct err *err)
+{
+	if (!s->job) {
+		auto_close int upper = session_open_upper(s, s->row.upper, err);
+		if (upper < 0 || job_start(s->m, s->row.name, upper, session_job, s, &s->job, err) < 0)
+			return -1;
+	}
+	return wire_send(job_wire(s->job), capture, err, .trust_nothing = trust_nothing);
+}
+
+/* The head as it will be, for the session's ref. */
+static const struct digest *
+next_head(struct session *s)
+{
+	if (s->current->kind == WANT_RESTORE)
+		return &s->current->target;
+	if (s->has_manifest)
+		return &s->manifest;
+	return s->row.has_head ? &s->row.head : NULL;
+}
+
+static void
+commit(struct session *s)
+{
+	struct err err;
+
+	if (s->step == STEP_GONE && prepare_clear(&s->m->node, s->row.id, &err) < 0)
+		log_err(&err, "session %s: its cgroup stays", s->row.name);
+	if (session_commit_pause(s, &err) == 0) {
+		session_sync_later(s);
+		session_finish(s, NULL);
+		return;
+	}
+	/* The archives are whole; the upper is too, and is kept as unclean. */
+	struct err ignored;
+	s->row.unclean = true;
+	if (session_set_state(s, SESSION_FAILED, err.why, &ignored) < 0)
+		s->state = SESSION_FAILED;
+	session_finish(s, &err);
+}
+
+/* What a step begins with. A failure leaves the step to fail_with. */
+static int
+begin_step(struct session *s, enum session_step step, struct err *err)
+{
+	const uint64_t answer = time_now_ns() + ANSWER_MAX_NS, stall = time_now_ns() + STALL_MAX_NS;
+
+	switch ((int)step) {
+	case STEP_HOLD:
+		session_enter(s, step, answer, "its keeper to hold new calls");
+		return command(s, hold, err, .hold = 1);
+	case STEP_FREEZE:
+	case STEP_FREEZE_AGAIN:
+		session_enter(s, step, answer, "its processes to freeze");
+		return command(s, freeze, err);
+	case STEP_CAPTURE_A:
+		session_enter(s, step, stall, "its files to be archived");
+		return send_capture(s, false, err);
+	case STEP_WRITE_A:
+		session_enter(s, step, stall, "its snapshot to be durable");
+		return session_send_snapshot(s, false, err);
+	case STEP_THAW:
+		session_enter(s, step, answer, "its processes to thaw");
+		return command(s, thaw, err);
+	case STEP_TERMINATE: {
+		const uint64_t grace = s->current->grace_ns;
+		session_enter(s, step, answer + grace, "its processes to heed SIGTERM");
+		return command(s, terminate, err, .grace_ns = grace);
+	}
+	case STEP_CAPTURE_B:
+		session_enter(s, step, stall, "what its shutdown wrote to be archived");
+		return send_capture(s, s->row.unclean, err);
+	case STEP_WRITE_B:
+		session_enter(s, step, stall, "its snapshot to be durable");
+		return session_send_snapshot(s, true, err);
+	case STEP_REF:
+		session_enter(s, step, stall, "its head to be written");
+		return session_send_ref(s, next_head(s), err);
+	case STEP_KILL:
+		session_enter(s, step, answer, "its processes to be killed");
+		return command(s, kill, err, .ended_by = str_of(ended_by(s)));
+	case STEP_GONE:
+		session_enter(s, step, answer, "its keeper to end");
+		return 0;
+	default:
+		return err_set(err, ERR_INTERNAL, "no such step");
+	}
+}
+
+static void
+next_step(struct session *s, enum session_step step)
+{
+	struct err err;
+
+	if (begin_step(s, step, &err) < 0)
+		fail_with(s, &err);
+}
+
+void
+session_pause_begin(struct session *s)
+{
+	struct err err;
+	const enum session_state state =
+	    s->current->kind == WANT_RESTORE ? SESSION_RESTORING : SESSION_PAUSING;
+
+	s->a = s->b = (struct capture_result){0};
+	s->wrote_a = s->has_manifest = false;
+	s->capture_bytes = 0;
+	s->n_layers = 0;
+	if (s->current->grace_ns == 0)
+		s->current->grace_ns = s->m->config.kill_grace;
+	const bool was_new = s->state == SESSION_NEW;
+	session_enter(s, STEP_HOLD, 0, "its turn");
+	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
+		session_finish(s, &err);
+		return;
+	}
+	if (s->keeper.linked) {
+		if (session_set_state(s, state, "", &err) < 0) {
+			session_finish(s, &err);
+			return;
+		}
+		next_step(s, STEP_HOLD);
+	} else if (s->row.unclean) {
+		next_step(s, STEP_CAPTURE_B);
+	} else if (was_new && s->current->kind == WANT_PAUSE) {
+		commit(s);
+	} else {
+		next_step(s, STEP_REF);
+	}
+}
+
+void
+session_pause_done(struct session *s, const struct msg_done *done)
+{
+	if (done->seq != s->seq)
+		return; /* of a command that was given up */
+	if (done->code && s->step != STEP_UNDO) {
+		struct err err;
+		err_set(&err, err_from_number(done->code), "%.*s", (int)done->why.len, done->why.at);
+		fail_with(s, &err);
+		return;
+	}
+	switch ((int)s->step) {
+	case STEP_HOLD:
+		next_step(s, STEP_FREEZE);
+		return;
+	case STEP_FREEZE: /* without processes there is nobody to shut down */
+		next_step(s, done->processes ? STEP_CAPTURE_A : STEP_CAPTURE_B);
+		return;
+	case STEP_THAW:
+		next_step(s, STEP_TERMINATE);
+		return;
+	case STEP_TERMINATE:
+		next_step(s, STEP_FREEZE_AGAIN);
+		return;
+	case STEP_FREEZE_AGAIN:
+		next_step(s, STEP_CAPTURE_B);
+		return;
+	case STEP_KILL:
+		next_step(s, STEP_GONE);
+		return;
+	case STEP_UNDO: {
+		struct err err;
+		const struct err why = s->failure;
+		if (session_set_state(s, SESSION_RUNNING, "", &err) < 0)
+			log_err(&err, "session %s", s->row.name);
+		s->state = SESSION_RUNNING;
+		session_finish(s, &why);
+		return;
+	}
+	default:
+		return;
+	}
+}
+
+static void
+take_captured(struct capture_result *out, const struct msg_captured *c)
+{
+	*out = (struct capture_result){.any = c->entries > 0 && c->digest.len == DIGEST_BYTES &&
+					      c->diff_id.len == DIGEST_BYTES};
+	if (!out->any)
+		return;
+	memcpy(out->layer.digest.at, c->digest.at, DIGEST_BYTES);
+	memcpy(out->layer.diff_id.at, c->diff_id.at, DIGEST_BYTES);
+	out->layer.bytes = c->bytes;
+	out->layer.raw_bytes = c->raw_bytes;
+	out->layer.entries = c->entries;
+}
+
+/* After B is known: which snapshot is it? None, A alone, or one with both layers. */
+static void
+after_b(struct session *s)
+{
+	if (s->b.any) {
+		next_step(s, STEP_WRITE_B);
+		return;
+	}
+	if (s->a.any) {
+		s->manifest = s->manifest_a;
+		s->has_manifest = true;
+	}
+	next_step(s, STEP_REF);
+}
+
+void
+session_pause_job(struct session *s, const struct message *msg, const struct err *failure)
+{
+	struct err err;
+
+	if (failure) {
+		fail_with(s, failure);
+		return;
+	}
+	switch ((int)msg->id) {
+	case MSG_progress:
+		s->capture_bytes = msg->progress.bytes;
+		timer_cancel(&s->deadline);
+		session_enter(s, s->step, time_now_ns() + STALL_MAX_NS, s->waits_for);
+		return;
+	case MSG_captured:
+		if (s->step == STEP_CAPTURE_A) {
+			take_captured(&s->a, &msg->captured);
+			next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
+		} else if (s->step == STEP_CAPTURE_B) {
+			take_captured(&s->b, &msg->captured);
+			after_b(s);
+		}
+		return;
+	case MSG_snapshot_written:
+		if (s->step == STEP_WRITE_A && msg->snapshot_written.manifest.len == DIGEST_BYTES) {
+			memcpy(s->manifest_a.at, msg->snapshot_written.manifest.at, DIGEST_BYTES);
+			s->wrote_a = true;
+			if (session_commit_a(s, &err) < 0)
+				fail_with(s, &err);
+			else
+				next_step(s, STEP_THAW);
+		} else if (s->step == STEP_WRITE_B &&
+			   msg->snapshot_written.manifest.len == DIGEST_BYTES) {
+			memcpy(s->manifest.at, msg->snapshot_written.manifest.at, DIGEST_BYTES);
+			s->has_manifest = true;
+			next_step(s, STEP_REF);
+		}
+		return;
+	case MSG_worked:
+		if (s->step != STEP_REF)
+			return;
+		if (s->keeper.linked)
+			next_step(s, STEP_KILL);
+		else
+			commit(s);
+		return;
+	default:
+		return;
+	}
+}
+
+void
+session_pause_failed(struct session *s, const struct err *failure)
+{
+	struct err err;
+
+	s->failure = *failure;
+	job_end(s->job);
+	s->job = NULL;
+	if (s->keeper.linked && s->step != STEP_UNDO && s->step != STEP_KILL && s->step != STEP_GONE) {
+		session_enter(s, STEP_UNDO, time_now_ns() + ANSWER_MAX_NS, "it to go on as before");
+		if (command(s, thaw, &err) == 0 && command(s, hold, &err, .hold = 0) == 0)
+			return;
+	}
+	if (s->keeper.pidfd >= 0) { /* it does not answer: only its end can tell what is */
+		log_err(failure, "session %s: its keeper is cut", s->row.name);
+		session_enter(s, STEP_UNDO, time_now_ns() + ANSWER_MAX_NS, "its keeper to end");
+		keeper_cut(s);
+		return;
+	}
+	const enum session_state back = s->row.deleted_ns ? SESSION_DELETED : SESSION_PAUSED;
+	if (session_set_state(s, back, s->row.reason, &err) < 0)
+		log_err(&err, "session %s", s->row.name);
+	session_finish(s, failure);
+}
+
+void
+session_pause_deadline(struct session *s)
+{
+	struct err err;
+
+	err_set(&err, ERR_TIMEOUT, "waited too long for %s", s->waits_for);
+	fail_with(s, &err);
+}
+
+/* Its processes are gone with it, its files are not: the upper is unclean until a capture has read all
+ * of it. */
+void
+session_pause_keeper_gone(struct session *s)
+{
+	struct err err, why;
+
+	if (s->step == STEP_GONE || s->step == STEP_KILL) {
+		session_enter(s, STEP_GONE, 0, "its row");
+		commit(s);
+		return;
+	}
+	err_set(&why, ERR_UNAVAILABLE, "its first process or its keeper ended");
+	if (s->step == STEP_START) {
+		session_run_failed(s, &why);
+		return;
+	}
+	if (prepare_clear(&s->m->node, s->row.id, &err) < 0)
+		log_err(&err, "session %s", s->row.name);
+	s->row.unclean = true;
+	if (session_set_state(s, SESSION_PAUSED, "its processes ended unexpectedly", &err) < 0) {
+		log_err(&err, "session %s", s->row.name);
+		s->state = SESSION_PAUSED;
+	}
+	if (s->step != STEP_IDLE)
+		session_finish(s, s->failure.code ? &s->failure : &why);
+	else
+		log_err(&why, "session %s is paused, unclean", s->row.name);
+}

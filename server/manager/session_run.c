@@ -1,0 +1,305 @@
+/* From new, paused or failed to running: every layer under the workspace is there (unpacked by a worker
+ * where it is not), the mounts are prepared, a keeper starts pid 1. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/session.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is used for a while */
+#define CACHE_MAX_NS (3600 * NS_PER_S)
+#define START_MAX_NS (20 * NS_PER_S)
+
+/* ---- which directories the workspace stands on ---- */
+
+struct lowers {
+	int at[LOWERS_MAX]; /* owned, the topmost first */
+	size_t n;
+	bool missing;
+	size_t missing_layer; /* index into s->layers, or n_layers: the flattened one */
+};
+
+static void
+close_lowers(struct lowers *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		fd_close(&l->at[i]);
+	l->n = 0;
+}
+
+struct kept {
+	struct session *s;
+	size_t end; /* the upper must end where so many layers do */
+	struct upper_row found;
+	bool any;
+};
+
+/* An upper equals the layers it was captured into, unless a power cut came before its sync. */
+static int
+match_upper(void *ctx, const struct upper_row *r, struct err *err)
+{
+	struct kept *k = ctx;
+	struct session *s = k->s;
+
+	(void)err;
+	if (r->n_layers == 0 || r->n_layers > k->end || k->end - r->n_layers < s->n_flat)
+		return 0;
+	if (!r->synced && strcmp(r->boot, time_boot_id()) != 0)
+		return 0;
+	for (size_t i = 0; i < r->n_layers; i++)
+		if (!digest_equal(&r->layers[i], &s->layers[k->end - r->n_layers + i].digest))
+			return 0;
+	k->found = *r;
+	k->any = true;
+	return 1;
+}
+
+static int
+open_kept_upper(struct session *s, unsigned n)
+{
+	char name[32];
+	struct err err;
+
+	snprintf(name, sizeof name, "upper.%u/fs", n);
+	return path_open(s->dir, name, O_RDONLY | O_DIRECTORY, &err);
+}
+
+static int
+open_cached(struct session *s, const struct digest *d)
+{
+	char name[80];
+	struct err err;
+
+	if (!manager_is_cached(s->m, d))
+		return -1;
+	snprintf(name, sizeof name, "layers/%s", digest_text(d).text);
+	return path_open(s->m->cache, name, O_RDONLY | O_DIRECTORY, &err);
+}
+
+/* From the top down: a kept upper where one fits, else the layer from the cache. */
+static int
+find_lowers(struct session *s, struct lowers *out, struct err *err)
+{
+	for (size_t end = s->n_layers; end > s->n_flat;) {
+		struct kept k = {.s = s, .end = end};
+		int fd = -1;
+		size_t step = 1;
+		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
+			return -1;
+		if (k.any) {
+			fd = open_kept_upper(s, k.found.n);
+			step = k.found.n_layers;
+		}
+		if (fd < 0) {
+			step = 1;
+			fd = open_cached(s, &s->layers[end - 1].digest);
+		}
+		if (fd < 0) {
+			out->missing = true;
+			out->missing_layer = end - 1;
+			return 0;
+		}
+		out->at[out->n++] = fd;
+		end -= step;
+	}
+	if (s->n_flat) {
+		const int fd = open_cached(s, &s->flat);
+		if (fd < 0) {
+			out->missing = true;
+			out->missing_layer = s->n_layers;
+			return 0;
+		}
+		out->at[out->n++] = fd;
+	}
+	return 0;
+}
+
+static void
+plan_flat(struct session *s)
+{
+	s->n_flat = 0;
+	if (s->n_layers <= s->m->config.chain_max)
+		return;
+	s->n_flat = s->n_layers - s->n_layers % FLAT_STRIDE;
+	auto_of(hasher) struct hasher *h = hasher_new();
+	for (size_t i = 0; i < s->n_flat; i++)
+		hasher_add(h, s->layers[i].digest.at, DIGEST_BYTES);
+	s->flat = hasher_sum(h);
+}
+
+/* ---- asking a worker for what is missing ---- */
+
+static int
+ask_worker(struct session *s, size_t layer, struct err *err)
+{
+	if (!s->job && job_start(s->m, s->row.name, -1, session_job, s, &s->job, err) < 0)
+		return -1;
+	if (layer < s->n_layers) {
+		const struct layer_row *l = &s->layers[layer];
+		s->asked = l->digest;
+		return wire_send(job_wire(s->job), unpack, err,
+				 .digest = {(const char *)l->digest.at, DIGEST_BYTES},
+				 .diff_id = {(const char *)l->diff_id.at, DIGEST_BYTES});
+	}
+	auto_buf digests = BUF_MAX(32768);
+	for (size_t i = 0; i < s->n_flat; i++)
+		buf_add(&digests, s->layers[i].digest.at, DIGEST_BYTES);
+	if (buf_bad(&digests))
+		return err_set(err, ERR_UNAVAILABLE, "the chain has %zu layers", s->n_layers);
+	s->asked = s->flat;
+	return wire_send(job_wire(s->job), flatten, err, .layers = buf_view(&digests),
+			 .into = {(const char *)s->flat.at, DIGEST_BYTES});
+}
+
+/* ---- starting ---- */
+
+static void
+close_fds(int fds[KEEPER_FDS])
+{
+	for (int i = 0; i < KEEPER_FDS; i++)
+		fd_close(&fds[i]);
+}
+
+static int
+start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
+{
+	struct manager *m = s->m;
+	int fds[KEEPER_FDS];
+
+	for (int i = 0; i < KEEPER_FDS; i++)
+		fds[i] = -1;
+	if (prepare_is_populated(&m->node, s->row.id) && prepare_clear(&m->node, s->row.id, err) < 0)
+		return -1;
+	auto_close int spill = path_open_dir(s->dir, "spill", 0711, err);
+	if (spill < 0)
+		return -1;
+	const struct workspace w = {
+	    .id = s->row.id,
+	    .slot = s->row.slot,
+	    .session_dir = s->dir,
+	    .upper = s->row.upper,
+	    .fresh_work = true, /* never the work of an earlier mount */
+	    .lowers = lowers->at,
+	    .n_lowers = lowers->n,
+	    .image = m->image,
+	    .image_host = true,
+	};
+	int result = prepare_workspace(&m->node, &w, spill, fds, err);
+	if (result == 0) {
+		fds[KEEPER_SPILL] = fd_steal(&spill);
+		result = keeper_start(s, fds, err);
+	}
+	close_fds(fds);
+	return result;
+}
+
+/* Goes on until something must be waited for. */
+static int
+go_on(struct session *s, struct err *err)
+{
+	struct lowers lowers = {0};
+
+	int result = find_lowers(s, &lowers, err);
+	if (result == 0 && lowers.missing) {
+		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS, "its layers to be unpacked");
+		result = ask_worker(s, lowers.missing_layer, err);
+	} else if (result == 0) {
+		job_end(s->job);
+		s->job = NULL;
+		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its first process to start");
+		result = start_keeper(s, &lowers, err);
+	}
+	close_lowers(&lowers);
+	return result;
+}
+
+void
+session_run_begin(struct session *s)
+{
+	struct err err;
+
+	log_line("session %s: starts", s->row.name);
+	session_enter(s, STEP_CACHE, 0, "its layers");
+	if (s->state != SESSION_NEW) {
+		s->row.fence++;
+		if (session_set_state(s, SESSION_RESUMING, "", &err) < 0) {
+			session_finish(s, &err);
+			return;
+		}
+	}
+	s->n_layers = 0;
+	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
+		session_run_failed(s, &err);
+		return;
+	}
+	plan_flat(s);
+	if (go_on(s, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+void
+session_run_job(struct session *s, const struct message *msg, const struct err *failure)
+{
+	struct err err;
+
+	if (failure) {
+		session_run_failed(s, failure);
+		return;
+	}
+	if (msg->id != MSG_worked)
+		return; /* progress */
+	manager_note_cached(s->m, &s->asked);
+	if (go_on(s, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+/* A paused session on another state of the node than it was made on: said, not hidden. */
+static void
+note_fingerprint(struct session *s, char *notice, size_t size)
+{
+	notice[0] = '\0';
+	if (strcmp(s->row.image, s->m->image_name) != 0)
+		snprintf(notice, size, "the node's own packages have changed since this session was made");
+}
+
+void
+session_run_started(struct session *s)
+{
+	struct err err;
+	char notice[160];
+
+	if (s->step != STEP_START)
+		return;
+	note_fingerprint(s, notice, sizeof notice);
+	if (session_set_state(s, SESSION_RUNNING, notice, &err) < 0) {
+		session_run_failed(s, &err);
+		return;
+	}
+	session_finish(s, NULL);
+}
+
+/* What ran stops; the files stay as they were. A session that never ran goes as it came. */
+void
+session_run_failed(struct session *s, const struct err *failure)
+{
+	struct err err, kept = *failure;
+	struct err clear;
+
+	if (s->step != STEP_CACHE && s->step != STEP_START)
+		return;
+	if (s->keeper.pidfd >= 0) {
+		keeper_cut(s);
+		keeper_close(s);
+	}
+	if (prepare_clear(&s->m->node, s->row.id, &clear) < 0)
+		log_err(&clear, "session %s", s->row.name);
+	if (session_set_state(s, SESSION_FAILED, kept.why, &err) < 0)
+		log_err(&err, "session %s", s->row.name);
+	session_finish(s, &kept);
+}

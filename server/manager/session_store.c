@@ -1,0 +1,299 @@
+/* What a session's acts need from disk and index: the layers of its head, its upper, the messages that
+ * make a snapshot, and the one transaction that makes it count. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/session.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { LAYERS_MAX = 1024 }; /* what one message holds */
+
+static int
+take_layer(void *ctx, const struct layer_row *row, struct err *err)
+{
+	struct session *s = ctx;
+
+	if (s->n_layers == LAYERS_MAX)
+		return err_set(err, ERR_UNAVAILABLE, "more than %d layers", LAYERS_MAX);
+	s->layers[s->n_layers++] = *row;
+	return 0;
+}
+
+int
+session_load_layers(struct session *s, const struct digest *snapshot, struct err *err)
+{
+	if (!s->layers)
+		s->layers = xnew(LAYERS_MAX, sizeof *s->layers);
+	s->n_layers = 0;
+	if (index_list_layers(&s->m->index, snapshot, take_layer, s, err) < 0)
+		return -1;
+	if (s->n_layers == 0)
+		return err_set(err, ERR_CORRUPT, "snapshot %.12s has no layers in the index",
+			       digest_text(snapshot).text);
+	return 0;
+}
+
+int
+session_open_upper(struct session *s, unsigned n, struct err *err)
+{
+	char name[32];
+
+	snprintf(name, sizeof name, "upper.%u/fs", n);
+	return path_open(s->dir, name, O_RDONLY | O_DIRECTORY, err);
+}
+
+/* ---- a snapshot's messages ---- */
+
+static void
+add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const struct layer_row *l)
+{
+	buf_add(digests, l->digest.at, DIGEST_BYTES);
+	buf_add(diff_ids, l->diff_id.at, DIGEST_BYTES);
+	uint8_t le[8];
+	for (int i = 0; i < 8; i++)
+		le[i] = (uint8_t)(l->bytes >> (8 * i));
+	buf_add(sizes, le, sizeof le);
+}
+
+static const char *
+made_by(const struct session *s)
+{
+	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	return words[s->current->kind];
+}
+
+int
+session_send_snapshot(struct session *s, bool with_b, struct err *err)
+{
+	auto_buf digests = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
+	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
+	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8);
+
+	for (size_t i = 0; i < s->n_layers; i++)
+		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
+	if (s->a.any)
+		add_layer(&digests, &diff_ids, &sizes, &s->a.layer);
+	if (with_b && s->b.any)
+		add_layer(&digests, &diff_ids, &sizes, &s->b.layer);
+	if (buf_bad(&digests) || buf_bad(&sizes))
+		return err_set(err, ERR_UNAVAILABLE, "a chain of more than %d layers", LAYERS_MAX);
+	const struct str parent = {(const char *)s->row.head.at, s->row.has_head ? DIGEST_BYTES : 0};
+	return wire_send(job_wire(s->job), snapshot_write, err, .session = str_of(s->row.id),
+			 .session_name = str_of(s->row.name), .parent = parent,
+			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
+			 .sizes = buf_view(&sizes), .image = str_of(s->row.image),
+			 .made_by = str_of(made_by(s)), .note = str_of(s->current->note),
+			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
+}
+
+int
+session_send_ref(struct session *s, const struct digest *head, struct err *err)
+{
+	auto_buf json = BUF_MAX(4096);
+
+	if (!s->job && job_start(s->m, s->row.name, -1, session_job, s, &s->job, err) < 0)
+		return -1;
+	buf_text(&json, "{\"version\":1,\"id\":");
+	json_string(&json, str_of(s->row.id));
+	buf_text(&json, ",\"name\":");
+	json_string(&json, str_of(s->row.name));
+	buf_text(&json, ",\"owner\":");
+	json_string(&json, str_of(s->row.owner));
+	buf_text(&json, ",\"image\":");
+	json_string(&json, str_of(s->row.image));
+	if (head)
+		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
+	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}", (unsigned long long)s->row.created_ns,
+		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
+	return wire_send(job_wire(s->job), session_ref, err, .id = str_of(s->row.id),
+			 .json = buf_view(&json));
+}
+
+/* ---- what makes it count ---- */
+
+static int
+put_snapshot(struct session *s, const struct digest *manifest, bool with_b, struct err *err)
+{
+	struct index *ix = &s->m->index;
+	struct snapshot_row row = {.digest = *manifest, .created_ns = time_real_ns()};
+	struct digest *digests = xnew(s->n_layers + 2, sizeof *digests);
+	size_t n = 0;
+	int result = 0;
+
+	for (size_t i = 0; i < s->n_layers; i++) {
+		digests[n++] = s->layers[i].digest;
+		row.total_bytes += s->layers[i].bytes;
+	}
+	const struct capture_result *const made[] = {&s->a, &s->b};
+	for (int i = 0; i < (with_b ? 2 : 1) && result == 0; i++) {
+		if (!made[i]->any)
+			continue;
+		digests[n++] = made[i]->layer.digest;
+		row.bytes += made[i]->layer.bytes;
+		result = index_put_layer(ix, &made[i]->layer, err);
+	}
+	row.total_bytes += row.bytes;
+	row.has_parent = s->row.has_head;
+	row.parent = s->row.head;
+	memcpy(row.session, s->row.id, sizeof row.session);
+	memcpy(row.image, s->row.image, sizeof row.image);
+	snprintf(row.made_by, sizeof row.made_by, "%s", made_by(s));
+	snprintf(row.note, sizeof row.note, "%s", s->current->note);
+	if (result == 0)
+		result = index_put_snapshot(ix, &row, digests, n, err);
+	free(digests);
+	return result;
+}
+
+int
+session_commit_a(struct session *s, struct err *err)
+{
+	if (index_begin(&s->m->index, err) < 0)
+		return -1;
+	if (put_snapshot(s, &s->manifest_a, false, err) < 0) {
+		index_rollback(&s->m->index);
+		return -1;
+	}
+	return index_commit(&s->m->index, err);
+}
+
+/* The upper, now equal to what was captured of it, stays for a warm resume. */
+static int
+put_upper(struct session *s, struct err *err)
+{
+	struct upper_row u = {.n = s->row.upper};
+
+	memcpy(u.session, s->row.id, sizeof u.session);
+	snprintf(u.boot, sizeof u.boot, "%s", time_boot_id());
+	if (s->a.any)
+		u.layers[u.n_layers++] = s->a.layer.digest;
+	if (s->b.any)
+		u.layers[u.n_layers++] = s->b.layer.digest;
+	return index_put_upper(&s->m->index, &u, err);
+}
+
+static int
+put_all(struct session *s, const struct session_row *row, struct err *err)
+{
+	struct index *ix = &s->m->index;
+
+	if (s->has_manifest && s->b.any) {
+		if (s->wrote_a && index_drop_snapshot(ix, &s->manifest_a, err) < 0)
+			return -1;
+		if (put_snapshot(s, &s->manifest, true, err) < 0)
+			return -1;
+	}
+	if (s->has_manifest && put_upper(s, err) < 0)
+		return -1;
+	return index_put_session(ix, row, err);
+}
+
+int
+session_commit_pause(struct session *s, struct err *err)
+{
+	struct session_row row = s->row;
+	const bool removed = s->current->kind == WANT_REMOVE;
+
+	if (s->has_manifest) {
+		row.has_head = true;
+		row.head = s->manifest;
+		row.upper++;
+	}
+	if (s->current->kind == WANT_RESTORE) {
+		row.has_head = true;
+		row.head = s->current->target;
+	}
+	row.unclean = false;
+	row.reason[0] = '\0';
+	row.used_ns = time_real_ns();
+	if (removed)
+		row.deleted_ns = row.used_ns;
+	const enum session_state state = removed ? SESSION_DELETED : SESSION_PAUSED;
+	snprintf(row.state, sizeof row.state, "%s", session_state_name(state));
+	if (index_begin(&s->m->index, err) < 0)
+		return -1;
+	if (put_all(s, &row, err) < 0) {
+		index_rollback(&s->m->index);
+		return -1;
+	}
+	if (index_commit(&s->m->index, err) < 0)
+		return -1;
+	s->row = row;
+	s->state = state;
+	return 0;
+}
+
+/* ---- the kept upper, made safe against a power cut in the background ---- */
+
+struct sync {
+	struct session *s;
+	struct job *job;
+	struct upper_row rows[64];
+	size_t n;
+};
+
+static int
+collect_unsynced(void *ctx, const struct upper_row *row, struct err *err)
+{
+	struct sync *y = ctx;
+
+	(void)err;
+	if (!row->synced && strcmp(row->boot, time_boot_id()) == 0 &&
+	    y->n < sizeof y->rows / sizeof *y->rows)
+		y->rows[y->n++] = *row;
+	return 0;
+}
+
+void
+session_sync_stop(struct session *s)
+{
+	if (!s->sync)
+		return;
+	job_end(s->sync->job);
+	loop_defer(&s->m->loop, free, s->sync);
+	s->sync = NULL;
+}
+
+static void
+synced(void *ctx, const struct message *msg, const struct err *failure)
+{
+	struct sync *y = ctx;
+	struct session *s = y->s;
+	struct err err;
+
+	if (msg && msg->id != MSG_worked)
+		return;
+	for (size_t i = 0; msg && i < y->n; i++) {
+		y->rows[i].synced = true;
+		if (index_put_upper(&s->m->index, &y->rows[i], &err) < 0)
+			log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
+	}
+	if (failure) /* no loss: after a power cut its archives are unpacked instead */
+		log_err(failure, "session %s: its kept upper stays unsynced", s->row.name);
+	session_sync_stop(s);
+}
+
+void
+session_sync_later(struct session *s)
+{
+	struct err err;
+
+	if (!s->has_manifest || s->sync)
+		return;
+	struct sync *y = xnew(1, sizeof *y);
+	y->s = s;
+	if (index_list_uppers(&s->m->index, s->row.id, collect_unsynced, y, &err) < 0 ||
+	    job_start(s->m, s->row.name, -1, synced, y, &y->job, &err) < 0) {
+		log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
+		free(y);
+		return;
+	}
+	s->sync = y;
+	if (wire_send(job_wire(y->job), sync_cache, &err, .digests = {NULL, 0}) < 0)
+		session_sync_stop(s);
+}

@@ -1,0 +1,182 @@
+/* The table of takeover, one row a state in the index:
+ *
+ *   state      keeper alive                              no keeper
+ *   new        killed, row removed                       row removed
+ *   running    taken back                                paused, unclean; open calls lost
+ *   pausing    thawed, running                           paused, unclean
+ *   resuming   killed, paused                            paused
+ *   restoring  thawed, running, with the head that its   paused, unclean, with that head
+ *              one transaction left
+ *   paused     killed                                    as it is
+ *   failed     killed                                    as it is
+ *
+ * "no keeper" with the lock held: a keeper that does not answer; its cgroup is killed first. */
+#include "takeover.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "manager/session.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#define KEEPER_DEATH_MAX_MS 10000
+
+struct rows {
+	struct session_row *at; /* owned */
+	size_t n, cap;
+};
+
+static int
+take_row(void *ctx, const struct session_row *row, struct err *err)
+{
+	struct rows *rows = ctx;
+
+	(void)err;
+	if (rows->n == rows->cap) {
+		const size_t cap = rows->cap ? 2 * rows->cap : 64;
+		struct session_row *at = xnew(cap, sizeof *at);
+		if (rows->n)
+			memcpy(at, rows->at, rows->n * sizeof *at);
+		free(rows->at);
+		rows->at = at;
+		rows->cap = cap;
+	}
+	rows->at[rows->n++] = *row;
+	return 0;
+}
+
+/* Ends whatever still runs of a session, and waits for it. */
+static int
+end_processes(struct session *s, struct err *err)
+{
+	if (s->keeper.pidfd >= 0) {
+		struct pollfd p = {.fd = s->keeper.pidfd, .events = POLLIN};
+		keeper_cut(s);
+		if (poll(&p, 1, KEEPER_DEATH_MAX_MS) <= 0)
+			return err_set(err, ERR_TIMEOUT, "its keeper does not die");
+		keeper_close(s);
+	}
+	if (prepare_clear(&s->m->node, s->row.id, err) < 0)
+		return -1;
+	/* A keeper that could not be named ends by itself once its pid 1 is dead; flock(2) has no event
+	 * to wait for, so this looks again and again, for a bounded time. */
+	const uint64_t until = time_now_ns() + KEEPER_DEATH_MAX_MS * NS_PER_MS;
+	while (keeper_lives(s)) {
+		if (time_now_ns() > until)
+			return err_set(err, ERR_UNAVAILABLE, "a process still holds its lock");
+		poll(NULL, 0, 5);
+	}
+	return 0;
+}
+
+static int
+without_keeper(struct session *s, struct err *err)
+{
+	if (end_processes(s, err) < 0)
+		return -1;
+	records_replay(s);
+	switch (s->state) {
+	case SESSION_NEW:
+		if (index_drop_session(&s->m->index, s->row.id, err) < 0)
+			return -1;
+		log_line("session %s: was never started, removed", s->row.name);
+		session_free(s);
+		return 0;
+	case SESSION_RUNNING:
+	case SESSION_PAUSING:
+	case SESSION_RESTORING:
+		s->row.unclean = true;
+		log_line("session %s: its processes are gone, its files are kept (unclean)",
+			 s->row.name);
+		return session_set_state(s, SESSION_PAUSED, "its processes were lost", err);
+	case SESSION_RESUMING:
+		return session_set_state(s, SESSION_PAUSED, "", err);
+	case SESSION_PAUSED:
+	case SESSION_FAILED:
+	case SESSION_DELETED:
+	case SESSION_STATES:
+		return 0;
+	}
+	return 0;
+}
+
+static int
+take_back(struct session *s, struct err *err)
+{
+	log_line("session %s: its keeper is taken back", s->row.name);
+	if (s->state == SESSION_RUNNING)
+		return 0;
+	/* In the middle of a pause or restore: its old manager's death has already made the keeper thaw
+	 * and admit calls; said again, it does no harm. */
+	if (wire_send(&s->keeper.wire, thaw, err, .seq = ++s->seq) < 0 ||
+	    wire_send(&s->keeper.wire, hold, err, .seq = ++s->seq, .hold = 0) < 0)
+		return -1;
+	return session_set_state(s, SESSION_RUNNING, "", err);
+}
+
+static int
+take_session(struct session *s, struct err *err)
+{
+	const bool wanted = s->state == SESSION_RUNNING || s->state == SESSION_PAUSING ||
+			    s->state == SESSION_RESTORING;
+	struct err find;
+	const int found = keeper_find(s, &find);
+
+	if (found == 1 && wanted)
+		return take_back(s, err);
+	return without_keeper(s, err);
+}
+
+/* Sockets of sessions that no row knows: a manager died between the two. Connecting tells whether a
+ * keeper is behind; its init ends with it. */
+static void
+sweep_sockets(struct manager *m)
+{
+	const int copy = fcntl(m->keepers, F_DUPFD_CLOEXEC, 3);
+	DIR *list = copy < 0 ? NULL : fdopendir(copy);
+	const struct dirent *e;
+
+	while (list && (e = readdir(list)) != NULL) {
+		struct err err;
+		if (!id_is("s_", str_of(e->d_name)) || session_find(m, str_of(e->d_name)))
+			continue;
+		if (prepare_clear(&m->node, e->d_name, &err) < 0)
+			log_err(&err, "sweep %s", e->d_name);
+		unlinkat(m->keepers, e->d_name, 0);
+	}
+	if (list)
+		closedir(list);
+	else if (copy >= 0)
+		close(copy);
+}
+
+int
+takeover(struct manager *m, struct err *err)
+{
+	struct rows rows = {0};
+	int result = index_list_sessions(&m->index, take_row, &rows, err);
+
+	for (size_t i = 0; i < rows.n && result == 0; i++) {
+		struct session *s;
+		struct err why;
+		result = session_load(m, &rows.at[i], &s, err);
+		if (result < 0)
+			break;
+		if (s->state == SESSION_DELETED || take_session(s, &why) == 0)
+			continue;
+		/* One session that cannot be taken must not keep the others from their work. */
+		log_err(&why, "session %s is failed", s->row.name);
+		s->row.unclean = true;
+		if (session_set_state(s, SESSION_FAILED, why.why, &why) < 0)
+			log_err(&why, "session %s", s->row.name);
+	}
+	free(rows.at);
+	if (result == 0)
+		sweep_sockets(m);
+	return result;
+}
