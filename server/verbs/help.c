@@ -1,0 +1,185 @@
+/* Help, made from the table alone. */
+#include "verbs.h"
+
+#include <stdio.h>
+
+/* "pause SESSION [--force] [--grace TIME]" */
+static void
+usage(struct buf *out, const struct verb *v)
+{
+	buf_text(out, v->name);
+	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
+		buf_text(out, p->required ? " " : " [");
+		if (p->positional)
+			for (const char *c = p->name; *c; c++)
+				buf_char(out, *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c);
+		else
+			buf_fmt(out, "--%s%s%s", p->name, p->value[0] ? " " : "", p->value);
+		if (!p->required)
+			buf_char(out, ']');
+	}
+}
+
+static const char *
+type_name(enum parameter_type type)
+{
+	switch (type) {
+	case PARAMETER_NONE:
+		break;
+	case PARAMETER_SESSION:
+		return "session";
+	case PARAMETER_NAME:
+		return "name";
+	case PARAMETER_SNAPSHOT:
+		return "snapshot";
+	case PARAMETER_CALL:
+		return "call";
+	case PARAMETER_NUMBER:
+		return "number";
+	case PARAMETER_DURATION:
+		return "duration";
+	case PARAMETER_FLAG:
+		return "flag";
+	case PARAMETER_TEXT:
+		return "text";
+	}
+	return "";
+}
+
+static void
+member(struct buf *out, const char *name, const char *value, bool first)
+{
+	buf_fmt(out, "%s\"%s\":", first ? "" : ",", name);
+	json_string(out, str_of(value));
+}
+
+static void
+verb_json(struct buf *out, const struct verb *v)
+{
+	buf_char(out, '{');
+	member(out, "name", v->name, true);
+	member(out, "help", v->help, false);
+	member(out, "role", principal_role_name(v->role), false);
+	buf_text(out, ",\"parameters\":[");
+	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
+		buf_text(out, p == v->parameters ? "{" : ",{");
+		member(out, "name", p->name, true);
+		member(out, "type", type_name(p->type), false);
+		buf_fmt(out, ",\"positional\":%s,\"required\":%s", p->positional ? "true" : "false",
+			p->required ? "true" : "false");
+		member(out, "help", p->help, false);
+		buf_char(out, '}');
+	}
+	buf_text(out, "]}");
+}
+
+void
+help_all(struct buf *out, bool json)
+{
+	bool first = true;
+
+	buf_text(out, json ? "{\"verbs\":[" : "usage: ssh berth@HOST VERB [ARGS] [--json]\n"
+					      "       ssh SESSION@HOST [COMMAND]\n\n");
+	for (size_t i = 0; i < VERBS; i++) {
+		auto_buf line = BUF_MAX(256);
+
+		if (verbs[i].where == VERB_AT_CHANNEL)
+			continue;
+		if (json) {
+			buf_text(out, first ? "" : ",");
+			verb_json(out, &verbs[i]);
+			first = false;
+			continue;
+		}
+		for (const struct parameter *p = verbs[i].parameters; p->type != PARAMETER_NONE; p++)
+			if (p->positional && p->required)
+				buf_fmt(&line, " %s", p->name);
+		buf_fmt(out, "  %s%-*s %s\n", verbs[i].name, 28 - (int)strlen(verbs[i].name),
+			buf_cstr(&line), verbs[i].help);
+	}
+	buf_text(out, json ? "]}\n" : "\nhelp VERB explains one.\n");
+}
+
+void
+help_verb(struct buf *out, const struct verb *v, bool json)
+{
+	if (json) {
+		verb_json(out, v);
+		buf_char(out, '\n');
+		return;
+	}
+	buf_text(out, "usage: ssh berth@HOST ");
+	usage(out, v);
+	buf_fmt(out, " [--json]\n\n%s\n", v->help);
+	if (v->parameters[0].type != PARAMETER_NONE)
+		buf_char(out, '\n');
+	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
+		char left[64];
+		snprintf(left, sizeof left, "%s%s%s%s", p->positional ? "" : "--", p->name,
+			 p->value[0] ? " " : "", p->value);
+		buf_fmt(out, "  %-18s %s\n", left, p->help);
+	}
+	buf_fmt(out, "\nNeeds the role %s.\n", principal_role_name(v->role));
+}
+
+void
+help_version(struct buf *out, bool json)
+{
+	buf_fmt(out, json ? "{\"version\":\"%s\"}\n" : "berth %s\n", BERTH_VERSION);
+}
+
+/* `help call output`, `help call`, `help ls`. */
+static int
+help_about(struct str verb, struct str second, bool json, struct buf *out, struct err *err)
+{
+	auto_words words = {0};
+	struct request about;
+	bool any = false;
+
+	if (second.len == 0) { /* the first word of several verbs */
+		for (size_t i = 0; i < VERBS; i++) {
+			const struct str name = str_of(verbs[i].name);
+			if (name.len <= verb.len || name.at[verb.len] != ' ' ||
+			    memcmp(name.at, verb.at, verb.len) != 0)
+				continue;
+			buf_text(out, any && !json ? "\n" : "");
+			help_verb(out, &verbs[i], json);
+			any = true;
+		}
+		if (any)
+			return 0;
+	}
+	const struct str parts[] = {verb, second};
+	for (size_t i = 0; i < 2; i++) {
+		words.at[i] = parts[i];
+		words.n += parts[i].len > 0;
+	}
+	words.at[words.n++] = STR_LIT("--help");
+	if (parse_request(&words, &about, err) < 0)
+		return -1;
+	if (about.verb)
+		help_verb(out, about.verb, json);
+	else
+		help_all(out, json);
+	return 0;
+}
+
+int
+help_answer(const struct request *r, struct buf *out, struct err *err)
+{
+	struct str verb = {"", 0}, second = {"", 0};
+
+	if (!r->verb)
+		help_all(out, r->json);
+	else if (r->help)
+		help_verb(out, r->verb, r->json);
+	else if (r->verb->id == VERB_version)
+		help_version(out, r->json);
+	else if (!request_text(r, "verb", &verb) || verb.len == 0)
+		help_all(out, r->json);
+	else {
+		request_text(r, "second", &second);
+		return help_about(verb, second, r->json, out, err);
+	}
+	return 0;
+}
