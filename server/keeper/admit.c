@@ -1,0 +1,343 @@
+/* May a call start, and with what: limits, its streams, its journal, its place, its environment.
+ *
+ *  1. all that a call needs is taken here, or the call is refused with a reason: a running call
+ *     never dies for want of something;
+ *  2. conn says what to run, never for whom: that is the grant's. */
+#include "keeper.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum {
+	ARGV_MAX_BYTES = 163840, /* as in the row of init_exec */
+	ENV_MAX_BYTES = 131072,
+	CALL_ENV_MAX = 256, /* variables of one call */
+	LATE_MAX = 4096,    /* calls that left something running */
+	/* The kernel lets one user have 64 MiB of pipe buffers before it hands out tiny ones: large
+	 * ones for few calls, the default for the rest. */
+	LARGE_PIPES_CALLS = 16,
+	PIPE_BYTES = 1 << 20,
+};
+
+enum call_kind { KIND_EXEC, KIND_SHELL, KIND_SUBSYSTEM };
+
+/* The ends that go to the child and to conn: closed when the call has been handed over. */
+struct ends {
+	int in, out, err; /* owned: the child's */
+	int feed;	  /* owned: conn's end of stdin */
+	int journal;	  /* owned: conn's reader */
+	int place;	  /* owned: the engine's */
+};
+
+static void
+ends_done(struct ends *e)
+{
+	fd_close(&e->in);
+	fd_close(&e->out);
+	fd_close(&e->err);
+	fd_close(&e->feed);
+	fd_close(&e->journal);
+	fd_close(&e->place);
+}
+
+/* ---- may it ---- */
+
+static int
+check(const struct grant *g, const struct msg_call_start *m, struct err *err)
+{
+	struct keeper *k = g->keeper;
+
+	if (m->kind > KIND_SUBSYSTEM)
+		return err_set(err, ERR_USAGE, "no such kind of call");
+	if (m->kind == KIND_SUBSYSTEM)
+		return err_set(err, ERR_UNAVAILABLE, "subsystem %.*s is not there yet",
+			       (int)(m->command.len > 32 ? 32 : m->command.len), m->command.at);
+	if (k->ended || k->pause.state == PAUSE_KILLING)
+		return err_set(err, ERR_AGAIN, "the session has ended");
+	if (k->held)
+		return err_set(err, ERR_AGAIN, "the session is pausing");
+	if (call_find(k, g, m->channel))
+		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
+	if (k->n_calls >= k->calls_max) {
+		err_set(err, ERR_UNAVAILABLE, "%u calls run already", k->n_calls);
+		return err_hint(err, "wait until one has ended");
+	}
+	if (k->n_late >= LATE_MAX) {
+		err_set(err, ERR_UNAVAILABLE, "%u ended calls left processes running", k->n_late);
+		return err_hint(err, "end some of them, or pause the session");
+	}
+	if (!record_has_room(&k->spool))
+		return err_set(err, ERR_UNAVAILABLE, "too many call records wait for the manager");
+	return 0;
+}
+
+/* ---- what it runs with ---- */
+
+static void
+add_string(struct buf *b, struct str s)
+{
+	buf_str(b, s);
+	buf_char(b, '\0');
+}
+
+static int
+fill_argv(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
+{
+	add_string(out, str_of(k->shell));
+	if (m->kind == KIND_SHELL) {
+		add_string(out, STR_LIT("-l"));
+	} else {
+		add_string(out, STR_LIT("-c"));
+		add_string(out, m->command);
+	}
+	return buf_bad(out) ? err_set(err, ERR_USAGE, "the command is too long") : 0;
+}
+
+static struct str
+name_of(struct str variable)
+{
+	struct str name;
+	return str_cut(&variable, '=', &name) ? name : variable;
+}
+
+/* A later one of the same name wins. */
+static bool
+is_set_later(const struct str *vars, size_t n, size_t from, struct str name)
+{
+	for (size_t i = from; i < n; i++)
+		if (str_equal(name_of(vars[i]), name))
+			return true;
+	return false;
+}
+
+static bool
+is_variable(struct str s)
+{
+	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !str_starts(s, "BERTH_");
+}
+
+static int
+fill_env(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
+{
+	char term[70] = "TERM=";
+	struct str vars[CALL_ENV_MAX + 1], rest = m->env, one;
+	size_t n = 0;
+
+	while (rest.len && str_cut(&rest, '\0', &one)) {
+		if (n == CALL_ENV_MAX)
+			return err_set(err, ERR_USAGE, "more than %d environment variables",
+				       CALL_ENV_MAX);
+		if (is_variable(one))
+			vars[n++] = one;
+	}
+	if (m->pty && m->term.len && str_copy(m->term, term + 5, sizeof term - 5, err) == 0)
+		vars[n++] = str_of(term);
+	rest = buf_view(&k->env);
+	while (rest.len && str_cut(&rest, '\0', &one))
+		if (one.len && !is_set_later(vars, n, 0, name_of(one)))
+			add_string(out, one);
+	for (size_t i = 0; i < n; i++)
+		if (!is_set_later(vars, n, i + 1, name_of(vars[i])))
+			add_string(out, vars[i]);
+	return buf_bad(out) ? err_set(err, ERR_USAGE, "the environment is too large") : 0;
+}
+
+/* ---- its streams ---- */
+
+/* A pipe: its read end to *reader, its write end to *writer. */
+static int
+make_pipe(int *reader, int *writer, bool large, struct err *err)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return err_sys(err, errno, "make a pipe");
+	if (large) /* a wish: where the user has had his share, the default does */
+		(void)!fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES);
+	*reader = ends[0];
+	*writer = ends[1];
+	return 0;
+}
+
+static int
+open_streams(struct call *c, struct ends *e, struct err *err)
+{
+	const bool large = c->keeper->n_calls < LARGE_PIPES_CALLS;
+
+	if (make_pipe(&e->in, &e->feed, large, err) < 0 || fd_set_nonblock(e->feed, err) < 0)
+		return -1;
+	if (c->pty) {
+		c->input = fd_steal(&e->in); /* its other end is init's to make */
+		return fd_set_nonblock(c->input, err);
+	}
+	if (make_pipe(&c->out.fd, &e->out, large, err) < 0 ||
+	    make_pipe(&c->err.fd, &e->err, false, err) < 0 || fd_set_nonblock(c->out.fd, err) < 0)
+		return -1;
+	return fd_set_nonblock(c->err.fd, err);
+}
+
+static struct call *
+new_call(struct grant *g, const struct msg_call_start *m)
+{
+	struct keeper *k = g->keeper;
+	struct call *c = try_new(1, sizeof *c);
+	char *command = try_new(1, CALL_COMMAND_BYTES + 1);
+
+	if (!c || !command) {
+		free(c);
+		free(command);
+		return NULL;
+	}
+	c->keeper = k;
+	c->owner = g;
+	c->channel = m->channel;
+	c->pty = m->pty != 0;
+	c->journal.fd = c->out.fd = c->err.fd = c->input = -1;
+	c->terminal.master = c->terminal.input = -1;
+	c->out.call = c->err.call = c;
+	c->out.as = JOURNAL_OUT;
+	c->err.as = JOURNAL_ERR;
+	c->command = command;
+	const struct str text = m->kind == KIND_SHELL ? STR_LIT("-l") : m->command;
+	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
+	if (n)
+		memcpy(command, text.at, n);
+	memcpy(c->principal, g->principal, sizeof c->principal);
+	id_new("c_", c->id);
+	do
+		c->number = ++k->next_number;
+	while (c->number == 0); /* 0 means all calls; 2^32 calls later none of that number lives */
+	c->started_ns = time_now_ns();
+	return c;
+}
+
+static int
+open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+{
+	struct keeper *k = c->keeper;
+
+	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id, k->journal_bytes_max, err) < 0)
+		return -1;
+	if (journal_start(&c->journal, c->id, m->kind == KIND_SHELL ? STR_LIT("-l") : m->command,
+			  str_of(c->principal), err) < 0)
+		return -1;
+	e->journal = journal_open_reader(k->fds[KEEPER_CALLS], c->id, err);
+	if (e->journal < 0)
+		return -1;
+	c->growth[0] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->growth[0] < 0)
+		return err_sys(err, errno, "make an eventfd");
+	c->n_growth = 1;
+	return 0;
+}
+
+/* ---- hand it over ---- */
+
+static int
+send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *e, struct err *err)
+{
+	struct keeper *k = c->keeper;
+	auto_buf argv = BUF_MAX(ARGV_MAX_BYTES);
+	auto_buf env = BUF_MAX(ENV_MAX_BYTES);
+
+	if (fill_argv(k, m, &argv, err) < 0 || fill_env(k, m, &env, err) < 0)
+		return -1;
+	const int fds[4] = {
+	    c->pty ? k->null : e->in,
+	    c->pty ? k->null : e->out,
+	    c->pty ? k->null : e->err,
+	    e->place >= 0 ? e->place : k->null,
+	};
+	const struct msg_init_exec body = {
+	    .call = c->number,
+	    .pty = c->pty,
+	    .columns = m->columns,
+	    .rows = m->rows,
+	    .x_pixels = m->x_pixels,
+	    .y_pixels = m->y_pixels,
+	    .no_cgroup = e->place < 0,
+	    .cwd = str_of(k->cwd),
+	    .cwd_else = str_of(k->home),
+	    .argv = buf_view(&argv),
+	    .env = buf_view(&env),
+	};
+	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
+}
+
+static void
+spool_start(const struct call *c)
+{
+	struct msg_call_record r = {
+	    .kind = STR_LIT("start"),
+	    .call = str_of(c->id),
+	    .principal = str_of(c->principal),
+	    .command = str_of(c->command),
+	    .time_ns = time_real_ns(),
+	};
+	keeper_record(c->keeper, &r);
+}
+
+static int
+start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+{
+	struct keeper *k = c->keeper;
+	struct err no_place;
+
+	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0)
+		return -1;
+	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
+		/* It runs, but what it leaves behind cannot be told from the others'. */
+		log_err(&no_place, "call %s: a place for its processes", c->id);
+		e->place = -1;
+		c->place_gone = true;
+	}
+	if (send_to_init(c, m, e, err) < 0) {
+		if (!c->place_gone)
+			(void)!k->engine->call_end(&k->box, c->id, &no_place);
+		return -1;
+	}
+	return 0;
+}
+
+static int
+refuse(struct grant *g, uint32_t channel, const struct err *why, struct err *err)
+{
+	return wire_send(&g->conn, call_refused, err, .channel = channel,
+			 .code = (uint32_t)why->code, .why = str_of(why->why),
+			 .hint = str_of(why->hint));
+}
+
+int
+admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
+{
+	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1};
+	auto_of(call) struct call *c = NULL;
+	struct err why;
+
+	if (check(g, m, &why) < 0)
+		return refuse(g, m->channel, &why, err);
+	c = new_call(g, m);
+	if (!c) {
+		err_set(&why, ERR_UNAVAILABLE, "no memory for a call");
+		return refuse(g, m->channel, &why, err);
+	}
+	if (start(c, m, &e, &why) < 0) {
+		log_err(&why, "start a call");
+		if (c->journal.fd >= 0)
+			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
+		return refuse(g, m->channel, &why, err);
+	}
+	struct call *begun = steal(&c);
+	call_begin(begun);
+	const struct msg_call_started body = {.channel = m->channel, .call = str_of(begun->id)};
+	const int fds[3] = {e.feed, e.journal, begun->growth[0]};
+	const int told = wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
+	spool_start(begun);
+	return told;
+}

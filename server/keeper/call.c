@@ -1,0 +1,596 @@
+/* One call: its streams into its journal, its end, and what it leaves behind.
+ *
+ *   RUNNING ─exited▶ DRAINING ─both streams at their end, or quiet▶ LATE ─nothing is left▶ GONE
+ *      └─no process of the session lives▶ (all that the pipes hold) ─▶ LATE
+ *
+ *  1. what the command wrote before it ended is in the journal before the END frame: the pipes are
+ *     read until they are empty, whatever the owner has taken;
+ *  2. a child that holds a pipe delays the end by DRAIN_QUIET of silence, DRAIN_MAX at most;
+ *  3. the owner hears of the end before anything is cleaned up;
+ *  4. a call that is LATE costs no place among the live ones; what its children write goes to
+ *     stream LATE, up to its bound, then nowhere. */
+#include "keeper.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	READS_AT_ONCE = 8,
+	DRAIN_OVER_BYTES = 4 << 20, /* what DRAINING may read though the journal is full: more than
+				     * the pipes hold */
+	COMMAND_NAME_MAX = 64,	    /* of a command in an error text */
+};
+#define DRAIN_QUIET_NS	   (100 * NS_PER_MS)
+#define DRAIN_MAX_NS	   (2 * NS_PER_S)
+#define PLACE_WAIT_NS	   (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
+#define PLACE_WAIT_MAX_NS  (30 * NS_PER_S) /* ... up to this */
+
+static void stream_read(struct call_stream *s);
+static void finish(struct call *c);
+
+static void
+enter(struct call *c, enum call_state state, const char *waits_for)
+{
+	c->state = state;
+	c->waits_for = waits_for;
+}
+
+/* ---- growth ---- */
+
+static void
+tell_growth(void *ctx)
+{
+	struct call *c = ctx;
+	const uint64_t one = 1;
+
+	c->grown = false;
+	for (int i = 0; i < c->n_growth; i++)
+		if (c->growth[i] >= 0 && write(c->growth[i], &one, sizeof one) < 0)
+			continue; /* full: it has been told often enough */
+}
+
+static void
+grew(struct call *c)
+{
+	if (c->grown)
+		return;
+	c->grown = true;
+	loop_defer(&c->keeper->loop, tell_growth, c);
+}
+
+int
+call_watch(struct call *c, int *out_journal, int *out_growth, struct err *err)
+{
+	if (c->n_growth > CALL_WATCHERS_MAX)
+		return err_set(err, ERR_UNAVAILABLE, "call %s has %d readers already", c->id,
+			       CALL_WATCHERS_MAX);
+	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (growth < 0)
+		return err_sys(err, errno, "make an eventfd");
+	auto_close int copy = fd_dup(growth, err);
+	if (copy < 0)
+		return -1;
+	const int journal = journal_open_reader(c->keeper->fds[KEEPER_CALLS], c->id, err);
+	if (journal < 0)
+		return -1;
+	c->growth[c->n_growth++] = fd_steal(&growth);
+	*out_growth = fd_steal(&copy);
+	*out_journal = journal;
+	return 0;
+}
+
+/* ---- streams ---- */
+
+static void
+stream_close(struct call_stream *s)
+{
+	watch_remove(&s->watch);
+	fd_close(&s->fd);
+}
+
+static bool
+streams_ended(const struct call *c)
+{
+	return c->out.fd < 0 && c->err.fd < 0;
+}
+
+static bool
+may_read(const struct call *c)
+{
+	if (c->state == CALL_LATE || !journal_is_full(&c->journal))
+		return true;
+	return c->state == CALL_DRAINING && c->drained_bytes < DRAIN_OVER_BYTES;
+}
+
+static void
+append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
+{
+	const bool lost_before = c->journal.lost_bytes > 0;
+	struct err err;
+
+	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
+		log_err(&err, "call %s: its output is not kept any more", c->id);
+	grew(c);
+}
+
+/* One read: false when there is nothing more to read now. */
+static bool
+stream_take(struct call_stream *s)
+{
+	struct call *c = s->call;
+	const ssize_t n = read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	if (n <= 0) { /* EIO is how a PTY says that nobody holds its other side */
+		stream_close(s);
+		return false;
+	}
+	c->last_byte_ns = time_now_ns();
+	if (c->state != CALL_RUNNING)
+		c->drained_bytes += (size_t)n;
+	append(c, c->state == CALL_LATE ? JOURNAL_LATE : s->as, c->keeper->room, (size_t)n);
+	return true;
+}
+
+static void
+on_stream(void *ctx, uint32_t events)
+{
+	struct call_stream *s = ctx;
+
+	(void)events;
+	stream_read(s);
+}
+
+/* Also resumes one that was at rest. */
+static void
+stream_watch(struct call_stream *s)
+{
+	struct err err;
+
+	if (s->fd < 0 || s->watch.loop)
+		return;
+	if (watch_add(&s->call->keeper->loop, &s->watch, s->fd, EPOLLIN, on_stream, s, &err) < 0) {
+		log_err(&err, "call %s", s->call->id);
+		stream_close(s);
+	}
+}
+
+static void after_streams(struct call *c);
+
+static void
+stream_read(struct call_stream *s)
+{
+	struct call *c = s->call;
+
+	for (int i = 0; i < READS_AT_ONCE; i++) {
+		if (!may_read(c)) {
+			watch_remove(&s->watch); /* backpressure; a hang-up would still wake us */
+			return;
+		}
+		if (!stream_take(s))
+			break;
+	}
+	if (s->fd < 0 && streams_ended(c))
+		after_streams(c);
+}
+
+/* Reads what the streams hold, up to a bound, without looking at what comes after them. */
+static void
+empty_streams(struct call *c)
+{
+	struct call_stream *const both[] = {&c->out, &c->err};
+
+	for (int i = 0; i < 2; i++)
+		while (both[i]->fd >= 0 && may_read(c) && c->drained_bytes < DRAIN_OVER_BYTES)
+			if (!stream_take(both[i]))
+				break;
+}
+
+/* ---- life ---- */
+
+void
+call_free(struct call *c)
+{
+	if (!c)
+		return;
+	timer_cancel(&c->timer);
+	stream_close(&c->out);
+	stream_close(&c->err);
+	terminal_close(&c->terminal);
+	fd_close(&c->input);
+	for (int i = 0; i < c->n_growth; i++)
+		fd_close(&c->growth[i]);
+	journal_close(&c->journal);
+	free(c->command);
+	free(c);
+}
+
+static void
+unlink_call(struct call *c)
+{
+	*c->link = c->next;
+	if (c->next)
+		c->next->link = c->link;
+	c->link = NULL;
+}
+
+static void
+link_call(struct call *c, struct call **list)
+{
+	c->next = *list;
+	c->link = list;
+	if (c->next)
+		c->next->link = &c->next;
+	*list = c;
+}
+
+void
+call_begin(struct call *c)
+{
+	link_call(c, &c->keeper->calls);
+	c->keeper->n_calls++;
+	enter(c, CALL_RUNNING, "its command to end");
+	stream_watch(&c->out);
+	stream_watch(&c->err);
+}
+
+struct call *
+call_find(struct keeper *k, const struct grant *owner, uint32_t channel)
+{
+	for (struct call *c = k->calls; c; c = c->next)
+		if (c->owner == owner && c->channel == channel)
+			return c;
+	return NULL;
+}
+
+struct call *
+call_find_id(struct keeper *k, struct str id)
+{
+	for (struct call *c = k->calls; c; c = c->next)
+		if (str_is(id, c->id))
+			return c;
+	return NULL;
+}
+
+static struct call *
+find_number(struct keeper *k, uint32_t number)
+{
+	for (struct call *c = k->calls; c; c = c->next)
+		if (c->number == number && c->state == CALL_RUNNING)
+			return c;
+	return NULL;
+}
+
+/* ---- what its owner says ---- */
+
+void
+call_signal(struct call *c, uint32_t signal)
+{
+	struct err err;
+
+	if (signal < 1 || signal > 64)
+		return;
+	if (keeper_signal(c->keeper, c->number, signal) < 0)
+		return;
+	if (signal == SIGKILL && c->keeper->engine->call_kill(&c->keeper->box, c->id, &err) < 0)
+		log_err(&err, "call %s", c->id);
+}
+
+void
+call_resize(struct call *c, const struct msg_call_resize *m)
+{
+	terminal_resize(&c->terminal, m->columns, m->rows, m->x_pixels, m->y_pixels);
+}
+
+static void
+resume_streams(struct call *c)
+{
+	if (!may_read(c))
+		return;
+	stream_watch(&c->out);
+	stream_watch(&c->err);
+}
+
+void
+call_taken(struct call *c, uint64_t journal_bytes)
+{
+	journal_take(&c->journal, journal_bytes);
+	resume_streams(c);
+}
+
+void
+call_leave(struct call *c)
+{
+	c->owner = NULL;
+	journal_disown(&c->journal);
+	fd_close(&c->growth[0]);
+	terminal_close(&c->terminal);
+	fd_close(&c->input);
+	if (c->state == CALL_RUNNING)
+		(void)!keeper_signal(c->keeper, c->number, SIGHUP);
+	resume_streams(c);
+}
+
+/* ---- what init says: all of it untrusted ---- */
+
+void
+call_take_pty(struct keeper *k, uint32_t number, int take_master)
+{
+	auto_close int master = take_master;
+	struct call *c = find_number(k, number);
+	struct err err;
+
+	if (!c || !c->pty || c->out.fd >= 0 || c->outcome.ended_by)
+		return;
+	if (terminal_check(master, &err) < 0 || fd_set_nonblock(master, &err) < 0) {
+		log_err(&err, "call %s", c->id);
+		return;
+	}
+	if (c->input >= 0 &&
+	    terminal_open(&c->terminal, &k->loop, master, fd_steal(&c->input), &err) < 0)
+		log_err(&err, "call %s: nothing can be typed into it", c->id);
+	c->out.fd = fd_steal(&master);
+	stream_watch(&c->out);
+}
+
+/* The command as an error names it: its first line, not too long. */
+static void
+add_exec_error(struct call *c, uint32_t number)
+{
+	const char *text = number < 256 ? strerrordesc_np((int)number) : NULL;
+	const struct str shell = str_of(c->keeper->shell);
+	char line[256];
+
+	const int n = snprintf(line, sizeof line, "berth: exec: %.*s: %s\n",
+			       (int)(shell.len > COMMAND_NAME_MAX ? COMMAND_NAME_MAX : shell.len),
+			       shell.at, text ? text : "unknown error");
+	if (n > 0)
+		append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);
+}
+
+static void
+set_outcome(struct call *c, const struct msg_init_exited *m)
+{
+	const int status = (int)m->wait_status;
+	struct journal_outcome *o = &c->outcome;
+
+	o->ended_by = "itself";
+	if (m->exec_errno) {
+		o->exec_errno = m->exec_errno;
+		o->exit_status = m->exec_errno == ENOENT || m->exec_errno == ENOTDIR ? 127 : 126;
+	} else if (WIFSIGNALED(status)) {
+		o->signal = (uint32_t)WTERMSIG(status);
+		o->core_dumped = WCOREDUMP(status);
+		o->ended_by = "signal";
+	} else {
+		o->exit_status = WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status) : 255;
+	}
+	if (c->keeper->pause.state == PAUSE_TERMINATING)
+		o->ended_by = "pause";
+	c->cpu_ns = m->cpu_ns;
+	c->peak_bytes = m->peak_bytes;
+}
+
+static void
+on_quiet(void *ctx)
+{
+	struct call *c = ctx;
+	const uint64_t now = time_now_ns(), quiet = c->last_byte_ns + DRAIN_QUIET_NS;
+
+	if (now >= quiet || now >= c->drain_until_ns) {
+		finish(c);
+		return;
+	}
+	timer_set(&c->keeper->loop, &c->timer,
+		  quiet < c->drain_until_ns ? quiet : c->drain_until_ns, on_quiet, c);
+}
+
+void
+call_exited(struct keeper *k, const struct msg_init_exited *m)
+{
+	struct call *c = find_number(k, m->call);
+
+	if (!c)
+		return; /* a number that is not running: init is not to be believed */
+	set_outcome(c, m);
+	enter(c, CALL_DRAINING, "its last output");
+	c->last_byte_ns = time_now_ns();
+	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
+	empty_streams(c);
+	if (streams_ended(c)) {
+		finish(c);
+		return;
+	}
+	resume_streams(c);
+	timer_set(&k->loop, &c->timer, c->last_byte_ns + DRAIN_QUIET_NS, on_quiet, c);
+}
+
+/* ---- its end ---- */
+
+static void
+tell_owner(struct call *c)
+{
+	struct grant *g = c->owner;
+	const struct journal_outcome *o = &c->outcome;
+	struct err err;
+
+	c->owner = NULL;
+	if (!g || g->dead)
+		return;
+	if (wire_send(&g->conn, call_ended, &err, .channel = c->channel,
+		      .exit_status = o->exit_status, .signal = o->signal,
+		      .core_dumped = o->core_dumped, .ended_by = str_of(o->ended_by),
+		      .journal_bytes = c->journal.at) < 0)
+		grant_cut(g, &err);
+}
+
+/* Their command lines, made harmless: they are the session's words. */
+static void
+list_left(struct call *c, struct buf *out)
+{
+	auto_buf text = BUF_MAX(64 << 10);
+	struct err err;
+
+	const int n = c->keeper->engine->call_list(&c->keeper->box, c->id, &text, &err);
+	if (n < 0)
+		log_err(&err, "call %s: what it left running", c->id);
+	if (n <= 0)
+		return;
+	const size_t fits = text.len < out->max ? text.len : out->max;
+	for (size_t i = 0; i < fits; i++) {
+		const char b = text.at[i];
+		buf_char(out, (b >= 0 && b < 0x20 && b != '\n') || b == 0x7f ? '?' : b);
+	}
+}
+
+static void
+spool_end(struct call *c, struct str left)
+{
+	const struct digest sum = hasher_sum(c->journal.sum_all);
+	const struct digest_text text = digest_text(&sum);
+	struct msg_call_record r = {
+	    .kind = STR_LIT("end"),
+	    .call = str_of(c->id),
+	    .principal = str_of(c->principal),
+	    .command = str_of(c->command),
+	    .time_ns = time_real_ns(),
+	    .exit_status = c->outcome.exit_status,
+	    .signal = c->outcome.signal,
+	    .ended_by = str_of(c->outcome.ended_by),
+	    .out_bytes = c->journal.offset[JOURNAL_OUT],
+	    .err_bytes = c->journal.offset[JOURNAL_ERR],
+	    .wall_ns = time_now_ns() - c->started_ns,
+	    .cpu_ns = c->cpu_ns,
+	    .peak_bytes = c->peak_bytes,
+	    .output_sha256 = str_of(text.text),
+	    .left_running = left,
+	};
+
+	keeper_record(c->keeper, &r);
+}
+
+static bool
+remove_place(struct call *c)
+{
+	struct err err;
+
+	if (c->place_gone)
+		return true;
+	const int got = c->keeper->engine->call_end(&c->keeper->box, c->id, &err);
+	if (got < 0)
+		log_err(&err, "call %s: remove its place", c->id);
+	c->place_gone = got != 0;
+	return c->place_gone;
+}
+
+static void
+free_later(void *ctx)
+{
+	call_free(ctx);
+}
+
+static void
+on_place(void *ctx)
+{
+	after_streams(ctx);
+}
+
+/* Of a call that is LATE: goes when nothing of it is left. */
+static void
+after_streams(struct call *c)
+{
+	if (c->state == CALL_DRAINING) {
+		finish(c);
+		return;
+	}
+	if (c->state != CALL_LATE)
+		return; /* it has closed its streams, and runs on */
+	if (remove_place(c) && streams_ended(c)) {
+		enter(c, CALL_GONE, "nothing");
+		timer_cancel(&c->timer);
+		unlink_call(c);
+		c->keeper->n_late--;
+		loop_defer(&c->keeper->loop, free_later, c);
+		return;
+	}
+	if (c->place_gone)
+		return;
+	c->place_wait_ns = c->place_wait_ns ? 2 * c->place_wait_ns : PLACE_WAIT_NS;
+	if (c->place_wait_ns > PLACE_WAIT_MAX_NS)
+		c->place_wait_ns = PLACE_WAIT_MAX_NS;
+	timer_set(&c->keeper->loop, &c->timer, time_now_ns() + c->place_wait_ns, on_place, c);
+}
+
+static void
+finish(struct call *c)
+{
+	struct keeper *k = c->keeper;
+	auto_buf left = BUF_MAX(1024);
+	struct err err;
+
+	timer_cancel(&c->timer);
+	if (c->outcome.exec_errno)
+		add_exec_error(c, c->outcome.exec_errno);
+	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
+		log_err(&err, "call %s: the end of its journal", c->id);
+	tell_growth(c);
+	tell_owner(c);
+	journal_disown(&c->journal);
+	terminal_close(&c->terminal);
+	fd_close(&c->input);
+
+	unlink_call(c);
+	k->n_calls--;
+	link_call(c, &k->late);
+	k->n_late++;
+	enter(c, CALL_LATE, "the processes it left to end");
+	if (!remove_place(c))
+		list_left(c, &left);
+	spool_end(c, buf_view(&left));
+	resume_streams(c);
+	after_streams(c);
+	pause_process_ended(k);
+}
+
+void
+call_end_all(struct keeper *k, const char *ended_by)
+{
+	while (k->calls) {
+		struct call *c = k->calls;
+		if (c->state == CALL_RUNNING) {
+			c->outcome = (struct journal_outcome){.signal = SIGKILL,
+							      .ended_by = ended_by};
+			enter(c, CALL_DRAINING, "its last output");
+		}
+		empty_streams(c);
+		finish(c);
+	}
+	for (struct call *c = k->late, *next; c; c = next) {
+		next = c->next;
+		c->drained_bytes = 0;
+		empty_streams(c);
+		stream_close(&c->out);
+		stream_close(&c->err);
+		after_streams(c);
+	}
+}
+
+void
+call_free_all(struct keeper *k)
+{
+	for (struct call **list = &k->calls; list; list = list == &k->calls ? &k->late : NULL)
+		while (*list) {
+			struct call *c = *list;
+			unlink_call(c);
+			call_free(c);
+		}
+}

@@ -1,0 +1,201 @@
+/* The parts of berth-keeper, as they know each other. Each part's rules stand in its .c file.
+ *
+ *   keeper.c   start, the links to manager and init, the end        call.c      one call
+ *   grant.c    one link to a conn                                   terminal.c  stdin of a PTY
+ *   admit.c    may a call start, and with what                     journal.c   its output
+ *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool */
+#ifndef BERTH_KEEPER_H
+#define BERTH_KEEPER_H
+
+#include "engine.h"
+#include "journal.h"
+#include "record.h"
+
+#include "base/loop.h"
+#include "base/num.h"
+#include "wire/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum {
+	CALL_WATCHERS_MAX = 32, /* readers of one call besides its owner */
+	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
+	GRANTS_MAX = 1024,
+	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
+};
+
+struct keeper;
+
+/* ---- terminal.c: what conn writes to a call's stdin goes into its PTY ---- */
+
+struct terminal {
+	int master;  /* owned, -1: none */
+	int input;   /* owned: read end of the pipe that conn writes to; -1: at its end */
+	struct watch input_watch, master_watch;
+	struct loop *loop; /* lent */
+	char pending[4096];
+	size_t from, to; /* what of it the PTY has not taken */
+	char last;	 /* the last byte that came, 0: none */
+	bool end_sent;
+};
+
+/* Checks that take_fd, which came from init, is the master of a PTY. */
+int terminal_check(int fd, struct err *err) must_check;
+/* input: the terminal's from now on; master: lent, duplicated. */
+int terminal_open(struct terminal *t, struct loop *l, int master, int take_input,
+		  struct err *err) must_check;
+void terminal_close(struct terminal *t);
+void terminal_resize(struct terminal *t, uint32_t columns, uint32_t rows, uint32_t x_pixels,
+		     uint32_t y_pixels);
+
+/* ---- call.c ---- */
+
+enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
+
+struct call_stream {
+	struct call *call;
+	enum journal_stream as;
+	int fd; /* owned, -1: at its end */
+	struct watch watch;
+};
+
+struct call {
+	struct call *next, **link;
+	struct keeper *keeper;
+	char id[ID_BYTES];
+	uint32_t number; /* init's name for it */
+	enum call_state state;
+	const char *waits_for; /* the words of what it waits for */
+	struct timer timer;
+
+	struct grant *owner; /* lent, NULL: nobody any more */
+	uint32_t channel;    /* the owner's name for it */
+	char principal[129];
+	char *command; /* owned, cut to CALL_COMMAND_BYTES */
+	bool pty;
+
+	struct journal journal;
+	struct call_stream out, err;
+	struct terminal terminal;
+	int input;    /* owned: stdin's read end until the PTY is there, -1 */
+	int growth[1 + CALL_WATCHERS_MAX]; /* owned eventfds; [0] is the owner's */
+	int n_growth;
+	bool grown;  /* to be told when the turn ends */
+
+	uint64_t started_ns, last_byte_ns, drain_until_ns, drained_bytes, place_wait_ns;
+	uint64_t cpu_ns, peak_bytes;
+	struct journal_outcome outcome;
+	bool place_gone; /* the engine's place for its processes is removed */
+};
+
+/* A call that was admitted and whose process init is starting: on the list from now on. */
+void call_begin(struct call *c);
+/* Frees a call that was never begun, or is over. */
+void call_free(struct call *c);
+AUTO_OF(call)
+struct call *call_find(struct keeper *k, const struct grant *owner, uint32_t channel);
+struct call *call_find_id(struct keeper *k, struct str id);
+void call_signal(struct call *c, uint32_t signal);
+void call_resize(struct call *c, const struct msg_call_resize *m);
+void call_taken(struct call *c, uint64_t journal_bytes);
+/* The owner is gone: SIGHUP to its processes; it is journaled until it ends. */
+void call_leave(struct call *c);
+/* A reader of its own: a journal fd and an eventfd, both the caller's to close. */
+int call_watch(struct call *c, int *out_journal, int *out_growth, struct err *err) must_check;
+/* From init. */
+void call_take_pty(struct keeper *k, uint32_t number, int take_master);
+void call_exited(struct keeper *k, const struct msg_init_exited *m);
+/* No process of the session lives any more: every call ends now. */
+void call_end_all(struct keeper *k, const char *ended_by);
+void call_free_all(struct keeper *k);
+
+/* ---- admit.c ---- */
+
+/* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
+int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
+
+/* ---- grant.c ---- */
+
+struct grant {
+	struct grant *next, **link;
+	struct keeper *keeper;
+	uint64_t number;
+	struct wire conn;
+	struct timer until;
+	char principal[129], role[17], user[129], peer[65];
+	bool dead;
+};
+
+void grant_open(struct keeper *k, const struct msg_grant *m, int take_fd);
+void grant_revoke(struct keeper *k, uint64_t number);
+void grant_adopt(struct keeper *k, uint64_t number, int fd);
+/* Cuts the link after a failed send or a broken row. */
+void grant_cut(struct grant *g, const struct err *why);
+int grant_report_all(struct keeper *k, struct err *err) must_check;
+void grant_close_all(struct keeper *k);
+
+/* ---- pause.c ---- */
+
+enum pause_state { PAUSE_IDLE, PAUSE_FREEZING, PAUSE_TERMINATING, PAUSE_KILLING };
+
+struct pause {
+	enum pause_state state;
+	uint32_t seq; /* of the command under way */
+	const char *waits_for;
+	struct timer timer;
+	struct watch events;
+	uint64_t deadline_ns;
+	char ended_by[17];
+};
+
+void pause_freeze(struct keeper *k, uint32_t seq);
+void pause_thaw(struct keeper *k, uint32_t seq);
+void pause_hold(struct keeper *k, uint32_t seq, bool hold);
+void pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns);
+void pause_kill(struct keeper *k, uint32_t seq, struct str ended_by);
+/* A process ended: maybe the last one that was waited for. */
+void pause_process_ended(struct keeper *k);
+/* pid 1 was reaped and all calls have ended. */
+void pause_box_ended(struct keeper *k);
+/* Undoes what a manager that is gone had begun: thaw, admit again. */
+void pause_forget(struct keeper *k);
+
+/* ---- keeper.c ---- */
+
+struct keeper {
+	struct loop loop;
+	const struct engine *engine; /* lent */
+	struct sandbox box;
+	int fds[KEEPER_FDS]; /* owned, -1 where not needed any more */
+	int null;	     /* owned: /dev/null, for fds that a row wants and nobody uses */
+	uid_t start_uid;
+
+	char id[25], name[65], hostname[65];
+	char cwd[257], home[257], shell[257];
+	struct buf env; /* "NAME=VALUE\0" each */
+	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
+	uint32_t calls_max, next_number;
+
+	struct wire manager, init;
+	struct watch pid1, listen;
+	struct timer farewell;
+	struct spool spool;
+	struct pause pause;
+	struct grant *grants;
+	struct call *calls, *late; /* late: ended, but something of them lives */
+	uint32_t n_grants, n_calls, n_late;
+	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
+
+	bool frozen, held, ended;
+};
+
+/* To the manager; one that cannot be told is gone, which its own watch finds. */
+void keeper_done(struct keeper *k, uint32_t seq, const struct err *err);
+/* Spools a record, and sends what can be sent. */
+void keeper_record(struct keeper *k, struct msg_call_record *record);
+/* To init: -1 when it is gone (then the session is over, which its pidfd tells). */
+int keeper_signal(struct keeper *k, uint32_t call, uint32_t signal);
+
+#endif
