@@ -1,0 +1,414 @@
+/* A session channel: what the client asks for, and its end.
+ *
+ * Requests are answered at once, since libssh cannot do it later: an exec is always "success", and
+ * what goes wrong afterwards is a line on stderr and an exit status. */
+#include "conn.h"
+
+#include "base/log.h"
+
+#include <signal.h>
+#include <stdlib.h>
+
+/* libssh marks the accessors of parsed messages deprecated in favour of one callback per request;
+ * with those, a channel cannot be refused its second exec. */
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+enum { LINE_ALWAYS_BYTES = 4096, TERM_MAX_BYTES = 64 };
+
+struct channel *
+channel_find(struct conn *c, uint32_t number)
+{
+	struct channel *ch = c->channels;
+	while (ch && ch->number != number)
+		ch = ch->next;
+	return ch;
+}
+
+static struct channel *
+find_ssh(struct conn *c, ssh_channel ssh)
+{
+	struct channel *ch = c->channels;
+	while (ch && ch->ssh != ssh)
+		ch = ch->next;
+	return ch;
+}
+
+void
+channel_enter(struct channel *ch, enum channel_state state)
+{
+	ch->state = state;
+	conn_ready(ch);
+}
+
+/* ---- words for the client ---- */
+
+bool
+channel_bytes(struct channel *ch, enum text t, struct str s)
+{
+	struct conn *c = ch->conn;
+
+	if (c->text_bytes + s.len > TEXT_MAX_BYTES && s.len > LINE_ALWAYS_BYTES)
+		return false;
+	const size_t before = ch->out.text[t].len;
+	buf_str(&ch->out.text[t], s);
+	c->text_bytes += ch->out.text[t].len - before;
+	conn_ready(ch);
+	return !buf_bad(&ch->out.text[t]);
+}
+
+bool
+channel_text(struct channel *ch, enum text t, struct str s)
+{
+	auto_buf lines = BUF_MAX(2 * TEXT_MAX_BYTES);
+
+	if (!ch->pty)
+		return channel_bytes(ch, t, s);
+	for (size_t i = 0; i < s.len; i++) {
+		if (s.at[i] == '\n')
+			buf_char(&lines, '\r');
+		buf_char(&lines, s.at[i]);
+	}
+	return channel_bytes(ch, t, buf_view(&lines));
+}
+
+void
+channel_fail(struct channel *ch, struct err *err)
+{
+	auto_buf line = BUF_MAX(LINE_ALWAYS_BYTES);
+
+	if (ch->state == CHANNEL_ENDING)
+		return;
+	if (ch->json) {
+		json_error(&line, err);
+	} else {
+		char text[1024];
+		buf_add(&line, text, err_line(err, text, sizeof text));
+	}
+	buf_char(&line, '\n');
+	channel_text(ch, TEXT_ERR, buf_view(&line));
+	ch->exit_status = (uint32_t)err_exit(err->code);
+	ch->exit_signal = 0;
+	channel_enter(ch, CHANNEL_ENDING);
+}
+
+/* ---- libssh's callbacks: flags and queues only ---- */
+
+static void
+on_eof(ssh_session ssh, ssh_channel channel, void *ctx)
+{
+	struct channel *ch = ctx;
+
+	(void)ssh;
+	(void)channel;
+	ch->client_eof = true;
+	conn_ready(ch);
+}
+
+static void
+on_close(ssh_session ssh, ssh_channel channel, void *ctx)
+{
+	struct channel *ch = ctx;
+
+	(void)ssh;
+	(void)channel;
+	ch->client_closed = true;
+	conn_ready(ch);
+}
+
+static void
+on_signal(ssh_session ssh, ssh_channel channel, const char *name, void *ctx)
+{
+	(void)ssh;
+	(void)channel;
+	for (int i = 1; name && i < NSIG; i++) {
+		const char *known = sigabbrev_np(i);
+		if (known && strcmp(known, name) == 0) {
+			peers_signal(ctx, (unsigned)i);
+			return;
+		}
+	}
+}
+
+/* ---- a channel's life ---- */
+
+static int
+open_channel(struct conn *c, ssh_message m)
+{
+	if (!c->proven || c->closing || c->ended || c->channels_n >= c->channels_max)
+		return 1;
+	struct channel *ch = try_new(1, sizeof *ch);
+	if (!ch)
+		return 1;
+	ch->ssh = ssh_channel_new(c->ssh);
+	if (!ch->ssh) {
+		free(ch);
+		return 1;
+	}
+	ssh_channel_set_blocking(ch->ssh, 0);
+	ch->conn = c;
+	ch->number = ++c->last_number;
+	ch->in.fd = ch->out.journal = ch->out.growth = -1;
+	for (int t = 0; t < TEXTS; t++)
+		ch->out.text[t] = BUF_MAX(TEXT_MAX_BYTES + 64 * LINE_ALWAYS_BYTES);
+	ch->out.end_frame = BUF_MAX(LINE_ALWAYS_BYTES);
+	ch->out.follow = true;
+	ch->env = BUF_MAX(ENV_MAX_BYTES);
+	ch->bad_env = BUF_MAX(VALUE_MAX_BYTES);
+	ch->term = BUF_MAX(TERM_MAX_BYTES);
+	ch->command = BUF_MAX(COMMAND_MAX_BYTES);
+	ch->notice = BUF_MAX(LINE_ALWAYS_BYTES);
+	ch->callbacks = (struct ssh_channel_callbacks_struct){
+	    .userdata = ch,
+	    .channel_data_function = flow_on_data,
+	    .channel_eof_function = on_eof,
+	    .channel_close_function = on_close,
+	    .channel_signal_function = on_signal,
+	};
+	ssh_callbacks_init(&ch->callbacks);
+	ssh_set_channel_callbacks(ch->ssh, &ch->callbacks);
+	ch->next = c->channels;
+	c->channels = ch;
+	c->channels_n++;
+	ssh_message_channel_request_open_reply_accept_channel(m, ch->ssh);
+	return 0;
+}
+
+void
+channel_drop(struct channel *ch)
+{
+	struct conn *c = ch->conn;
+
+	for (struct channel **pp = &c->channels; *pp; pp = &(*pp)->next)
+		if (*pp == ch) {
+			*pp = ch->next;
+			c->channels_n--;
+			break;
+		}
+	flow_done(ch);
+	ssh_remove_channel_callbacks(ch->ssh, &ch->callbacks);
+	ssh_channel_close(ch->ssh);
+	ssh_channel_free(ch->ssh);
+	buf_free(&ch->env);
+	buf_free(&ch->bad_env);
+	buf_free(&ch->term);
+	buf_free(&ch->command);
+	buf_free(&ch->notice);
+	free(ch);
+}
+
+/* ---- requests ---- */
+
+static bool
+is_passed_on(const char *name)
+{
+	return strcmp(name, "LANG") == 0 || strncmp(name, "LC_", 3) == 0 ||
+	       strcmp(name, "TERM") == 0 || strcmp(name, "COLORTERM") == 0;
+}
+
+/* Always "success": OpenSSH's server does not tell either, and clients complain. */
+static void
+take_env(struct channel *ch, const char *name, const char *value)
+{
+	if (!name || !value)
+		return;
+	if (strncmp(name, "BERTH_", 6) == 0) {
+		if (ch->bad_env.len == 0)
+			buf_text(&ch->bad_env, name);
+		return;
+	}
+	const size_t n = strlen(name) + strlen(value) + 2;
+	if (!is_passed_on(name) || strchr(name, '=') || ch->env.len + n > ENV_MAX_BYTES)
+		return;
+	buf_fmt(&ch->env, "%s=%s", name, value);
+	buf_char(&ch->env, '\0');
+}
+
+static uint32_t
+cells(int n)
+{
+	return n > 0 && n < 65536 ? (uint32_t)n : 0; /* struct winsize holds no more */
+}
+
+static void
+take_size(struct channel *ch, ssh_message m)
+{
+	ch->columns = cells(ssh_message_channel_request_pty_width(m));
+	ch->rows = cells(ssh_message_channel_request_pty_height(m));
+	ch->x_pixels = cells(ssh_message_channel_request_pty_pxwidth(m));
+	ch->y_pixels = cells(ssh_message_channel_request_pty_pxheight(m));
+}
+
+static void
+begin_call(struct channel *ch, uint32_t kind, const char *command)
+{
+	struct err err = {0};
+	const struct conn *c = ch->conn;
+
+	ch->kind = kind;
+	buf_text(&ch->command, command);
+	if (session_ref_check(str_of(c->user), &err) < 0)
+		err_what(&err, "%.64s", c->user);
+	else if (ch->bad_env.len)
+		err_set(&err, ERR_USAGE, "%.64s is not known", buf_cstr(&ch->bad_env));
+	else if (buf_bad(&ch->command))
+		err_set(&err, ERR_USAGE, "a command of more than %d bytes", COMMAND_MAX_BYTES);
+	if (err.code != ERR_NONE) {
+		err_what(&err, "call");
+		channel_fail(ch, &err);
+		return;
+	}
+	channel_enter(ch, CHANNEL_WANTED);
+	peers_start(ch);
+}
+
+/* exec and shell: 1 where the channel has one already. */
+static int
+begin(struct channel *ch, ssh_message m, uint32_t kind, const char *command)
+{
+	if (ch->state != CHANNEL_OPEN || ch->client_closed)
+		return 1;
+	ssh_message_channel_request_reply_success(m);
+	if (ch->conn->control)
+		control_exec(ch, str_of(command));
+	else
+		begin_call(ch, kind, command);
+	return 0;
+}
+
+static int
+take_request(struct channel *ch, ssh_message m)
+{
+	const char *command;
+
+	switch (ssh_message_subtype(m)) {
+	case SSH_CHANNEL_REQUEST_EXEC:
+		command = ssh_message_channel_request_command(m);
+		return begin(ch, m, 0, command ? command : "");
+	case SSH_CHANNEL_REQUEST_SHELL:
+		return begin(ch, m, 1, "");
+	case SSH_CHANNEL_REQUEST_PTY:
+		if (ch->state != CHANNEL_OPEN)
+			return 1;
+		buf_clear(&ch->term);
+		command = ssh_message_channel_request_pty_term(m);
+		buf_text(&ch->term, command ? command : "");
+		if (buf_bad(&ch->term))
+			buf_clear(&ch->term);
+		ch->pty = true;
+		take_size(ch, m);
+		break;
+	case SSH_CHANNEL_REQUEST_WINDOW_CHANGE:
+		take_size(ch, m);
+		if (ch->pty)
+			peers_resize(ch);
+		return 0; /* wants no reply */
+	case SSH_CHANNEL_REQUEST_ENV:
+		if (ch->state != CHANNEL_OPEN)
+			return 1;
+		take_env(ch, ssh_message_channel_request_env_name(m),
+			 ssh_message_channel_request_env_value(m));
+		break;
+	default:
+		return 1;
+	}
+	ssh_message_channel_request_reply_success(m);
+	return 0;
+}
+
+int
+channel_message(ssh_session ssh, ssh_message m, void *ctx)
+{
+	struct conn *c = ctx;
+	struct channel *ch;
+
+	(void)ssh;
+	switch (ssh_message_type(m)) {
+	case SSH_REQUEST_AUTH: /* a method without a callback: refused */
+		auth_count(c);
+		return 1;
+	case SSH_REQUEST_CHANNEL_OPEN:
+		return ssh_message_subtype(m) == SSH_CHANNEL_SESSION ? open_channel(c, m) : 1;
+	case SSH_REQUEST_CHANNEL:
+		ch = find_ssh(c, ssh_message_channel_request_channel(m));
+		return ch ? take_request(ch, m) : 1;
+	default: /* services as usual; forwards are refused */
+		return 1;
+	}
+}
+
+/* ---- steps ---- */
+
+/* All that was to be said was said: what does the channel's state make of it? */
+static void
+drained(struct channel *ch)
+{
+	struct err err = {0};
+
+	if (ch->state == CHANNEL_LIVE && ch->lost &&
+	    !flow_end_frame(ch, &ch->exit_status, &ch->exit_signal)) {
+		err_set(&err, ERR_UNAVAILABLE, "lost: its session ended without a word");
+		err_hint(&err, "its output up to here is kept: ssh berth@HOST call output %s",
+			 buf_cstr(&ch->notice));
+		err_what(&err, "call");
+		channel_fail(ch, &err);
+	} else if (ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost) && ch->out.finished) {
+		if (!ch->lost && ch->notice.len) {
+			buf_char(&ch->notice, '\n');
+			channel_text(ch, TEXT_ERR, buf_view(&ch->notice));
+		}
+		channel_enter(ch, CHANNEL_ENDING);
+	} else if (ch->state == CHANNEL_VERB && ch->end_known &&
+		   (ch->out.journal < 0 || ch->out.finished)) {
+		if (ch->verb_failed)
+			channel_fail(ch, &ch->verb_err);
+		else if (ch->out.has_gap)
+			ch->exit_status = (uint32_t)err_exit(ERR_INCOMPLETE);
+		if (ch->state == CHANNEL_VERB)
+			channel_enter(ch, CHANNEL_ENDING);
+	}
+}
+
+/* The end in the order that clients understand: EOF, exit, CLOSE. libssh keeps it behind what it
+ * still holds, and frees the channel when the peer's CLOSE has come. */
+static void
+finish(struct channel *ch)
+{
+	ssh_channel_send_eof(ch->ssh);
+	if (ch->exit_signal) {
+		const char *name = sigabbrev_np((int)ch->exit_signal);
+		ssh_channel_request_send_exit_signal(ch->ssh, name ? name : "KILL",
+						     ch->core_dumped, "", "");
+	} else {
+		ssh_channel_request_send_exit_status(ch->ssh, (int)ch->exit_status);
+	}
+	channel_drop(ch);
+}
+
+void
+channel_step(struct channel *ch)
+{
+	struct conn *c = ch->conn;
+
+	if (ch->client_closed) {
+		if (ch->state == CHANNEL_VERB)
+			control_cancel(ch);
+		peers_leave(ch);
+		channel_drop(ch);
+		return;
+	}
+	flow_input(ch);
+	const uint64_t progress = conn_progress(c);
+	const enum flow flow = flow_output(ch);
+	if (ch->client_closed || flow == FLOW_MORE) {
+		conn_ready(ch);
+		return;
+	}
+	if (flow == FLOW_STALLED) {
+		conn_stall(ch, progress);
+		return;
+	}
+	if (ch->state == CHANNEL_ENDING)
+		finish(ch);
+	else
+		drained(ch);
+}

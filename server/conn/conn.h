@@ -1,0 +1,242 @@
+/* What the files of one SSH connection share. conn.c is the loop; auth.c lets the client in;
+ * channel.c takes its requests; flow.c moves bytes; peers.c talks to manager and keeper; control.c
+ * is the user `berth`.
+ *
+ * Invariants:
+ *  1. libssh's callbacks copy, set flags, queue channels, send messages. They never write to, read
+ *     from, close or free a channel: libssh is not reentrant there. All of that happens in
+ *     channel_step, which the loop calls, and nobody else;
+ *  2. a channel with something to do is in exactly one queue: ready, or stalled (it waits for the
+ *     client); the loop sleeps only when ready is empty and no stalled one can go on;
+ *  3. what a client that does not read makes us hold is bounded: per channel one piece of
+ *     FLOW_PIECE_BYTES and what the window let in, TEXT_MAX_BYTES for all channels together. */
+#ifndef BERTH_CONN_H
+#define BERTH_CONN_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "verbs/verbs.h"
+#include "wire/journal_read.h"
+#include "wire/wire.h"
+
+#include <libssh/callbacks.h>
+#include <libssh/libssh.h>
+#include <libssh/server.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+	FLOW_PIECE_BYTES = 256 * 1024, /* the knee of throughput by size of read */
+	WINDOW_MAX_BYTES = 4 << 20,    /* libssh does not enforce its own window */
+	TEXT_MAX_BYTES = 8 << 20,      /* words of ours and output of verbs, not yet taken */
+	QUEUED_MAX_BYTES = 8 << 20,    /* what libssh may hold for the socket */
+	TAKEN_STEP_BYTES = 1 << 20,    /* call_taken is sent this often while there is more, ... */
+	TAKEN_IDLE_BYTES = 64 << 10,   /* ... and then: far below what a journal keeps at least */
+	ENV_MAX_BYTES = 65536,
+	COMMAND_MAX_BYTES = 131072,
+	ATTEMPTS_MAX = 20,
+	CALL_TRIES_MAX = 20,
+};
+
+/* What flow_output met. */
+enum flow {
+	FLOW_MORE,    /* some bytes went; there may be others */
+	FLOW_STALLED, /* the client must read first */
+	FLOW_IDLE,    /* nothing to send at present */
+};
+
+enum text { TEXT_OUT, TEXT_ERR, TEXTS };
+
+/*  OPEN ─exec, shell▶ WANTED ─session_ready▶ ASKED ─call_started▶ LIVE ─call_ended, all sent▶ ENDING
+ *    │                  ▲────call_refused AGAIN────┘ └─other codes▶ ENDING
+ *    └─exec of berth▶ VERB ─verb_end, all sent▶ ENDING          ENDING ─all sent▶ freed
+ *  The client may close at any time: freed. */
+enum channel_state {
+	CHANNEL_OPEN,
+	CHANNEL_WANTED,
+	CHANNEL_ASKED,
+	CHANNEL_LIVE,
+	CHANNEL_VERB,
+	CHANNEL_ENDING,
+};
+
+enum queue { QUEUE_NONE, QUEUE_READY, QUEUE_STALLED };
+
+/* Bytes of the client on their way into the call. */
+struct input {
+	int fd;		/* owned: nonblocking write end; -1: none (any more) */
+	struct watch watch;
+	size_t backlog; /* bytes that libssh holds for us */
+	char *held;	/* owned: taken out of libssh, not yet written */
+	size_t held_at, held_len;
+	bool busy; /* inside a read of libssh, which may call us back */
+};
+
+/* Bytes on their way to the client: the tail first, then text, then the journal. */
+struct output {
+	struct buf text[TEXTS];
+	size_t text_at[TEXTS];
+	char *tail; /* owned: what libssh did not take of the last piece */
+	size_t tail_at, tail_len;
+	bool tail_err;
+	int journal, growth; /* owned; -1: none */
+	struct watch watch;
+	struct journal_reader reader;
+	bool finished;	     /* nothing more is wanted of the journal */
+	bool follow;	     /* wait for growth where it ends */
+	uint64_t skip_bytes; /* of stdout and stderr together, not to be shown */
+	uint64_t taken_sent; /* the last call_taken */
+	uint64_t limit;	     /* file offset where the owner's output ends */
+	struct buf end_frame;
+	bool has_gap;
+};
+
+struct keeper_link {
+	struct keeper_link *next;
+	struct conn *conn; /* lent */
+	struct wire wire;
+};
+
+struct channel {
+	struct channel *next;
+	struct conn *conn; /* lent */
+	ssh_channel ssh;   /* owned */
+	struct ssh_channel_callbacks_struct callbacks;
+	uint32_t number; /* ours, never used again on this connection */
+	enum channel_state state;
+	enum queue queue;
+	struct channel *queue_next;
+	uint64_t stalled_at; /* conn_progress then */
+	bool client_eof, client_closed;
+
+	bool pty;
+	struct buf term;
+	uint32_t columns, rows, x_pixels, y_pixels;
+	struct buf env;	    /* "NAME=VALUE\0" each */
+	struct buf bad_env; /* the first BERTH_ name that is not known */
+	uint32_t kind;	    /* as in call_start */
+	struct buf command;
+
+	struct keeper_link *keeper; /* lent: who was asked; NULL: not asked, or it is gone */
+	unsigned tries;
+	struct input in;
+	struct output out;
+
+	bool json; /* errors are said as JSON */
+	bool end_known, lost, verb_failed;
+	uint32_t exit_status, exit_signal;
+	bool core_dumped;
+	struct buf notice;
+	struct err verb_err;
+};
+
+struct conn {
+	struct loop loop;
+	ssh_session ssh; /* owned */
+	ssh_event event; /* owned */
+	struct ssh_server_callbacks_struct callbacks;
+	int fd; /* lent by ssh */
+	struct watch watch;
+	bool ssh_ready;
+	struct ssh_counter_struct socket_count, packet_count;
+	uint64_t queued_base; /* see conn_mark_flushed */
+
+	char host_key[16384 + 1], peer[65];
+	uint64_t login_until_ns;
+	uint32_t channels_max;
+	unsigned attempts;
+	bool proven, control;
+	char user[129];
+
+	struct wire manager;
+	struct keeper_link *keepers; /* owned list */
+	struct keeper_link *keeper;  /* lent: the one that new calls go to; NULL: ask the manager */
+	uint32_t want_seq;
+	bool want_sent;
+	struct timer login_timer, alive_timer, manager_timer, closing_timer;
+
+	struct channel *channels; /* owned list */
+	unsigned channels_n;
+	uint32_t last_number;
+	struct channel *ready, **ready_tail, *stalled, **stalled_tail;
+	size_t text_bytes;
+	char *piece; /* owned: FLOW_PIECE_BYTES, used within one step */
+	uint64_t alive_packets;
+	unsigned alive_missed;
+	bool closing; /* no manager, no keeper: end what is left, then the connection */
+	bool ended;
+};
+
+/* ---- conn.c ---- */
+
+/* The connection is over when this turn ends; why is for the log, NULL: nothing to log. */
+void conn_end(struct conn *c, const char *why);
+/* No more can be done for this client: all channels end with 75, then the connection. */
+void conn_close(struct conn *c);
+bool conn_is_blocked(struct conn *c); /* libssh still holds bytes for the socket */
+/* Grows with every packet received and every byte sent: a stalled channel is tried again when it
+ * has changed. */
+uint64_t conn_progress(const struct conn *c);
+void conn_ready(struct channel *ch);
+void conn_stall(struct channel *ch, uint64_t progress);
+
+/* ---- auth.c ---- */
+
+void auth_init(struct conn *c);
+/* Counts one attempt; too many end the connection. */
+void auth_count(struct conn *c);
+
+/* ---- channel.c ---- */
+
+/* libssh's message callback: 0 answered, 1 refuse in the standard way. */
+int channel_message(ssh_session ssh, ssh_message m, void *ctx);
+struct channel *channel_find(struct conn *c, uint32_t number);
+void channel_enter(struct channel *ch, enum channel_state state);
+/* One unit of work, then into the queue where it belongs; may free the channel. */
+void channel_step(struct channel *ch);
+/* Bytes of ours for the client; false when TEXT_MAX_BYTES is passed (a failure's line always fits). */
+bool channel_bytes(struct channel *ch, enum text t, struct str s);
+/* The same, with the line ends that a PTY's client wants. */
+bool channel_text(struct channel *ch, enum text t, struct str s);
+/* The error line and its exit; the channel ends when all is sent. */
+void channel_fail(struct channel *ch, struct err *err);
+/* Frees it without a word (the connection is gone). */
+void channel_drop(struct channel *ch);
+
+/* ---- flow.c ---- */
+
+int flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int is_err,
+		 void *ctx);
+void flow_input(struct channel *ch);
+enum flow flow_output(struct channel *ch);
+/* Takes the fds of a call or of a verb's journal. */
+int flow_begin_input(struct channel *ch, int *fd, struct err *err) must_check;
+int flow_begin_output(struct channel *ch, int *journal, int *growth, struct err *err) must_check;
+void flow_end_input(struct channel *ch);
+void flow_done(struct channel *ch);
+/* The end that a journal tells: false when it holds none. */
+bool flow_end_frame(const struct channel *ch, uint32_t *exit_status, uint32_t *exit_signal);
+
+/* ---- peers.c ---- */
+
+int peers_watch_manager(struct conn *c, struct err *err) must_check;
+/* A channel has become WANTED: start its call, or ask for the session. */
+void peers_start(struct channel *ch);
+/* To the keeper of this channel; nothing when it is gone. */
+void peers_signal(struct channel *ch, unsigned signal);
+void peers_resize(struct channel *ch);
+void peers_taken(struct channel *ch);
+void peers_leave(struct channel *ch);
+void peers_close(struct conn *c);
+
+/* ---- control.c ---- */
+
+void control_exec(struct channel *ch, struct str command);
+/* The manager's messages of a verb. */
+void control_output(struct channel *ch, struct str bytes);
+void control_journal(struct channel *ch, struct wire *w);
+void control_end(struct channel *ch, const struct msg_verb_end *m);
+void control_cancel(struct channel *ch);
+
+#endif
