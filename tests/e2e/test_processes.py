@@ -1,0 +1,33 @@
+"""What each executable is linked with, and that nothing is left behind."""
+import subprocess
+
+import pytest
+
+from conftest import BUILD
+
+COMMON = {"libc.so.6", "ld-linux-x86-64.so.2"}
+NEEDS = {
+    "berthd": {"libsqlite3.so.0", "libseccomp.so.2", "libcrypto.so.3"},
+    "berth-conn": {"libssh.so.4"},
+    "berth-keeper": {"libcrypto.so.3"},
+    "berth-worker": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
+    "berth-init": set(),
+}
+
+
+@pytest.mark.parametrize("program", NEEDS)
+def test_each_executable_is_linked_with_its_own_libraries_alone(program):
+    out = subprocess.run(["objdump", "-p", BUILD / program], capture_output=True, text=True, check=True).stdout
+    needed = {line.split()[1] for line in out.splitlines() if line.strip().startswith("NEEDED")}
+    assert needed - COMMON == NEEDS[program]
+    if program == "berth-init":
+        assert not needed and "INTERP" not in out, "pid 1 of a sandbox is static"
+
+
+@pytest.mark.parametrize("program", NEEDS)
+def test_each_executable_is_hardened(program):
+    out = subprocess.run(["readelf", "-Wld", BUILD / program], capture_output=True, text=True, check=True).stdout
+    assert "GNU_RELRO" in out
+    assert not any("GNU_STACK" in line and "RWE" in line for line in out.splitlines())
+    if program != "berth-init":
+        assert "BIND_NOW" in out or "NOW" in out

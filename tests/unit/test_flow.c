@@ -1,0 +1,605 @@
+/* Both flow control recipes, against a libssh that behaves as the real one was seen to: short writes
+ * at any time (a rekey), windows of any size, reads that open the window again. */
+#include "server/conn/flow.c"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+/* ---- what stands in for libssh, and for the other files of conn ---- */
+
+static struct {
+	uint32_t seed;
+	bool rekeys, blocked; /* writes may take less; libssh holds unsent bytes */
+	uint32_t window;
+	struct buf sent[TEXTS];
+	unsigned writes;
+	char waiting[8 << 20]; /* received, not yet read */
+	size_t waiting_n;
+	unsigned reads;
+	const char *ended; /* conn_end's words */
+	uint64_t taken;
+	struct err failed;
+} fake;
+
+static uint32_t
+next_random(void)
+{
+	fake.seed = fake.seed * 1664525u + 1013904223u;
+	return fake.seed >> 8;
+}
+
+static int
+take(enum text t, const void *bytes, uint32_t n)
+{
+	fake.writes++;
+	assert_false(fake.blocked); /* nothing is produced while libssh holds bytes */
+	if (n > fake.window)
+		n = fake.window;
+	if (fake.rekeys && next_random() % 3 == 0)
+		n = next_random() % 2 ? 0 : next_random() % (n + 1);
+	buf_add(&fake.sent[t], bytes, n);
+	fake.window -= n;
+	return (int)n;
+}
+
+int
+ssh_channel_write(ssh_channel channel, const void *bytes, uint32_t n)
+{
+	(void)channel;
+	return take(TEXT_OUT, bytes, n);
+}
+
+int
+ssh_channel_write_stderr(ssh_channel channel, const void *bytes, uint32_t n)
+{
+	(void)channel;
+	return take(TEXT_ERR, bytes, n);
+}
+
+uint32_t
+ssh_channel_window_size(ssh_channel channel)
+{
+	(void)channel;
+	return fake.window;
+}
+
+static struct channel *reader_of; /* whose callback more input may come to, inside a read */
+
+int
+ssh_channel_read_nonblocking(ssh_channel channel, void *out, uint32_t n, int is_err)
+{
+	(void)channel;
+	assert_int_equal(is_err, 0);
+	fake.reads++;
+	if (reader_of && fake.waiting_n + 1000 < sizeof fake.waiting && next_random() % 4 == 0) {
+		/* the pump inside: new bytes arrive, and we are called back */
+		memset(fake.waiting + fake.waiting_n, 'p', 1000);
+		fake.waiting_n += 1000;
+		assert_int_equal(flow_on_data(NULL, NULL, fake.waiting, (uint32_t)fake.waiting_n, 0,
+					      reader_of), 0);
+	}
+	const size_t k = n < fake.waiting_n ? n : fake.waiting_n;
+	memcpy(out, fake.waiting, k);
+	memmove(fake.waiting, fake.waiting + k, fake.waiting_n - k);
+	fake.waiting_n -= k;
+	return (int)k;
+}
+
+bool
+conn_is_blocked(struct conn *c)
+{
+	(void)c;
+	return fake.blocked;
+}
+
+void
+conn_end(struct conn *c, const char *why)
+{
+	c->ended = true;
+	fake.ended = why;
+}
+
+void
+conn_ready(struct channel *ch)
+{
+	ch->queue = QUEUE_READY;
+}
+
+bool
+channel_bytes(struct channel *ch, enum text t, struct str s)
+{
+	buf_str(&ch->out.text[t], s);
+	ch->conn->text_bytes += s.len;
+	return true;
+}
+
+bool
+channel_text(struct channel *ch, enum text t, struct str s)
+{
+	return channel_bytes(ch, t, s);
+}
+
+void
+channel_fail(struct channel *ch, struct err *err)
+{
+	fake.failed = *err;
+	ch->state = CHANNEL_ENDING;
+}
+
+void
+peers_leave(struct channel *ch)
+{
+	(void)ch;
+}
+
+void
+peers_taken(struct channel *ch)
+{
+	fake.taken = ch->out.taken_sent = ch->out.reader.at;
+}
+
+/* ---- a channel in the middle of a call, and its journal ---- */
+
+struct room {
+	struct conn conn;
+	struct channel ch;
+	int journal, sink; /* writer's fd; the call's end of stdin */
+	uint64_t at, offset[JOURNAL_STREAMS];
+};
+
+static void
+put_number(uint8_t *p, uint64_t n, int bytes)
+{
+	for (int i = 0; i < bytes; i++)
+		p[i] = (uint8_t)(n >> (8 * i));
+}
+
+/* As journal_read.h describes it; the bytes fit the segment. */
+static void
+journal_put(struct room *r, enum journal_kind kind, enum journal_stream stream, const void *bytes,
+	    size_t n)
+{
+	uint8_t head[JOURNAL_FRAME_BYTES] = {(uint8_t)kind, (uint8_t)stream};
+
+	if (JOURNAL_SEGMENT_BYTES - r->at % JOURNAL_SEGMENT_BYTES < sizeof head + n)
+		r->at += JOURNAL_SEGMENT_BYTES - r->at % JOURNAL_SEGMENT_BYTES;
+	put_number(head + 4, n, 4);
+	put_number(head + 16, r->offset[stream], 8);
+	assert_int_equal(pwrite(r->journal, bytes, n, (off_t)(r->at + sizeof head)), n);
+	assert_int_equal(pwrite(r->journal, head, sizeof head, (off_t)r->at), sizeof head);
+	r->at += sizeof head + n;
+	r->offset[stream] += n;
+}
+
+static int
+set_up(void **state)
+{
+	static struct room r;
+	struct err err;
+	uint8_t head[JOURNAL_HEADER_BYTES] = "BERTHJ1\n";
+	int pipe[2];
+
+	memset(&r, 0, sizeof r);
+	memset(&fake, 0, sizeof fake);
+	reader_of = NULL;
+	fake.seed = 20260101;
+	fake.window = 1 << 20;
+	for (int t = 0; t < TEXTS; t++) {
+		fake.sent[t] = BUF_MAX(64 << 20);
+		r.ch.out.text[t] = BUF_MAX(1 << 20);
+	}
+	r.ch.out.end_frame = BUF_MAX(4096);
+	r.ch.in.fd = r.ch.out.journal = r.ch.out.growth = -1;
+	r.ch.conn = &r.conn;
+	r.ch.state = CHANNEL_LIVE;
+	r.ch.out.follow = true;
+	r.conn.piece = xnew(1, FLOW_PIECE_BYTES);
+	assert_int_equal(loop_init(&r.conn.loop, &err), 0);
+
+	put_number(head + 40, JOURNAL_SEGMENT_BYTES, 8);
+	put_number(head + 48, JOURNAL_SEGMENT_BYTES, 8);
+	put_number(head + 56, JOURNAL_SEGMENT_BYTES, 4);
+	r.journal = memfd_create("journal", MFD_CLOEXEC);
+	assert_int_equal(pwrite(r.journal, head, sizeof head, 0), sizeof head);
+	r.at = sizeof head;
+	int reader = fd_dup(r.journal, &err), growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_int_equal(flow_begin_output(&r.ch, &reader, &growth, &err), 0);
+
+	assert_int_equal(pipe2(pipe, O_CLOEXEC | O_NONBLOCK), 0);
+	r.sink = pipe[0];
+	assert_int_equal(flow_begin_input(&r.ch, &pipe[1], &err), 0);
+	*state = &r;
+	return 0;
+}
+
+static int
+tear_down(void **state)
+{
+	struct room *r = *state;
+
+	flow_done(&r->ch);
+	assert_int_equal(r->conn.text_bytes, 0);
+	loop_done(&r->conn.loop);
+	free(r->conn.piece);
+	fd_close(&r->journal);
+	fd_close(&r->sink);
+	for (int t = 0; t < TEXTS; t++)
+		buf_free(&fake.sent[t]);
+	return 0;
+}
+
+/* Steps until the journal is finished, opening the window as a client that reads would. */
+static void
+run_output(struct room *r)
+{
+	for (unsigned i = 0; i < 1000000; i++) {
+		const enum flow flow = flow_output(&r->ch);
+		if (flow == FLOW_IDLE)
+			return;
+		if (fake.window == 0)
+			fake.window = 1 + next_random() % 300000;
+	}
+	fail_msg("it never ended");
+}
+
+static void
+end_call(struct room *r)
+{
+	r->ch.end_known = true;
+	r->ch.out.limit = r->at;
+}
+
+/* ---- output ---- */
+
+static void
+short_writes_lose_and_repeat_nothing(void **state)
+{
+	struct room *r = *state;
+	struct buf wrote[TEXTS] = {BUF_MAX(64 << 20), BUF_MAX(64 << 20)};
+
+	fake.rekeys = true;
+	for (int i = 0; i < 400; i++) {
+		char bytes[70000];
+		const size_t n = 1 + next_random() % sizeof bytes;
+		const enum text t = next_random() % 2 ? TEXT_OUT : TEXT_ERR;
+		for (size_t at = 0; at < n; at++)
+			bytes[at] = (char)next_random();
+		buf_add(&wrote[t], bytes, n);
+		journal_put(r, JOURNAL_DATA, t == TEXT_OUT ? JOURNAL_OUT : JOURNAL_ERR, bytes, n);
+		if (i % 50 == 0)
+			run_output(r);
+	}
+	end_call(r);
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	for (int t = 0; t < TEXTS; t++) {
+		assert_int_equal(fake.sent[t].len, wrote[t].len);
+		assert_memory_equal(fake.sent[t].at, wrote[t].at, wrote[t].len);
+		buf_free(&wrote[t]);
+	}
+	assert_true(fake.taken + TAKEN_STEP_BYTES >= r->at);
+}
+
+static void
+nothing_is_produced_while_the_client_reads_nothing(void **state)
+{
+	struct room *r = *state;
+
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
+	fake.blocked = true;
+	assert_int_equal(flow_output(&r->ch), FLOW_STALLED);
+	fake.blocked = false;
+	fake.window = 0;
+	assert_int_equal(flow_output(&r->ch), FLOW_STALLED);
+	assert_int_equal(fake.writes, 0);
+	assert_int_equal(r->ch.out.reader.at, 0);
+	fake.window = 2;
+	while (flow_output(&r->ch) == FLOW_MORE && fake.window)
+		;
+	assert_int_equal(fake.sent[TEXT_OUT].len, 2);
+	fake.window = 100;
+	run_output(r);
+	assert_string_equal(fake.sent[TEXT_OUT].at, "abc");
+}
+
+static void
+an_ended_call_needs_no_window_to_end(void **state)
+{
+	struct room *r = *state;
+
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
+	run_output(r);
+	fake.window = 0;
+	end_call(r);
+	assert_int_equal(flow_output(&r->ch), FLOW_MORE);
+	assert_true(r->ch.out.finished);
+}
+
+static void
+what_stands_behind_the_end_is_not_shown(void **state)
+{
+	static const char end[] = "{\"exit_status\":7,\"signal\":0,\"ended_by\":\"itself\"}";
+	struct room *r = *state;
+	uint32_t status = 0, signal = 1;
+
+	journal_put(r, JOURNAL_START, JOURNAL_OWN, "{}", 2);
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
+	journal_put(r, JOURNAL_END, JOURNAL_OWN, end, sizeof end - 1);
+	journal_put(r, JOURNAL_DATA, JOURNAL_LATE, "late", 4);
+	r->ch.lost = true; /* the keeper died before it could say so */
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	assert_string_equal(fake.sent[TEXT_OUT].at, "abc");
+	assert_true(flow_end_frame(&r->ch, &status, &signal));
+	assert_int_equal(status, 7);
+	assert_int_equal(signal, 0);
+}
+
+static void
+a_lost_call_without_an_end_has_none(void **state)
+{
+	struct room *r = *state;
+	uint32_t status, signal;
+
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
+	run_output(r);
+	assert_false(r->ch.out.finished); /* it may grow */
+	r->ch.lost = true;
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	assert_false(flow_end_frame(&r->ch, &status, &signal));
+}
+
+static void
+output_can_begin_later(void **state)
+{
+	struct room *r = *state;
+
+	r->ch.out.follow = false;
+	r->ch.out.skip_bytes = 5;
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
+	journal_put(r, JOURNAL_DATA, JOURNAL_ERR, "DEFG", 4);
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "hi", 2);
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	assert_string_equal(fake.sent[TEXT_ERR].at, "FG");
+	assert_string_equal(fake.sent[TEXT_OUT].at, "hi");
+	assert_false(r->ch.out.has_gap);
+}
+
+static void
+a_gap_is_said_in_its_place(void **state)
+{
+	struct room *r = *state;
+
+	journal_put(r, JOURNAL_DATA, JOURNAL_ERR, "abc", 3);
+	r->offset[JOURNAL_ERR] += 1000;
+	journal_put(r, JOURNAL_DATA, JOURNAL_ERR, "xyz", 3);
+	r->ch.out.skip_bytes = 103; /* 100 of the lost ones would not have been shown */
+	run_output(r);
+	assert_true(r->ch.out.has_gap);
+	assert_string_equal(fake.sent[TEXT_ERR].at,
+			    "berth: call output: 900 bytes of stderr are no longer kept here\nxyz");
+}
+
+static void
+a_gap_that_is_skipped_is_none(void **state)
+{
+	struct room *r = *state;
+
+	r->offset[JOURNAL_OUT] += 1000;
+	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "xyz", 3);
+	r->ch.out.skip_bytes = 1001;
+	run_output(r);
+	assert_false(r->ch.out.has_gap);
+	assert_string_equal(fake.sent[TEXT_OUT].at, "yz");
+}
+
+static void
+a_corrupt_journal_is_an_error(void **state)
+{
+	struct room *r = *state;
+
+	journal_put(r, (enum journal_kind)77, JOURNAL_OUT, "abc", 3);
+	run_output(r);
+	assert_int_equal(fake.failed.code, ERR_CORRUPT);
+	assert_int_equal(fake.sent[TEXT_OUT].len, 0);
+}
+
+/* ---- input ---- */
+
+/* Bytes arrive; as libssh does, all that is buffered is offered, and what is taken leaves. */
+static void
+arrive(struct room *r, const char *bytes, size_t n)
+{
+	assert_true(fake.waiting_n + n <= sizeof fake.waiting);
+	memcpy(fake.waiting + fake.waiting_n, bytes, n);
+	fake.waiting_n += n;
+	const int k = flow_on_data(NULL, NULL, fake.waiting, (uint32_t)fake.waiting_n, 0, &r->ch);
+	assert_true(k >= 0 && (size_t)k <= fake.waiting_n);
+	memmove(fake.waiting, fake.waiting + k, fake.waiting_n - (size_t)k);
+	fake.waiting_n -= (size_t)k;
+}
+
+static size_t
+drain_sink(struct room *r, struct buf *out, size_t most)
+{
+	char bytes[65536];
+	const ssize_t n = read(r->sink, bytes, most < sizeof bytes ? most : sizeof bytes);
+
+	if (n <= 0)
+		return 0;
+	buf_add(out, bytes, (size_t)n);
+	return (size_t)n;
+}
+
+static void
+input_arrives_whole_through_a_slow_sink(void **state)
+{
+	struct room *r = *state;
+	auto_buf sent = BUF_MAX(64 << 20), got = BUF_MAX(64 << 20);
+	size_t held_most = 0;
+
+	for (int i = 0; i < 300; i++) {
+		char bytes[32768];
+		const size_t n = 1 + next_random() % sizeof bytes;
+		for (size_t at = 0; at < n; at++)
+			bytes[at] = (char)next_random();
+		if (fake.waiting_n + n <= 1280000) { /* the window */
+			buf_add(&sent, bytes, n);
+			arrive(r, bytes, n);
+		}
+		drain_sink(r, &got, next_random() % 40000);
+		flow_input(&r->ch);
+		if (r->ch.in.held_len > held_most)
+			held_most = r->ch.in.held_len;
+		assert_true(r->ch.in.held_len + fake.waiting_n <= 2 * 1280000);
+	}
+	assert_true(fake.reads > 0 && held_most > 65536); /* the slow path was walked */
+	r->ch.client_eof = true;
+	while (r->ch.in.fd >= 0) {
+		flow_input(&r->ch);
+		drain_sink(r, &got, 65536);
+	}
+	while (drain_sink(r, &got, 65536))
+		;
+	assert_int_equal(got.len, sent.len);
+	assert_memory_equal(got.at, sent.at, sent.len);
+}
+
+static void
+a_read_takes_all_that_is_buffered(void **state)
+{
+	struct room *r = *state;
+	static char bytes[1280000];
+	auto_buf got = BUF_MAX(64 << 20);
+
+	arrive(r, bytes, sizeof bytes); /* the pipe takes some of it */
+	assert_true(r->ch.in.backlog > 0 && r->ch.in.backlog == fake.waiting_n);
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 0); /* a partial read would open the window for nothing */
+	assert_int_equal(fake.reads, 1);
+	assert_int_equal(r->ch.in.backlog, 0);
+	flow_input(&r->ch);
+	assert_int_equal(fake.reads, 1);
+}
+
+static void
+bytes_that_come_within_a_read_keep_their_place(void **state)
+{
+	struct room *r = *state;
+	auto_buf got = BUF_MAX(64 << 20);
+	static char bytes[200000];
+	size_t sent = 0;
+
+	reader_of = &r->ch;
+	memset(bytes, 'p', sizeof bytes);
+	for (int i = 0; i < 50; i++) {
+		const size_t before = fake.waiting_n;
+		if (before + sizeof bytes < sizeof fake.waiting / 4)
+			arrive(r, bytes, sizeof bytes), sent += sizeof bytes;
+		drain_sink(r, &got, 65536);
+		flow_input(&r->ch);
+	}
+	reader_of = NULL;
+	r->ch.client_eof = true;
+	while (r->ch.in.fd >= 0) {
+		flow_input(&r->ch);
+		drain_sink(r, &got, 65536);
+	}
+	while (drain_sink(r, &got, 65536))
+		;
+	assert_true(got.len > sent && (got.len - sent) % 1000 == 0); /* those of the pump too */
+	assert_int_equal(fake.waiting_n, 0);
+}
+
+static void
+input_waits_for_the_call_to_start(void **state)
+{
+	struct room *r = *state;
+	auto_buf got = BUF_MAX(1000);
+
+	r->ch.state = CHANNEL_WANTED;
+	arrive(r, "early", 5);
+	r->ch.client_eof = true;
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 5);
+	assert_true(r->ch.in.fd >= 0);
+	r->ch.state = CHANNEL_LIVE;
+	flow_input(&r->ch);
+	drain_sink(r, &got, 1000);
+	assert_string_equal(got.at, "early");
+	assert_int_equal(r->ch.in.fd, -1); /* and its EOF is passed on */
+}
+
+static void
+a_call_that_closed_its_stdin_does_not_stop_the_client(void **state)
+{
+	struct room *r = *state;
+	static char bytes[1000000];
+
+	arrive(r, bytes, sizeof bytes);
+	assert_true(fake.waiting_n > 0);
+	fd_close(&r->sink);
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 0);
+	assert_int_equal(r->ch.in.held_len, 0);
+	arrive(r, bytes, sizeof bytes);
+	assert_int_equal(fake.waiting_n, 0);
+}
+
+static void
+a_client_beyond_its_window_is_cut_off(void **state)
+{
+	struct room *r = *state;
+
+	flow_on_data(NULL, NULL, fake.waiting, WINDOW_MAX_BYTES, 0, &r->ch);
+	assert_null(fake.ended);
+	flow_on_data(NULL, NULL, fake.waiting, WINDOW_MAX_BYTES + 1, 0, &r->ch);
+	assert_non_null(fake.ended);
+}
+
+static void
+stderr_of_a_client_is_dropped(void **state)
+{
+	struct room *r = *state;
+
+	assert_int_equal(flow_on_data(NULL, NULL, fake.waiting, 1000, 1, &r->ch), 1000);
+	assert_int_equal(r->ch.in.backlog, 0);
+}
+
+#define ROOM(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int
+main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	const struct CMUnitTest tests[] = {
+	    ROOM(short_writes_lose_and_repeat_nothing),
+	    ROOM(nothing_is_produced_while_the_client_reads_nothing),
+	    ROOM(an_ended_call_needs_no_window_to_end),
+	    ROOM(what_stands_behind_the_end_is_not_shown),
+	    ROOM(a_lost_call_without_an_end_has_none),
+	    ROOM(output_can_begin_later),
+	    ROOM(a_gap_is_said_in_its_place),
+	    ROOM(a_gap_that_is_skipped_is_none),
+	    ROOM(a_corrupt_journal_is_an_error),
+	    ROOM(input_arrives_whole_through_a_slow_sink),
+	    ROOM(a_read_takes_all_that_is_buffered),
+	    ROOM(bytes_that_come_within_a_read_keep_their_place),
+	    ROOM(input_waits_for_the_call_to_start),
+	    ROOM(a_call_that_closed_its_stdin_does_not_stop_the_client),
+	    ROOM(a_client_beyond_its_window_is_cut_off),
+	    ROOM(stderr_of_a_client_is_dropped),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,1013 @@
+/* The keeper with a real berth-init, over an engine without any isolation: what stands above the
+ * engine assumes neither namespaces nor cgroups. The test plays the manager and a conn. */
+#define main keeper_main
+#include "server/keeper/keeper.c"
+#undef main
+
+#include "base/path.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+
+/* ---- an engine: a child on a socket, and nothing else ---- */
+
+static int engine_socket; /* a second fd of the keeper's end, to hang up on init */
+static bool engine_frozen, engine_never_freezes;
+
+static const char *
+init_path(void)
+{
+	static char path[512];
+	const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 16);
+	assert_true(n > 0);
+	path[n] = '\0';
+	char *slash = strrchr(path, '/');
+	memcpy(slash + 1, "berth-init", 11);
+	return path;
+}
+
+static int
+engine_start(const struct sandbox_spec *spec, struct sandbox *out, struct err *err)
+{
+	static char path[512];
+	int pair[2];
+	(void)spec;
+	snprintf(path, sizeof path, "%s", init_path());
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	const pid_t pid = fork();
+	if (pid == 0) {
+		dup2(pair[1], 3); /* without close-on-exec */
+		execl(path, "berth-init", (char *)NULL);
+		_exit(111);
+	}
+	close(pair[1]);
+	engine_socket = fcntl(pair[0], F_DUPFD_CLOEXEC, 3);
+	out->pid = pid;
+	out->socket = pair[0];
+	out->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	return out->pidfd < 0 ? err_sys(err, errno, "pidfd") : 0;
+}
+
+static int
+engine_freeze(struct sandbox *s, bool frozen, struct err *err)
+{
+	(void)s, (void)err;
+	engine_frozen = frozen && !engine_never_freezes;
+	return 0;
+}
+
+static int
+engine_kill(struct sandbox *s, struct err *err)
+{
+	(void)s, (void)err;
+	shutdown(engine_socket, SHUT_RDWR); /* init then kills its calls, and ends */
+	return 0;
+}
+
+static int
+engine_state(struct sandbox *s, struct sandbox_state *out, struct err *err)
+{
+	(void)s, (void)err;
+	*out = (struct sandbox_state){.populated = true, .frozen = engine_frozen};
+	return 0;
+}
+
+static int
+engine_call_begin(struct sandbox *s, const char *call, int *out, struct err *err)
+{
+	(void)s, (void)call, (void)err;
+	*out = -1;
+	return 0;
+}
+
+static int
+engine_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *err)
+{
+	(void)s, (void)call, (void)out, (void)err;
+	return 0;
+}
+
+static int
+engine_call_kill(struct sandbox *s, const char *call, struct err *err)
+{
+	(void)s, (void)call, (void)err;
+	return 0;
+}
+
+static int
+engine_call_end(struct sandbox *s, const char *call, struct err *err)
+{
+	(void)s, (void)call, (void)err;
+	return 1;
+}
+
+const struct engine engine_launch = {
+    "plain",	       engine_start,	 engine_freeze,	   engine_kill,	   engine_state,
+    engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,
+};
+
+/* ---- the manager and a conn ---- */
+
+struct rig {
+	char path[64], listen_path[96];
+	int dir; /* calls/ */
+	pid_t keeper;
+	struct wire manager, conn;
+	bool keeps_acks; /* does not acknowledge records */
+	uint64_t records[2]; /* starts and ends that came */
+	uint64_t last_record;
+	struct buf last_end; /* "ended_by status signal" of the last end */
+};
+
+static const uint64_t patience = 20 * NS_PER_S;
+
+static void
+send_failed(const struct err *err)
+{
+	fail_msg("%s", err->why);
+}
+#define MUST(x)                                                                                    \
+	do {                                                                                       \
+		struct err err_;                                                                   \
+		struct err *err = &err_;                                                           \
+		if ((x) < 0)                                                                       \
+			send_failed(err);                                                          \
+	} while (0)
+
+static int
+listen_at(const char *path)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	return fd;
+}
+
+static void
+run_keeper(int socket)
+{
+	dup2(socket, 3);
+	syscall(SYS_close_range, 4u, ~0u, 0u);
+	_exit(keeper_main());
+}
+
+static void
+take_record(struct rig *r)
+{
+	const struct msg_call_record *m = &r->manager.message.call_record;
+	const uint64_t number = m->record;
+	assert_true(number > r->last_record); /* in order */
+	r->last_record = number;
+	r->records[str_is(m->kind, "end")]++;
+	if (str_is(m->kind, "end")) {
+		buf_clear(&r->last_end);
+		buf_str(&r->last_end, m->ended_by);
+		buf_fmt(&r->last_end, " %u %u", m->exit_status, m->signal);
+	}
+	if (!r->keeps_acks)
+		MUST(wire_send(&r->manager, record_ack, err, .record = number));
+}
+
+/* The manager's next message that is no record. */
+static struct message *
+manager_next(struct rig *r)
+{
+	for (;;) {
+		MUST(wire_recv_wait(&r->manager, time_now_ns() + patience, err));
+		if (r->manager.message.id != MSG_call_record)
+			return &r->manager.message;
+		take_record(r);
+	}
+}
+
+static void
+grant_conn(struct rig *r, uint64_t number, struct wire *conn)
+{
+	int pair[2];
+	MUST(wire_pair(pair, err));
+	const struct msg_grant m = {.grant = number, .principal = STR_LIT("tester"),
+				    .role = STR_LIT("developer"), .user = STR_LIT("demo"),
+				    .peer = STR_LIT("127.0.0.1:1")};
+	MUST(wire_send_fds(&r->manager, MSG_grant, &m, &pair[0], 1, err));
+	close(pair[0]);
+	MUST(wire_open(conn, pair[1], ROLE_CONN, ROLE_KEEPER, PHASE_OPEN, err));
+}
+
+static int
+rig_up(void **state)
+{
+	struct rig *r = xnew(1, sizeof *r);
+	int pair[2], fds[KEEPER_FDS];
+	*state = r;
+	r->last_end = BUF_MAX(100);
+	memcpy(r->path, "/tmp/berth-keeper-XXXXXX", 25);
+	assert_non_null(mkdtemp(r->path));
+	r->dir = open(r->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	snprintf(r->listen_path, sizeof r->listen_path, "%s/socket", r->path);
+	MUST(wire_pair(pair, err));
+	for (int i = 0; i < KEEPER_FDS; i++)
+		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	close(fds[KEEPER_CALLS]);
+	fds[KEEPER_CALLS] = dup(r->dir);
+	close(fds[KEEPER_LISTEN]);
+	fds[KEEPER_LISTEN] = listen_at(r->listen_path);
+	r->keeper = fork();
+	if (r->keeper == 0)
+		run_keeper(pair[1]);
+	close(pair[1]);
+	MUST(wire_open(&r->manager, pair[0], ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, err));
+	static const char env[] = "PATH=/usr/bin:/bin\0HOME=/tmp\0KEEP=base\0";
+	const struct msg_keeper_start m = {
+	    .id = STR_LIT("s_aaaaaaaaaaaaaaaa"), .name = STR_LIT("demo"), .hostname = STR_LIT("demo"),
+	    .cwd = STR_LIT("/"), .home = STR_LIT("/tmp"), .shell = STR_LIT("/bin/sh"),
+	    .env = {env, sizeof env - 1}, .next_record = 100, .journal_bytes_max = 4 << 20,
+	    .kill_grace_ns = NS_PER_S, .calls_max = 100,
+	};
+	MUST(wire_send_fds(&r->manager, MSG_keeper_start, &m, fds, KEEPER_FDS, err));
+	for (int i = 0; i < KEEPER_FDS; i++)
+		close(fds[i]);
+	assert_int_equal(manager_next(r)->id, MSG_keeper_started);
+	grant_conn(r, 1, &r->conn);
+	return 0;
+}
+
+static int
+wait_keeper(struct rig *r)
+{
+	int status = -1;
+	if (r->keeper > 0)
+		waitpid(r->keeper, &status, 0);
+	r->keeper = 0;
+	return status;
+}
+
+static int
+rig_down(void **state)
+{
+	struct rig *r = *state;
+	struct err err;
+	if (r->keeper > 0) {
+		r->keeps_acks = false;
+		if (wire_is_open(&r->manager)) {
+			MUST(wire_send(&r->manager, kill, err, .seq = 99, .ended_by = STR_LIT("kill")));
+			while (wire_recv_wait(&r->manager, time_now_ns() + patience, &err) > 0)
+				if (r->manager.message.id == MSG_call_record)
+					take_record(r); /* until the keeper has said all, and ends */
+		}
+		assert_int_equal(wait_keeper(r), 0);
+	}
+	wire_close(&r->conn);
+	wire_close(&r->manager);
+	buf_free(&r->last_end);
+	close(r->dir);
+	const int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(path_remove_tree(root, r->path + 1, &err), 0);
+	close(root);
+	free(r);
+	return 0;
+}
+
+/* ---- one call, as a conn sees it ---- */
+
+struct seen {
+	char call[ID_BYTES];
+	uint32_t channel;
+	int input, journal, growth;
+	struct journal_reader reader;
+	struct buf out, err;
+	struct hasher *sum; /* when given: of stdout, which is not kept then */
+	uint64_t out_bytes;
+	bool refused, journal_ended, told;
+	uint32_t code, status, signal;
+	uint64_t journal_bytes, ended_at_ns;
+	char ended_by[17];
+};
+
+static void
+ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty)
+{
+	static const char env[] = "KEEP=call\0LANG=C\0BERTH_X=1\0";
+	*s = (struct seen){.channel = channel, .input = -1, .journal = -1, .growth = -1,
+			   .out = BUF_MAX(64 << 20), .err = BUF_MAX(1 << 20)};
+	MUST(wire_send(&r->conn, call_start, err, .channel = channel, .command = str_of(command),
+		       .env = {env, sizeof env - 1}, .pty = pty, .term = STR_LIT("vt100"),
+		       .columns = 81, .rows = 25));
+}
+
+/* Takes one message for one of n calls. */
+static void
+take(struct rig *r, struct seen *calls, size_t n)
+{
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	struct message *m = &r->conn.message;
+	const uint32_t channel = m->call_started.channel; /* the first field of each */
+	struct seen *s = NULL;
+	for (size_t i = 0; i < n; i++)
+		if (calls[i].channel == channel)
+			s = &calls[i];
+	assert_non_null(s);
+	if (m->id == MSG_call_started) {
+		MUST(str_copy(m->call_started.call, s->call, sizeof s->call, err));
+		s->input = fd_steal(&m->fds[0]);
+		s->journal = fd_steal(&m->fds[1]);
+		s->growth = fd_steal(&m->fds[2]);
+		journal_reader_init(&s->reader, s->journal);
+	} else if (m->id == MSG_call_refused) {
+		s->refused = s->told = true;
+		s->code = m->call_refused.code;
+	} else {
+		assert_int_equal(m->id, MSG_call_ended);
+		s->told = true;
+		s->status = m->call_ended.exit_status;
+		s->signal = m->call_ended.signal;
+		s->journal_bytes = m->call_ended.journal_bytes;
+		s->ended_at_ns = time_now_ns();
+		MUST(str_copy(m->call_ended.ended_by, s->ended_by, sizeof s->ended_by, err));
+	}
+}
+
+static void
+take_frame(struct seen *s, const struct journal_frame *f, const char *bytes)
+{
+	assert_int_equal(f->gap_bytes, 0); /* never for the owner */
+	if (f->kind == JOURNAL_END)
+		s->journal_ended = true;
+	if (f->kind != JOURNAL_DATA)
+		return;
+	if (f->stream == JOURNAL_OUT)
+		s->out_bytes += f->length;
+	if (f->stream == JOURNAL_OUT && s->sum)
+		hasher_add(s->sum, bytes, f->length);
+	else
+		buf_add(f->stream == JOURNAL_OUT ? &s->out : &s->err, bytes, f->length);
+}
+
+static void
+read_journal(struct rig *r, struct seen *s)
+{
+	static char bytes[65536];
+	struct journal_frame f;
+	struct err err;
+	int got = 0;
+	if (s->journal < 0)
+		return;
+	while (!s->journal_ended && (got = journal_next(&s->reader, bytes, sizeof bytes, &f, &err)) > 0) {
+		take_frame(s, &f, bytes);
+		if (s->reader.at > s->journal_bytes) /* else it has ended, and nobody waits */
+			MUST(wire_send(&r->conn, call_taken, err, .channel = s->channel,
+				       .journal_bytes = s->reader.at));
+	}
+	assert_true(got >= 0);
+}
+
+/* Until the call has ended and its journal was read. */
+static void
+finish_call(struct rig *r, struct seen *s)
+{
+	read_journal(r, s);
+	while (!s->told || (!s->refused && !s->journal_ended)) {
+		struct pollfd p[2] = {{.fd = r->conn.fd, .events = POLLIN},
+				      {.fd = s->growth, .events = POLLIN}};
+		assert_true(poll(p, 2, 20000) > 0);
+		if (p[1].revents) {
+			uint64_t n;
+			assert_int_equal(read(s->growth, &n, sizeof n), sizeof n);
+		}
+		if (p[0].revents)
+			take(r, s, 1);
+		read_journal(r, s);
+	}
+	if (!s->refused)
+		assert_int_equal(s->reader.at, s->journal_bytes);
+}
+
+static void
+done_with(struct seen *s)
+{
+	fd_close(&s->input);
+	fd_close(&s->journal);
+	fd_close(&s->growth);
+	buf_free(&s->out);
+	buf_free(&s->err);
+}
+
+static void
+started(struct rig *r, struct seen *s)
+{
+	take(r, s, 1);
+	assert_false(s->refused);
+}
+
+static void
+call(struct rig *r, struct seen *s, const char *command)
+{
+	ask(r, s, 7, command, false);
+	started(r, s);
+	fd_close(&s->input);
+	finish_call(r, s);
+}
+
+static struct message *
+command_done(struct rig *r, uint32_t seq)
+{
+	struct message *m = manager_next(r);
+	assert_int_equal(m->id, MSG_done);
+	assert_int_equal(m->done.seq, seq);
+	return m;
+}
+
+static void
+records_reach(struct rig *r, uint64_t starts, uint64_t ends)
+{
+	while (r->records[0] < starts || r->records[1] < ends) {
+		MUST(wire_recv_wait(&r->manager, time_now_ns() + patience, err));
+		assert_int_equal(r->manager.message.id, MSG_call_record);
+		take_record(r);
+	}
+}
+
+/* ---- the claims ---- */
+
+static void
+a_call_has_both_streams_and_its_exit_status(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	call(r, &s, "echo out; echo err >&2; exit 7");
+	assert_string_equal(buf_cstr(&s.out), "out\n");
+	assert_string_equal(buf_cstr(&s.err), "err\n");
+	assert_int_equal(s.status, 7);
+	assert_int_equal(s.signal, 0);
+	assert_string_equal(s.ended_by, "itself");
+	assert_true(id_is("c_", str_of(s.call)));
+	records_reach(r, 1, 1);
+	assert_int_equal(r->last_record, 101);
+	assert_string_equal(buf_cstr(&r->last_end), "itself 7 0");
+	done_with(&s);
+}
+
+static void
+the_environment_is_base_then_call_and_nothing_else(void **state)
+{
+	struct seen s;
+	call(*state, &s, "pwd; umask; echo $KEEP $LANG; env | grep -c BERTH; ls /proc/self/fd | wc -l; "
+			 "grep SigBlk /proc/self/status; grep SigIgn /proc/self/status");
+	assert_string_equal(buf_cstr(&s.out), "/\n0022\ncall C\n0\n4\n" /* the fourth is ls's own */
+					      "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+	done_with(&s);
+}
+
+static void
+a_signal_ends_a_call_and_is_told(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "echo up; exec sleep 1000", false);
+	started(r, &s);
+	while (s.out_bytes < 3) {
+		struct pollfd p = {.fd = s.growth, .events = POLLIN};
+		assert_int_equal(poll(&p, 1, 20000), 1);
+		read_journal(r, &s);
+	}
+	MUST(wire_send(&r->conn, call_signal, err, .channel = 7, .signal = SIGTERM));
+	finish_call(r, &s);
+	assert_int_equal(s.signal, SIGTERM);
+	assert_string_equal(s.ended_by, "signal");
+	done_with(&s);
+}
+
+static void
+fifty_megabytes_arrive_equal_through_a_journal_of_four(void **state)
+{
+	enum { BYTES = 50 << 20 };
+	struct rig *r = *state;
+	struct seen s;
+	char line[16];
+	struct hasher *expect = hasher_new();
+	for (uint64_t at = 0, i = 1; at < BYTES; i++) { /* each byte depends on its place */
+		const size_t n = (size_t)snprintf(line, sizeof line, "%llu\n", (unsigned long long)i);
+		hasher_add(expect, line, n < BYTES - at ? n : (size_t)(BYTES - at));
+		at += n;
+	}
+	ask(r, &s, 7, "seq 1 10000000 | head -c 52428800", false);
+	s.sum = hasher_new();
+	started(r, &s);
+	fd_close(&s.input);
+	finish_call(r, &s);
+	assert_int_equal(s.out_bytes, BYTES);
+	const struct digest want = hasher_sum(expect), got = hasher_sum(s.sum);
+	assert_true(digest_equal(&want, &got));
+	done_with(&s);
+	hasher_free(s.sum);
+	hasher_free(expect);
+}
+
+static void
+stdin_arrives_and_its_end_too(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "cat; echo done >&2", false);
+	started(r, &s);
+	assert_int_equal(write(s.input, "typed", 5), 5);
+	fd_close(&s.input);
+	finish_call(r, &s);
+	assert_string_equal(buf_cstr(&s.out), "typed");
+	assert_string_equal(buf_cstr(&s.err), "done\n");
+	done_with(&s);
+}
+
+static void
+a_child_that_holds_the_pipe_does_not_hold_the_call(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	const uint64_t begun = time_now_ns();
+	call(r, &s, "sleep 100 & echo $!");
+	assert_int_equal(s.status, 0);
+	assert_true(s.ended_at_ns - begun < 2 * NS_PER_S);
+	uint64_t child;
+	const struct str number = {s.out.at, s.out.len - 1};
+	MUST(num_parse(number, 2, 1 << 22, &child, err));
+	assert_int_equal(kill((pid_t)child, SIGKILL), 0); /* it lived on */
+	done_with(&s);
+}
+
+static void
+a_child_that_goes_on_writing_delays_the_end_two_seconds_at_most(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	const uint64_t begun = time_now_ns();
+	/* it ends when the keeper does: nobody reads its pipe then */
+	call(r, &s, "(while :; do echo x; done) & echo hi");
+	assert_true(s.ended_at_ns - begun < 4 * NS_PER_S);
+	assert_int_equal(s.status, 0);
+	done_with(&s);
+}
+
+static void
+an_owner_that_reads_nothing_stops_the_writer_and_loses_nothing(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	struct stat st;
+	uint64_t before = 0, n;
+	ask(r, &s, 7, "head -c 20000000 /dev/zero | tr '\\0' a; echo end >&2", false);
+	started(r, &s);
+	/* growth stops when the journal is full: the keeper is quiet for a while then */
+	for (;;) {
+		struct pollfd p = {.fd = s.growth, .events = POLLIN};
+		if (poll(&p, 1, 500) == 0)
+			break;
+		assert_int_equal(read(s.growth, &n, sizeof n), sizeof n);
+	}
+	assert_int_equal(fstat(s.journal, &st), 0);
+	before = (uint64_t)st.st_size;
+	assert_true(before >= 4 << 20 && before < 5 << 20);
+	finish_call(r, &s);
+	assert_int_equal(s.out_bytes, 20000000);
+	assert_string_equal(buf_cstr(&s.err), "end\n");
+	assert_int_equal(fstat(s.journal, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 < 6 << 20);
+	done_with(&s);
+}
+
+static void
+two_hundred_calls_in_a_row(void **state)
+{
+	struct rig *r = *state;
+	char command[64], expect[32];
+	for (int i = 0; i < 200; i++) {
+		struct seen s;
+		snprintf(command, sizeof command, "echo call %d; exit %d", i, i % 100);
+		snprintf(expect, sizeof expect, "call %d\n", i);
+		call(r, &s, command);
+		assert_string_equal(buf_cstr(&s.out), expect);
+		assert_int_equal(s.status, i % 100);
+		done_with(&s);
+	}
+	records_reach(r, 200, 200);
+}
+
+static void
+sixty_four_calls_at_once(void **state)
+{
+	struct rig *r = *state;
+	static struct seen s[64];
+	char command[64], expect[32];
+	size_t ended = 0;
+	for (uint32_t i = 0; i < 64; i++) {
+		snprintf(command, sizeof command, "read x; echo $x %u", i);
+		ask(r, &s[i], i, command, false);
+	}
+	for (int i = 0; i < 64; i++)
+		take(r, s, 64);
+	for (int i = 63; i >= 0; i--) /* all of them live now */
+		assert_int_equal(write(s[i].input, "line\n", 5), 5);
+	while (ended < 64) {
+		take(r, s, 64);
+		ended++;
+	}
+	for (uint32_t i = 0; i < 64; i++) {
+		read_journal(r, &s[i]);
+		snprintf(expect, sizeof expect, "line %u\n", i);
+		assert_string_equal(buf_cstr(&s[i].out), expect);
+		assert_int_equal(s[i].status, 0);
+		done_with(&s[i]);
+	}
+}
+
+static void
+a_missing_command_is_127_with_a_reason(void **state)
+{
+	struct seen s;
+	call(*state, &s, "exec /no/such/thing");
+	assert_int_equal(s.status, 127);
+	done_with(&s);
+}
+
+static void
+a_terminal_has_size_name_and_end_of_input(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "tty; stty size; echo $TERM; cat", true);
+	started(r, &s);
+	assert_int_equal(write(s.input, "half", 4), 4); /* no newline: the end needs two characters */
+	fd_close(&s.input);
+	finish_call(r, &s);
+	assert_int_equal(s.status, 0);
+	assert_non_null(strstr(buf_cstr(&s.out), "/dev/pts/"));
+	assert_non_null(strstr(buf_cstr(&s.out), "25 81\r\nvt100\r\n"));
+	const char *echo = strstr(buf_cstr(&s.out), "half"); /* as it was typed; then cat's */
+	assert_non_null(echo);
+	assert_non_null(strstr(echo + 4, "half"));
+	done_with(&s);
+}
+
+static void
+a_terminal_changes_its_size(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "trap 'stty size; exit 3' WINCH; echo up; while :; do read x; done", true);
+	started(r, &s);
+	while (!strstr(buf_cstr(&s.out), "up")) {
+		struct pollfd p = {.fd = s.growth, .events = POLLIN};
+		assert_int_equal(poll(&p, 1, 20000), 1);
+		read_journal(r, &s);
+	}
+	MUST(wire_send(&r->conn, call_resize, err, .channel = 7, .columns = 132, .rows = 50));
+	assert_int_equal(write(s.input, "\n", 1), 1); /* dash runs a trap when its read returns */
+	finish_call(r, &s);
+	assert_int_equal(s.status, 3);
+	assert_non_null(strstr(buf_cstr(&s.out), "50 132"));
+	done_with(&s);
+}
+
+static void
+a_lost_link_hangs_up_and_the_call_is_recorded(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "exec sleep 1000", false);
+	started(r, &s);
+	wire_close(&r->conn);
+	bool closed = false;
+	while (!closed || r->records[1] < 1) {
+		MUST(wire_recv_wait(&r->manager, time_now_ns() + patience, err));
+		if (r->manager.message.id == MSG_call_record)
+			take_record(r);
+		else
+			closed = r->manager.message.id == MSG_grant_closed;
+	}
+	assert_string_equal(buf_cstr(&r->last_end), "signal 0 1");
+	done_with(&s);
+}
+
+static void
+held_refuses_with_again_until_it_is_not(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	MUST(wire_send(&r->manager, hold, err, .seq = 1, .hold = 1));
+	assert_int_equal(command_done(r, 1)->done.code, ERR_NONE);
+	ask(r, &s, 7, "true", false);
+	take(r, &s, 1);
+	assert_true(s.refused);
+	assert_int_equal(s.code, ERR_AGAIN);
+	MUST(wire_send(&r->manager, hold, err, .seq = 2, .hold = 0));
+	assert_int_equal(command_done(r, 2)->done.code, ERR_NONE);
+	call(r, &s, "true");
+	assert_int_equal(s.status, 0);
+	done_with(&s);
+}
+
+static void
+terminate_ends_commands_and_terminals(void **state)
+{
+	struct rig *r = *state;
+	static struct seen s[2];
+	ask(r, &s[0], 1, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.01; done", false);
+	ask(r, &s[1], 2, "trap '' TERM; echo up; exec sleep 1000", true);
+	take(r, s, 2);
+	take(r, s, 2);
+	for (int i = 0; i < 2; i++)
+		while (s[i].out_bytes < 3) {
+			struct pollfd p = {.fd = s[i].growth, .events = POLLIN};
+			assert_int_equal(poll(&p, 1, 20000), 1);
+			read_journal(r, &s[i]);
+		}
+	MUST(wire_send(&r->manager, terminate, err, .seq = 3, .grace_ns = patience));
+	assert_int_equal(command_done(r, 3)->done.code, ERR_NONE);
+	while (!s[0].told || !s[1].told)
+		take(r, s, 2);
+	read_journal(r, &s[0]);
+	assert_string_equal(buf_cstr(&s[0].out), "up\nbye\n");
+	assert_int_equal(s[0].status, 5);
+	assert_int_equal(s[1].signal, SIGHUP);
+	assert_string_equal(s[1].ended_by, "pause");
+	done_with(&s[0]);
+	done_with(&s[1]);
+}
+
+static void
+kill_ends_all_with_its_reason_and_then_the_keeper(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	ask(r, &s, 7, "echo kept; exec sleep 1000", false);
+	started(r, &s);
+	while (s.out_bytes < 5) {
+		struct pollfd p = {.fd = s.growth, .events = POLLIN};
+		assert_int_equal(poll(&p, 1, 20000), 1);
+		read_journal(r, &s);
+	}
+	MUST(wire_send(&r->manager, kill, err, .seq = 4, .ended_by = STR_LIT("restore")));
+	assert_int_equal(command_done(r, 4)->done.code, ERR_NONE);
+	assert_int_equal(r->records[1], 1); /* the record came before done */
+	assert_string_equal(buf_cstr(&r->last_end), "restore 0 9");
+	finish_call(r, &s);
+	assert_string_equal(s.ended_by, "restore");
+	assert_int_equal(wait_keeper(r), 0);
+	done_with(&s);
+}
+
+static int
+connect_to(const char *path)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+	return fd;
+}
+
+static void
+a_new_manager_takes_over_calls_grants_and_records(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	struct wire second = {.fd = -1};
+	int pair[2];
+	r->keeps_acks = true;
+	ask(r, &s, 7, "read x; echo got $x", false);
+	started(r, &s);
+	MUST(wire_send(&r->manager, freeze, err, .seq = 1));
+	assert_int_equal(command_done(r, 1)->done.code, ERR_NONE);
+	MUST(wire_send(&r->manager, hold, err, .seq = 2, .hold = 1));
+	assert_int_equal(command_done(r, 2)->done.code, ERR_NONE);
+	/* one manager at a time */
+	struct err why;
+	if (wire_open(&second, connect_to(r->listen_path), ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN,
+		      &why) == 0) /* else it was cut before it could greet */
+		assert_int_equal(wire_recv_wait(&second, time_now_ns() + patience, &why), -1);
+	assert_int_equal(why.code, ERR_UNAVAILABLE);
+	wire_close(&second);
+
+	wire_close(&r->manager);
+	r->last_record = 99; /* what was not acknowledged comes again */
+	r->records[0] = r->records[1] = 0;
+	MUST(wire_open(&r->manager, connect_to(r->listen_path), ROLE_MANAGER, ROLE_KEEPER,
+		       PHASE_OPEN, err));
+	struct message *m = manager_next(r);
+	assert_int_equal(m->id, MSG_keeper_state);
+	assert_true(str_is(m->keeper_state.name, "demo"));
+	assert_int_equal(m->keeper_state.calls, 1);
+	assert_int_equal(m->keeper_state.frozen, 0); /* thawed, and admits again */
+	assert_int_equal(m->keeper_state.held, 0);
+	m = manager_next(r);
+	assert_int_equal(m->id, MSG_grant_report);
+	assert_int_equal(m->grant_report.grant, 1);
+	assert_true(str_is(m->grant_report.principal, "tester"));
+	r->keeps_acks = false;
+	records_reach(r, 1, 0);
+
+	MUST(wire_pair(pair, err));
+	const struct msg_conn_adopt adopt = {.grant = 1};
+	MUST(wire_send_fds(&r->manager, MSG_conn_adopt, &adopt, &pair[0], 1, err));
+	close(pair[0]);
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_manager_link);
+	assert_int_equal(write(pair[1], "x", 1), 1);
+	char byte = 0;
+	assert_int_equal(read(r->conn.message.fds[0], &byte, 1), 1);
+	close(pair[1]);
+
+	assert_int_equal(write(s.input, "line\n", 5), 5); /* the call never noticed */
+	finish_call(r, &s);
+	assert_string_equal(buf_cstr(&s.out), "got line\n");
+	records_reach(r, 1, 1);
+	done_with(&s);
+}
+
+static int
+count_record(void *ctx, const struct msg_call_record *record, struct err *err)
+{
+	(void)record, (void)err;
+	++*(int *)ctx;
+	return 0;
+}
+
+static void
+without_a_manager_the_spool_keeps_the_records(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	int n = 0;
+	wire_close(&r->manager);
+	call(r, &s, "exit 1");
+	done_with(&s);
+	call(r, &s, "kill -9 $PPID"); /* init: the session ends, and so does the keeper */
+	assert_int_equal(wait_keeper(r), 0);
+	MUST(spool_replay(r->dir, count_record, &n, err));
+	assert_int_equal(n, 4);
+	done_with(&s);
+}
+
+static void
+a_call_is_followed_by_others(void **state)
+{
+	struct rig *r = *state;
+	struct seen s, other = {.channel = 99, .out = BUF_MAX(1000), .err = BUF_MAX(1000)};
+	ask(r, &s, 7, "echo a; read x; echo b", false);
+	started(r, &s);
+	MUST(wire_send(&r->manager, journal_watch, err, .seq = 5, .call = str_of(s.call)));
+	struct message *m = manager_next(r);
+	assert_int_equal(m->id, MSG_journal_watched);
+	other.journal = fd_steal(&m->fds[0]);
+	other.growth = fd_steal(&m->fds[1]);
+	other.input = -1;
+	other.journal_bytes = UINT64_MAX; /* it sends no call_taken */
+	journal_reader_init(&other.reader, other.journal);
+	assert_int_equal(write(s.input, "\n", 1), 1);
+	while (!other.journal_ended) {
+		struct pollfd p = {.fd = other.growth, .events = POLLIN};
+		uint64_t n;
+		read_journal(r, &other);
+		if (other.journal_ended)
+			break;
+		assert_int_equal(poll(&p, 1, 20000), 1);
+		assert_int_equal(read(other.growth, &n, sizeof n), sizeof n);
+	}
+	assert_string_equal(buf_cstr(&other.out), "a\nb\n");
+	finish_call(r, &s);
+	MUST(wire_send(&r->manager, journal_watch, err, .seq = 6, .call = str_of(s.call)));
+	assert_int_equal(command_done(r, 6)->done.code, ERR_ABSENT);
+	done_with(&s);
+	done_with(&other);
+}
+
+static void
+a_conn_that_breaks_a_row_is_cut_and_the_others_go_on(void **state)
+{
+	struct rig *r = *state;
+	struct wire bad;
+	struct seen s;
+	struct err why;
+	grant_conn(r, 2, &bad);
+	assert_int_equal(wire_recv(&bad, &why), 0); /* hello */
+	assert_int_equal(write(bad.fd, "garbage", 7), 7);
+	assert_int_equal(manager_next(r)->id, MSG_grant_closed);
+	assert_int_equal(r->manager.message.grant_closed.grant, 2);
+	call(r, &s, "echo ok");
+	assert_string_equal(buf_cstr(&s.out), "ok\n");
+	done_with(&s);
+	wire_close(&bad);
+}
+
+static void
+too_many_and_unknown_calls_are_refused_with_a_reason(void **state)
+{
+	struct rig *r = *state;
+	static struct seen s[2];
+	ask(r, &s[0], 3, "read x", false);
+	started(r, &s[0]);
+	MUST(wire_send(&r->conn, call_start, err, .channel = 3, .command = STR_LIT("true")));
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_call_refused); /* the channel has one */
+	MUST(wire_send(&r->conn, call_start, err, .channel = 4, .kind = 2,
+		       .command = STR_LIT("sftp")));
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_call_refused);
+	assert_int_equal(r->conn.message.call_refused.code, ERR_UNAVAILABLE);
+	fd_close(&s[0].input);
+	finish_call(r, &s[0]);
+	done_with(&s[0]);
+}
+
+/* ---- figures, on demand ---- */
+
+static int
+compare_ns(const void *a, const void *b)
+{
+	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+static void
+latency(void **state)
+{
+	struct rig *r = *state;
+	enum { N = 500 };
+	static uint64_t ours[N], plain[N];
+	extern char **environ;
+	if (!getenv("BERTH_BENCH"))
+		skip();
+	for (int i = 0; i < N; i++) {
+		struct seen s;
+		const uint64_t begun = time_now_ns();
+		call(r, &s, "exec /bin/true");
+		ours[i] = time_now_ns() - begun;
+		done_with(&s);
+	}
+	for (int i = 0; i < N; i++) {
+		char *argv[] = {(char *)(uintptr_t)"sh", (char *)(uintptr_t)"-c",
+				(char *)(uintptr_t)"exec /bin/true", NULL};
+		pid_t pid;
+		const uint64_t begun = time_now_ns();
+		assert_int_equal(posix_spawn(&pid, "/bin/sh", NULL, NULL, argv, environ), 0);
+		waitpid(pid, NULL, 0);
+		plain[i] = time_now_ns() - begun;
+	}
+	qsort(ours, N, sizeof *ours, compare_ns);
+	qsort(plain, N, sizeof *plain, compare_ns);
+	printf("sh -c 'exec /bin/true': keeper and init p50 %.3f ms p95 %.3f, posix_spawn p50 %.3f p95 "
+	       "%.3f\n",
+	       (double)ours[N / 2] / 1e6, (double)ours[N * 95 / 100] / 1e6,
+	       (double)plain[N / 2] / 1e6, (double)plain[N * 95 / 100] / 1e6);
+	const uint64_t begun = time_now_ns();
+	struct seen s;
+	ask(r, &s, 7, "head -c 524288000 /dev/zero", false);
+	s.sum = hasher_new();
+	started(r, &s);
+	finish_call(r, &s);
+	assert_int_equal(s.out_bytes, 524288000);
+	printf("500 MiB through the journal, hashed thrice: %.0f MB/s\n",
+	       524.288 / ((double)(time_now_ns() - begun) / 1e9));
+	hasher_free(s.sum);
+	done_with(&s);
+}
+
+int
+main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
+	const struct CMUnitTest tests[] = {
+	    T(a_call_has_both_streams_and_its_exit_status),
+	    T(the_environment_is_base_then_call_and_nothing_else),
+	    T(a_signal_ends_a_call_and_is_told),
+	    T(fifty_megabytes_arrive_equal_through_a_journal_of_four),
+	    T(stdin_arrives_and_its_end_too),
+	    T(a_child_that_holds_the_pipe_does_not_hold_the_call),
+	    T(a_child_that_goes_on_writing_delays_the_end_two_seconds_at_most),
+	    T(an_owner_that_reads_nothing_stops_the_writer_and_loses_nothing),
+	    T(two_hundred_calls_in_a_row),
+	    T(sixty_four_calls_at_once),
+	    T(a_missing_command_is_127_with_a_reason),
+	    T(a_terminal_has_size_name_and_end_of_input),
+	    T(a_terminal_changes_its_size),
+	    T(a_lost_link_hangs_up_and_the_call_is_recorded),
+	    T(held_refuses_with_again_until_it_is_not),
+	    T(terminate_ends_commands_and_terminals),
+	    T(kill_ends_all_with_its_reason_and_then_the_keeper),
+	    T(a_new_manager_takes_over_calls_grants_and_records),
+	    T(without_a_manager_the_spool_keeps_the_records),
+	    T(a_call_is_followed_by_others),
+	    T(a_conn_that_breaks_a_row_is_cut_and_the_others_go_on),
+	    T(too_many_and_unknown_calls_are_refused_with_a_reason),
+	    T(latency),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
