@@ -79,7 +79,7 @@ channel_fail(struct channel *ch, struct err *err)
 	if (ch->state == CHANNEL_ENDING)
 		return;
 	if (ch->json) {
-		json_error(&line, err);
+		json_put_error(&line, err);
 	} else {
 		char text[1024];
 		buf_add(&line, text, err_line(err, text, sizeof text));

@@ -216,7 +216,7 @@ conn_close(struct conn *c)
 		if (ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost))
 			continue; /* it has an end of its own */
 		err_set(&err, ERR_AGAIN, "the server is being restarted");
-		err_what(&err, c->control ? "berth" : "call");
+		err_what(&err, "%s", ch->verb ? ch->verb->name : "call");
 		channel_fail(ch, &err);
 	}
 	timer_set(&c->loop, &c->closing_timer, time_now_ns() + CLOSING_S * NS_PER_S,

@@ -84,7 +84,7 @@ struct output {
 	struct watch watch;
 	struct journal_reader reader;
 	bool finished;	     /* nothing more is wanted of the journal */
-	bool follow;	     /* wait for growth where it ends */
+	bool follow;	     /* more may be written: wait for growth where it ends */
 	uint64_t skip_bytes; /* of stdout and stderr together, not to be shown */
 	uint64_t taken_sent; /* the last call_taken */
 	uint64_t limit;	     /* file offset where the owner's output ends */
@@ -124,6 +124,7 @@ struct channel {
 	struct output out;
 
 	bool json; /* errors are said as JSON */
+	const struct verb *verb; /* of a control channel */
 	bool end_known, lost, verb_failed;
 	uint32_t exit_status, exit_signal;
 	bool core_dumped;

@@ -51,6 +51,7 @@ control_exec(struct channel *ch, struct str command)
 	}
 	const int parsed = parse_request(&words, &r, &err);
 	ch->json = r.json;
+	ch->verb = r.verb;
 	if (parsed < 0) {
 		channel_fail(ch, &err);
 	} else if (!r.verb || r.help || r.verb->where == VERB_AT_CONN) {

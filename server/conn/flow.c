@@ -285,7 +285,7 @@ send_journal(struct channel *ch, size_t window)
 	}
 	if (got == 0) {
 		peers_taken(ch);
-		if (ch->end_known || ch->lost || !out->follow)
+		if (!out->follow)
 			finish_journal(ch);
 		return out->finished ? FLOW_MORE : FLOW_IDLE;
 	}

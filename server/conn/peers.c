@@ -215,6 +215,7 @@ on_ended(struct channel *ch, const struct msg_call_ended *m)
 	ch->exit_signal = m->signal;
 	ch->core_dumped = m->core_dumped != 0;
 	ch->out.limit = m->journal_bytes;
+	ch->out.follow = false;
 	buf_clear(&ch->notice);
 	buf_str(&ch->notice, m->notice);
 	flow_end_input(ch);
@@ -283,6 +284,7 @@ on_keeper_gone(struct keeper_link *k)
 		ch->keeper = NULL;
 		if (ch->state == CHANNEL_LIVE && !ch->end_known) {
 			ch->lost = true;
+			ch->out.follow = false;
 			flow_end_input(ch);
 			conn_ready(ch);
 		} else if (ch->state == CHANNEL_ASKED) {

@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 static int
-fail(struct index *ix, struct err *err)
+failed_with(struct index *ix, struct err *err)
 {
 	const int code = sqlite3_errcode(ix->db) & 0xff;
 	if (code == SQLITE_FULL)
@@ -56,7 +56,7 @@ open_stmt(struct index *ix, sqlite3_stmt **out, struct err *err, const char *sql
 	    bind_all(*out, types, ap) != SQLITE_OK) {
 		sqlite3_finalize(*out);
 		*out = NULL;
-		return fail(ix, err);
+		return failed_with(ix, err);
 	}
 	return 0;
 }
@@ -74,7 +74,7 @@ run(struct index *ix, struct err *err, const char *sql, const char *types, ...)
 	if (opened < 0)
 		return -1;
 	const int rc = sqlite3_step(st);
-	const int result = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : fail(ix, err);
+	const int result = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : failed_with(ix, err);
 	sqlite3_finalize(st);
 	return result;
 }
@@ -101,7 +101,7 @@ next(struct index *ix, sqlite3_stmt *st, struct err *err)
 	case SQLITE_DONE:
 		return 0;
 	default:
-		return fail(ix, err);
+		return failed_with(ix, err);
 	}
 }
 

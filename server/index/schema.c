@@ -45,7 +45,7 @@ static const char *const migrations[] = {
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 
 static int
-fail(struct err *err, sqlite3 *db, const char *what)
+failed_with(struct err *err, sqlite3 *db, const char *what)
 {
 	const int code = sqlite3_errcode(db) & 0xff;
 	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
@@ -67,7 +67,7 @@ integer_of(sqlite3 *db, const char *sql, int *out, struct err *err)
 		*out = sqlite3_column_int(st, 0);
 		result = 0;
 	} else {
-		fail(err, db, "read index.db");
+		failed_with(err, db, "read index.db");
 	}
 	sqlite3_finalize(st);
 	return result;
@@ -82,7 +82,7 @@ check_sound(sqlite3 *db, struct err *err)
 
 	if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &st, NULL) != SQLITE_OK ||
 	    sqlite3_step(st) != SQLITE_ROW) {
-		result = fail(err, db, "read index.db");
+		result = failed_with(err, db, "read index.db");
 	} else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok") != 0) {
 		err_set(err, ERR_CORRUPT, "read index.db: %s", sqlite3_column_text(st, 0));
 		result = err_hint(err, "nothing was changed; put back a copy of index.db");
@@ -108,7 +108,7 @@ migrate(sqlite3 *db, struct err *err)
 		if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
 		    sqlite3_exec(db, migrations[v], NULL, NULL, NULL) != SQLITE_OK ||
 		    sqlite3_exec(db, end, NULL, NULL, NULL) != SQLITE_OK) {
-			fail(err, db, "migrate index.db");
+			failed_with(err, db, "migrate index.db");
 			sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
 			return -1;
 		}
@@ -126,7 +126,7 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 	snprintf(path, sizeof path, "/proc/self/fd/%d/index.db", state_dir);
 	int result = 0;
 	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
-		result = fail(err, db, "open index.db");
+		result = failed_with(err, db, "open index.db");
 	if (result == 0 && path_exists(state_dir, "index.db"))
 		result = check_sound(db, err);
 	if (result == 0 &&
@@ -134,7 +134,7 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 			 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
 			 "PRAGMA busy_timeout=0; PRAGMA trusted_schema=OFF",
 			 NULL, NULL, NULL) != SQLITE_OK)
-		result = fail(err, db, "set up index.db");
+		result = failed_with(err, db, "set up index.db");
 	if (result == 0)
 		result = migrate(db, err);
 	if (result < 0) {

@@ -26,7 +26,7 @@ enum {
 	READS_AT_ONCE = 8,
 	DRAIN_OVER_BYTES = 4 << 20, /* what DRAINING may read though the journal is full: more than
 				     * the pipes hold */
-	COMMAND_NAME_MAX = 64,	    /* of a command in an error text */
+	SHELL_NAME_MAX = 64,	    /* of the shell in an error text */
 };
 #define DRAIN_QUIET_NS	   (100 * NS_PER_MS)
 #define DRAIN_MAX_NS	   (2 * NS_PER_S)
@@ -342,7 +342,7 @@ call_take_pty(struct keeper *k, uint32_t number, int take_master)
 	stream_watch(&c->out);
 }
 
-/* The command as an error names it: its first line, not too long. */
+/* What init executes is always the session's shell: a missing command is the shell's to tell. */
 static void
 add_exec_error(struct call *c, uint32_t number)
 {
@@ -351,7 +351,7 @@ add_exec_error(struct call *c, uint32_t number)
 	char line[256];
 
 	const int n = snprintf(line, sizeof line, "berth: exec: %.*s: %s\n",
-			       (int)(shell.len > COMMAND_NAME_MAX ? COMMAND_NAME_MAX : shell.len),
+			       (int)(shell.len > SHELL_NAME_MAX ? SHELL_NAME_MAX : shell.len),
 			       shell.at, text ? text : "unknown error");
 	if (n > 0)
 		append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);

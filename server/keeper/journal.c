@@ -248,7 +248,8 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 		at += piece;
 		n -= piece;
 	}
-	if (keep_bound(j, result < 0 ? &(struct err){0} : err) < 0)
+	/* Not behind the end: its owner may still be reading what is before it. */
+	if (s != JOURNAL_LATE && keep_bound(j, result < 0 ? &(struct err){0} : err) < 0)
 		result = -1;
 	return result;
 }

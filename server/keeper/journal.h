@@ -3,7 +3,7 @@
  *  1. every byte given is counted and hashed, kept or not;
  *  2. past bound_bytes the middle goes: head (a quarter) and tail (the rest) stay, in whole segments;
  *  3. what the owner channel has not taken is never punched: journal_is_full says when to stop
- *     reading instead. Without an owner it never is;
+ *     reading instead. Without an owner it never is; behind the END nothing is punched at all;
  *  4. a frame is whole in the file or not there: one that did not fit the disk is taken back. */
 #ifndef BERTH_JOURNAL_H
 #define BERTH_JOURNAL_H

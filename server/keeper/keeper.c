@@ -351,6 +351,20 @@ is_socket(int fd)
 	return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) == 0 && listens;
 }
 
+/* Four descriptors a call: as many as the system lets us have. After pid 1 was started, which is to
+ * keep the usual limit: old programs close every descriptor below it. */
+static void
+raise_files(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	files.rlim_cur = files.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		log_line("the limit of open files stays where it is");
+}
+
 /* Starts pid 1, then gives up all rights, then listens to it. */
 static int
 start_box(struct keeper *k, struct err *err)
@@ -373,6 +387,7 @@ start_box(struct keeper *k, struct err *err)
 	/* Once more, so that SO_PEERCRED of the next manager's connection names this process. */
 	if (is_socket(k->fds[KEEPER_LISTEN]) && listen(k->fds[KEEPER_LISTEN], 4) < 0)
 		return err_sys(err, errno, "listen for the next manager");
+	raise_files();
 	if (confine_keeper(s.keeper_uid, s.session_uid_base, err) < 0)
 		return err_add(err, "confine the keeper");
 	if (wire_open(&k->init, fd_steal(&k->box.socket), ROLE_KEEPER, ROLE_INIT, PHASE_OPEN, err) <
@@ -403,14 +418,7 @@ watch_all(struct keeper *k, struct err *err)
 static int
 start(struct keeper *k, struct err *err)
 {
-	struct rlimit files;
-
 	k->start_uid = getuid();
-	/* Four descriptors a call: as many as the system lets us have. */
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
 	k->null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (k->null < 0)
 		return err_sys(err, errno, "open /dev/null");

@@ -51,19 +51,22 @@ static const char *const read_only[] = {
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 };
 
-/* Shown empty: they tell of the node, of other sessions' keys, or of its hardware. */
+/* Shown empty: they tell of the node, of other sessions' keys, or of its hardware. What belongs to
+ * the node's root and is readable by it alone needs no mask: that uid is not mapped. */
 static const char *const masked[] = {
-    "/proc/acpi",	  "/proc/asound",	  "/proc/interrupts",
-    "/proc/kcore",	  "/proc/keys",		  "/proc/key-users",
-    "/proc/kpagecgroup",  "/proc/kpagecount",	  "/proc/kpageflags",
-    "/proc/latency_stats", "/proc/sched_debug",	  "/proc/scsi",
-    "/proc/timer_list",	  "/proc/timer_stats",	  "/proc/vmallocinfo",
-    "/sys/block",	  "/sys/class/block",	  "/sys/class/dmi",
-    "/sys/class/powercap", "/sys/dev/block",	  "/sys/devices/virtual/block",
-    "/sys/devices/virtual/dmi", "/sys/devices/virtual/powercap",
-    "/sys/firmware",	  "/sys/fs/bpf",	  "/sys/fs/cgroup",
-    "/sys/fs/pstore",	  "/sys/kernel/debug",	  "/sys/kernel/security",
-    "/sys/kernel/tracing", "/sys/kernel/slab",	  "/sys/power",
+    "/proc/acpi",	  "/proc/asound",	"/proc/interrupts",
+    "/proc/kcore",	  "/proc/keys",		"/proc/key-users",
+    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+    "/proc/timer_list",	  "/sys/block",		"/sys/class/block",
+    "/sys/class/dmi",	  "/sys/class/powercap", "/sys/dev/block",
+    "/sys/devices/virtual/block", "/sys/devices/virtual/dmi", "/sys/devices/virtual/powercap",
+    "/sys/firmware",	  "/sys/fs/cgroup",
+};
+
+/* Other filesystems, which the node has mounted below its own /sys, and a sysfs of ours has not. */
+static const char *const masked_of_node[] = {
+    "/sys/fs/bpf",	   "/sys/fs/pstore",	   "/sys/kernel/debug",
+    "/sys/kernel/security", "/sys/kernel/tracing", "/sys/kernel/config",
 };
 
 /* Root of a session keeps what package managers and build tools need of root, and what cannot reach
@@ -409,25 +412,35 @@ mask_directory(int where, const char *path, const char **first)
 }
 
 static int
+mask_path(const char *path, const char **first)
+{
+	struct stat st;
+
+	auto_close int where = open(path, O_PATH | O_CLOEXEC); /* some in /sys/class are links */
+	if (where < 0)
+		return errno == ENOENT || errno == EACCES ? 0 : -1; /* not there, or not for us */
+	if (fstat(where, &st) < 0)
+		return -1;
+	if (S_ISDIR(st.st_mode))
+		return mask_directory(where, path, first);
+	const int tree = clone_mount("/dev/null", 0);
+	return tree < 0 ? -1 : put_mount(tree, where);
+}
+
+static int
 mask_paths(struct inside *in)
 {
 	const char *first = NULL;
+	const size_t of_node = in->plan->network_host ? sizeof masked_of_node / sizeof *masked_of_node : 0;
 
 	for (size_t i = 0; i < sizeof masked / sizeof *masked; i++) {
-		struct stat st;
 		in->at = masked[i];
-		auto_close int where = open(in->at, O_PATH | O_CLOEXEC); /* /sys/class/x may be a link */
-		if (where < 0 && (errno == ENOENT || errno == EACCES))
-			continue;
-		if (where < 0 || fstat(where, &st) < 0)
+		if (mask_path(in->at, &first) < 0)
 			return -1;
-		if (S_ISDIR(st.st_mode)) {
-			if (mask_directory(where, in->at, &first) < 0)
-				return -1;
-			continue;
-		}
-		const int tree = clone_mount("/dev/null", 0);
-		if (tree < 0 || put_mount(tree, where) < 0)
+	}
+	for (size_t i = 0; i < of_node; i++) {
+		in->at = masked_of_node[i];
+		if (mask_path(in->at, &first) < 0)
 			return -1;
 	}
 	return 0;

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define CLEAR_MAX_NS (10 * NS_PER_S)
+#define LAST_MAX_NS  (500 * NS_PER_MS) /* from a process's end until its cgroup knows */
 enum { MOUNTS_MAX_BYTES = 4 << 20, EVENTS_MAX_BYTES = 4096, DEPTH_MAX = 8 };
 
 /* ---- where it is ---- */
@@ -187,15 +188,15 @@ remove_below(int dir, int depth, struct err *err)
 }
 
 static int
-wait_until_empty(int events, struct err *err)
+wait_until_empty(int events, uint64_t max_ns, struct err *err)
 {
-	const uint64_t deadline_ns = time_now_ns() + CLEAR_MAX_NS;
+	const uint64_t deadline_ns = time_now_ns() + max_ns;
 
 	while (is_populated(events)) {
 		const uint64_t now_ns = time_now_ns();
 		if (now_ns >= deadline_ns)
-			return err_set(err, ERR_TIMEOUT,
-				       "killed processes have not ended within 10 s");
+			return err_set(err, ERR_TIMEOUT, "processes have not ended within %llu ms",
+				       (unsigned long long)(max_ns / NS_PER_MS));
 		struct pollfd p = {.fd = events, .events = POLLPRI};
 		const uint64_t left_ms = (deadline_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
 		if (poll(&p, 1, (int)left_ms) < 0 && errno != EINTR)
@@ -216,7 +217,7 @@ cgroup_clear(int node, const char *id, struct err *err)
 		return err_add(err, "clear the cgroup of %s", id);
 	if (is_populated(events) && fd_write_all(kill, "1", 1, err) < 0)
 		return err_add(err, "kill the processes of %s", id);
-	if (wait_until_empty(events, err) < 0 || remove_cgroup(node, id, 0, err) < 0)
+	if (wait_until_empty(events, CLEAR_MAX_NS, err) < 0 || remove_cgroup(node, id, 0, err) < 0)
 		return err_add(err, "clear the cgroup of %s", id);
 	return 0;
 }
@@ -257,15 +258,28 @@ open_box(int session, unsigned keeper_uid, unsigned session_gid, struct cgroup_f
 	return give_to_keeper(out->box, keeper_uid, session_gid, err);
 }
 
+/* Removes what an earlier start has left: a frozen or half-made cgroup is not used again. */
+static int
+remove_left(int node, const char *id, struct err *err)
+{
+	auto_close int dir = path_open(node, id, O_PATH | O_DIRECTORY, err);
+	if (dir < 0)
+		return errno == ENOENT ? 0 : -1;
+	auto_close int events = path_open(dir, "cgroup.events", O_RDONLY, err);
+	if (events < 0)
+		return -1;
+	if (wait_until_empty(events, LAST_MAX_NS, err) < 0)
+		return err_set(err, ERR_AGAIN, "processes of an earlier start still live");
+	return remove_cgroup(node, id, 0, err);
+}
+
 int
 cgroup_make(int node, const char *id, unsigned keeper_uid, unsigned session_gid,
 	    struct cgroup_fds *out, struct err *err)
 {
 	struct cgroup_fds made = {-1, -1, -1, -1};
 
-	if (cgroup_is_populated(node, id))
-		return err_set(err, ERR_AGAIN, "processes of an earlier start of %s still live", id);
-	if (remove_cgroup(node, id, 0, err) < 0) /* a frozen or half-made one is not used again */
+	if (remove_left(node, id, err) < 0)
 		return err_add(err, "the cgroup of %s", id);
 	auto_close int session = path_open_dir(node, id, 0755, err);
 	if (session < 0)

@@ -18,7 +18,9 @@ struct cgroup_fds {
  *   returns     a directory, or -1 with UNAVAILABLE where there is no v2 hierarchy to write to */
 int cgroup_open_node(const char *state_path, char *out_name, size_t name_bytes,
 		     struct err *err) must_check;
-/* Makes a session's cgroups. box belongs to the keeper's uid and the session root's gid.
+/* Makes a session's cgroups. box belongs to the keeper's uid and the session root's gid. What is
+ * there already must be empty, or become so within half a second: the kernel counts a process that
+ * has been waited for a moment longer.
  *   fails   AGAIN when processes of an earlier start live in it */
 int cgroup_make(int node, const char *id, unsigned keeper_uid, unsigned session_gid,
 		struct cgroup_fds *out, struct err *err) must_check;

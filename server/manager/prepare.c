@@ -228,21 +228,26 @@ static const enum keeper_fd ours_of_keeper[] = {
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
+/* The cgroup's four slots, or four times /dev/null. */
 static int
-fill_cgroup(struct node *n, const struct workspace *w, int null, int fds[KEEPER_FDS],
-	    struct err *err)
+fill_cgroup(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], struct err *err)
 {
-	struct cgroup_fds c;
+	struct cgroup_fds c = {-1, -1, -1, -1};
 
-	if (n->cgroup < 0)
-		return dup_into(&fds[KEEPER_CGROUP], null, err) < 0 ||
-			       dup_into(&fds[KEEPER_FREEZE], null, err) < 0 ||
-			       dup_into(&fds[KEEPER_KILL], null, err) < 0
-			   ? -1
-			   : dup_into(&fds[KEEPER_EVENTS], null, err);
-	if (cgroup_make(n->cgroup, w->id, node_keeper_uid(n, w->slot), node_session_uid(n, w->slot),
-			&c, err) < 0)
-		return -1;
+	if (n->cgroup >= 0) {
+		if (cgroup_make(n->cgroup, w->id, node_keeper_uid(n, w->slot),
+				node_session_uid(n, w->slot), &c, err) < 0)
+			return -1;
+	} else {
+		c.box = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (c.box < 0)
+			return err_sys(err, errno, "open /dev/null");
+		if (dup_into(&c.freeze, c.box, err) < 0 || dup_into(&c.kill, c.box, err) < 0 ||
+		    dup_into(&c.events, c.box, err) < 0) {
+			cgroup_close(&c);
+			return -1;
+		}
+	}
 	fds[KEEPER_CGROUP] = c.box;
 	fds[KEEPER_FREEZE] = c.freeze;
 	fds[KEEPER_KILL] = c.kill;
@@ -255,12 +260,8 @@ fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], 
 {
 	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1}};
 
-	auto_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null < 0)
-		return err_sys(err, errno, "open /dev/null");
 	if (dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
-	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 ||
-	    fill_cgroup(n, w, null, fds, err) < 0 || build_run(&build, err) < 0)
+	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 || build_run(&build, err) < 0)
 		return -1;
 	fds[KEEPER_ROOTFS] = build.fds[BUILT_ROOTFS];
 	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];
@@ -280,14 +281,15 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 			       w->n_lowers, LOWERS_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
-	/* Before anything of it is touched, and so that a failure may clear what it made. */
-	if (prepare_is_populated(n, w->id))
-		return err_set(err, ERR_AGAIN, "processes of an earlier start of %s still live", w->id);
+	/* First the cgroup, while nothing of the session has been touched: a failure of that one is no
+	 * reason to clear it. */
+	struct err stays;
+	if (fill_cgroup(n, w, fds, err) < 0)
+		return err_add(err, "prepare %s", w->id);
 	if (fill(n, w, spill, fds, err) == 0)
 		return 0;
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fd_close(&fds[ours_of_keeper[i]]);
-	struct err stays;
 	if (prepare_clear(n, w->id, &stays) < 0)
 		return err_add(err, "prepare %s (its cgroup stays)", w->id);
 	return err_add(err, "prepare %s", w->id);

@@ -50,7 +50,7 @@ static void
 member(struct buf *out, const char *name, const char *value, bool first)
 {
 	buf_fmt(out, "%s\"%s\":", first ? "" : ",", name);
-	json_string(out, str_of(value));
+	json_put(out, str_of(value));
 }
 
 static void

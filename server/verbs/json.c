@@ -40,7 +40,7 @@ sequence(struct str s)
 }
 
 void
-json_string(struct buf *out, struct str s)
+json_put(struct buf *out, struct str s)
 {
 	buf_char(out, '"');
 	while (s.len) {
@@ -64,16 +64,16 @@ json_string(struct buf *out, struct str s)
 }
 
 void
-json_error(struct buf *out, const struct err *err)
+json_put_error(struct buf *out, const struct err *err)
 {
 	char message[sizeof err->what + sizeof err->why + 4];
 
 	snprintf(message, sizeof message, "%s%s%s", err->what, err->what[0] ? ": " : "", err->why);
 	buf_text(out, "{\"code\":");
-	json_string(out, str_of(err_json(err->code)));
+	json_put(out, str_of(err_json(err->code)));
 	buf_text(out, ",\"message\":");
-	json_string(out, str_of(message));
+	json_put(out, str_of(message));
 	buf_text(out, ",\"hint\":");
-	json_string(out, str_of(err->hint[0] ? err->hint : err_default_hint(err->code)));
+	json_put(out, str_of(err->hint[0] ? err->hint : err_default_hint(err->code)));
 	buf_char(out, '}');
 }

@@ -186,7 +186,7 @@ read_frame(struct journal_reader *r, char *buf, size_t buf_bytes, struct journal
 {
 	struct head h;
 	struct journal_frame frame;
-	uint64_t length;
+	uint64_t length = 0;
 
 	if (next_segment(r->at) - r->at <= JOURNAL_FRAME_BYTES) {
 		r->at = next_segment(r->at);

@@ -236,14 +236,9 @@ wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phas
 	return 0;
 }
 
-void
-wire_close(struct wire *w)
+static void
+drop_queue(struct wire *w)
 {
-	watch_remove(&w->watch);
-	if (w->in) { /* else never opened */
-		fd_close(&w->fd);
-		close_fds(w->message.fds, &w->message.n_fds);
-	}
 	while (w->queue) {
 		struct packet *p = w->queue;
 		w->queue = p->next;
@@ -252,6 +247,17 @@ wire_close(struct wire *w)
 	}
 	w->queue_tail = &w->queue;
 	w->queue_bytes = 0;
+}
+
+void
+wire_close(struct wire *w)
+{
+	watch_remove(&w->watch);
+	if (w->in) { /* else never opened */
+		fd_close(&w->fd);
+		close_fds(w->message.fds, &w->message.n_fds);
+	}
+	drop_queue(w);
 	free(w->in);
 	w->in = NULL;
 	w->fd = -1;
@@ -369,9 +375,10 @@ receive_packet(struct wire *w, size_t *n, struct err *err)
 	ssize_t got;
 
 	close_fds(w->message.fds, &w->message.n_fds);
+	/* ECONNRESET says once, before what the peer sent last, that it left something unread */
 	do
 		got = recvmsg(w->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	while (got < 0 && errno == EINTR);
+	while (got < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return 0;
 	if (got <= 0)
@@ -414,7 +421,7 @@ wire_recv(struct wire *w, struct err *err)
 		if (!wire_is_open(w))
 			return err_set(err, ERR_UNAVAILABLE, "the %s is gone", role_name(w->peer));
 		if (flush_queue(w, err) < 0)
-			return -1;
+			drop_queue(w); /* it reads no more, but its last words may be here */
 		const int got = receive_packet(w, &n, err);
 		if (got <= 0)
 			return got;

@@ -137,11 +137,13 @@ err_line(const struct err *err, char *out, size_t out_bytes)
 			       hint[0] ? ")" : "");
 	if (n < 0)
 		return 0;
-	if ((size_t)n >= out_bytes) {
+	if ((size_t)n >= out_bytes)
 		mark_cut(out, out_bytes);
-		return strlen(out);
-	}
-	return (size_t)n;
+	const size_t length = strlen(out);
+	for (size_t i = 0; i < length; i++) /* a library's or a peer's text must not make it two */
+		if ((unsigned char)out[i] < 0x20 || out[i] == 0x7f)
+			out[i] = ' ';
+	return length;
 }
 
 int

@@ -46,7 +46,7 @@ def test_restore_of_what_does_not_exist(server, name):
 
 
 def test_bad_session_names_do_not_get_in(server):
-    for user in ("UPPER", "-dash", "a/b", "x" * 64, "s_short!"):
+    for user in ("UPPER", "_dash", "a/b", "x" * 64, "s_short!"):
         r = server.ssh(user, "true")
         assert r.status == 255 and "Permission denied" in r.stderr, (user, r)
 

@@ -82,7 +82,8 @@ def test_what_a_command_writes_on_sigterm_is_there_after_a_cold_resume(own_serve
     r = server.verb("pause", name)
     assert r.status == 0, r
     call.communicate(timeout=30)
-    assert server.json("calls", name)[0]["ended_by"] == "itself"
+    row = server.json("calls", name)[0]
+    assert (row["ended_by"], row["exit_status"]) == ("pause", 0), row
     restart_cold(server)
     assert server.ssh(name, "cat on-term").out == b"saved\n"
 
@@ -255,7 +256,8 @@ def test_a_full_disk_while_capturing_is_73_and_the_session_goes_on(small_disk, n
         assert holder.stdout.readline() == b"ready\n"
         filler = small_disk / "filler"
         with open(filler, "wb") as f:
-            free = os.statvfs(small_disk).f_bavail * 4096
+            st = os.statvfs(small_disk)
+            free = st.f_bavail * st.f_frsize
             os.posix_fallocate(f.fileno(), 0, free - (20 << 20))
         r = server.verb("pause", name)
         assert r.status == 73 and r.stderr.startswith("berth: pause "), r

@@ -1,7 +1,8 @@
 /* Help and the JSON that is written by hand; a real parser judges it. */
+#include <jansson.h> /* first: verbs.h looks whether it is there */
+
 #include "server/verbs/help.c"
 
-#include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>

@@ -19,7 +19,7 @@
 /* ---- an engine: a child on a socket, and nothing else ---- */
 
 static int engine_socket; /* a second fd of the keeper's end, to hang up on init */
-static bool engine_frozen, engine_never_freezes;
+static bool engine_frozen;
 
 static const char *
 init_path(void)
@@ -60,7 +60,7 @@ static int
 engine_freeze(struct sandbox *s, bool frozen, struct err *err)
 {
 	(void)s, (void)err;
-	engine_frozen = frozen && !engine_never_freezes;
+	engine_frozen = frozen;
 	return 0;
 }
 

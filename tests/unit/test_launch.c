@@ -5,6 +5,7 @@
 #include "confine.h"
 #include "engine_room.h"
 
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 
 static struct session shared; /* one sandbox for the tests that leave it as it is */
@@ -121,8 +122,13 @@ test_devices_limits_and_places_to_write_are_there(void **state)
 	       "echo out > /dev/stdout",
 	       0, "4\n4\nout");
 	expect("cat /sys/class/net/lo/operstate; ls /sys/class/net", 0, "unknown\nlo");
-	expect("ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj", 0,
-	       "1024\n524288\n0\n200");
+	expect("ulimit -n; ulimit -c; cat /proc/self/oom_score_adj", 0, "1024\n0\n200");
+	struct rlimit ours; /* the most that a session can be given where we may not raise it */
+	char command[64];
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &ours), 0);
+	snprintf(command, sizeof command, "test $(ulimit -Hn) -le 524288 -a $(ulimit -Hn) -ge %u",
+		 ours.rlim_max < 524288 ? (unsigned)ours.rlim_max : 524288);
+	expect(command, 0, "");
 	expect("for d in /workspace /tmp /run /dev/shm /root /etc /var/tmp; do echo x > $d/w || echo $d; "
 	       "done",
 	       0, "");

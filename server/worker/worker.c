@@ -1,0 +1,331 @@
+/* worker: one job for the manager: an upper is captured, layers are unpacked, refs are written.
+ *   holds      a socket to the manager; directories of the job: the store, the layer cache, one
+ *              session's upper, one to work in
+ *   may        read and write beneath those four, as any owner, make whiteouts, start threads
+ *   never      opens a path outside them, starts a process, changes a mount, speaks with anybody
+ *              else; says "done" before what it made is durable, or marked as not yet so
+ *   if taken   gains the store and the cache of this node: by a hostile layer, hence the walls
+ *
+ * It serves one request after another and ends at EOF of its socket, in the middle of a request at
+ * its next step: what it had not finished is removed. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "confine.h"
+#include "layer.h"
+#include "oci.h"
+#include "wire/wire.h"
+
+#include <errno.h>
+#include <locale.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MANAGER_FD = 3, HELLO_S = 30 };
+enum { PROGRESS_NS = 200 * NS_PER_MS };
+
+struct worker {
+	struct wire wire;
+	int store, cache, upper, scratch; /* owned */
+	struct layer_options options;
+	struct capture *capture; /* owned; made by the first capture */
+	char subject[65];
+	uint64_t told_ns; /* when progress was sent last */
+};
+
+/* ---- while a request runs ---- */
+
+static bool
+manager_is_gone(const struct worker *w)
+{
+	struct pollfd p = {.fd = MANAGER_FD, .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLRDHUP | POLLERR));
+}
+
+static int
+step(void *ctx, uint64_t bytes, uint64_t entries, struct err *err)
+{
+	struct worker *w = ctx;
+	const uint64_t now = time_now_ns();
+
+	if (manager_is_gone(w))
+		return err_set(err, ERR_CANCELLED, "the manager went away");
+	if (now - w->told_ns < PROGRESS_NS)
+		return 0;
+	w->told_ns = now;
+	return wire_send(&w->wire, progress, err, .bytes = bytes, .entries = entries);
+}
+
+/* ---- requests: each answers with its own message, or fails ---- */
+
+static int
+serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
+{
+	struct frames_sum sum;
+	struct layer_counts n;
+
+	if (!w->capture)
+		w->capture = capture_new(&w->options, w->upper, w->scratch, err);
+	if (!w->capture)
+		return -1;
+	const int any = capture_run(w->capture, m->trust_nothing != 0, &sum, &n, err);
+	if (any < 0)
+		return -1;
+	if (n.skipped || n.torn)
+		log_line("capture: %llu entries are no files of a workspace and were left out, "
+			 "%llu files became shorter while they were read",
+			 (unsigned long long)n.skipped, (unsigned long long)n.torn);
+	const size_t bytes = any ? DIGEST_BYTES : 0;
+	return wire_send(&w->wire, captured, err,
+			 .digest = {(const char *)sum.digest.at, bytes},
+			 .diff_id = {(const char *)sum.diff_id.at, bytes}, .bytes = n.bytes,
+			 .raw_bytes = n.raw_bytes, .entries = n.entries, .files = n.files);
+}
+
+/* A list of digests from the wire. -1: its length is not that of any. */
+static int
+take_digests(struct str bytes, struct digest **out, size_t *out_n, struct err *err)
+{
+	if (bytes.len % DIGEST_BYTES)
+		return err_set(err, ERR_CORRUPT, "a list of digests is cut");
+	*out_n = bytes.len / DIGEST_BYTES;
+	*out = xnew(*out_n + 1, sizeof **out);
+	if (bytes.len)
+		memcpy(*out, bytes.at, bytes.len);
+	return 0;
+}
+
+static int
+take_digest(struct str bytes, struct digest *out, struct err *err)
+{
+	if (bytes.len != DIGEST_BYTES)
+		return err_set(err, ERR_CORRUPT, "a digest of %zu bytes", bytes.len);
+	memcpy(out->at, bytes.at, DIGEST_BYTES);
+	return 0;
+}
+
+static int
+take_sizes(struct str bytes, size_t n, uint64_t **out, struct err *err)
+{
+	const uint8_t *p = (const uint8_t *)bytes.at;
+
+	if (bytes.len != 8 * n)
+		return err_set(err, ERR_CORRUPT, "%zu bytes of sizes for %zu layers", bytes.len, n);
+	*out = xnew(n + 1, sizeof **out);
+	for (size_t i = 0; i < bytes.len; i++)
+		(*out)[i / 8] |= (uint64_t)p[i] << 8 * (i % 8);
+	return 0;
+}
+
+static int
+serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struct err *err)
+{
+	auto_free struct digest *layers = NULL, *diff_ids = NULL;
+	auto_free uint64_t *sizes = NULL;
+	struct digest parent, manifest;
+	size_t n = 0, n_diff_ids = 0;
+
+	if (take_digests(m->layers, &layers, &n, err) < 0 ||
+	    take_digests(m->diff_ids, &diff_ids, &n_diff_ids, err) < 0 ||
+	    take_sizes(m->sizes, n, &sizes, err) < 0)
+		return -1;
+	if (n != n_diff_ids)
+		return err_set(err, ERR_CORRUPT, "%zu diff_ids for %zu layers", n_diff_ids, n);
+	if (m->parent.len && take_digest(m->parent, &parent, err) < 0)
+		return -1;
+	const struct oci_snapshot s = {
+	    .session = m->session,
+	    .session_name = m->session_name,
+	    .image = m->image,
+	    .made_by = m->made_by,
+	    .note = m->note,
+	    .fingerprint = m->fingerprint,
+	    .parent = m->parent.len ? &parent : NULL,
+	    .layers = layers,
+	    .diff_ids = diff_ids,
+	    .sizes = sizes,
+	    .n_layers = n,
+	    .created_ns = m->created_ns,
+	};
+	if (oci_write_snapshot(w->store, &s, &manifest, err) < 0)
+		return -1;
+	return wire_send(&w->wire, snapshot_written, err,
+			 .manifest = {(const char *)manifest.at, DIGEST_BYTES});
+}
+
+static int
+say_worked(struct worker *w, const struct layer_counts *n, struct err *err)
+{
+	return wire_send(&w->wire, worked, err, .bytes = n->raw_bytes, .entries = n->entries);
+}
+
+static int
+serve_session_ref(struct worker *w, const struct msg_session_ref *m, struct err *err)
+{
+	const struct layer_counts none = {0};
+
+	if (oci_write_session(w->store, m->id, m->json, err) < 0)
+		return -1;
+	return say_worked(w, &none, err);
+}
+
+static int
+serve_unpack(struct worker *w, const struct msg_unpack *m, struct err *err)
+{
+	struct digest digest, diff_id;
+	struct layer_counts n;
+
+	if (take_digest(m->digest, &digest, err) < 0 || take_digest(m->diff_id, &diff_id, err) < 0 ||
+	    unpack_layer(&w->options, &digest, &diff_id, &n, err) < 0)
+		return -1;
+	return say_worked(w, &n, err);
+}
+
+static int
+serve_flatten(struct worker *w, const struct msg_flatten *m, struct err *err)
+{
+	auto_free struct digest *layers = NULL;
+	struct layer_counts n;
+	struct digest into;
+	size_t n_layers = 0;
+
+	if (take_digests(m->layers, &layers, &n_layers, err) < 0 ||
+	    take_digest(m->into, &into, err) < 0 ||
+	    compact_layers(&w->options, layers, n_layers, &into, &n, err) < 0)
+		return -1;
+	return say_worked(w, &n, err);
+}
+
+static int
+serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *err)
+{
+	auto_free struct digest *digests = NULL;
+	const struct layer_counts none = {0};
+	size_t n = 0;
+
+	if (take_digests(m->digests, &digests, &n, err) < 0 ||
+	    cache_sync(w->cache, digests, n, err) < 0)
+		return -1;
+	return say_worked(w, &none, err);
+}
+
+static int
+serve(struct worker *w, const struct message *m, struct err *err)
+{
+	w->told_ns = time_now_ns();
+	switch ((unsigned)m->id) { /* the other messages of the table cannot come: wire refuses them */
+	case MSG_capture:
+		return serve_capture(w, &m->capture, err);
+	case MSG_snapshot_write:
+		return serve_snapshot_write(w, &m->snapshot_write, err);
+	case MSG_session_ref:
+		return serve_session_ref(w, &m->session_ref, err);
+	case MSG_unpack:
+		return serve_unpack(w, &m->unpack, err);
+	case MSG_flatten:
+		return serve_flatten(w, &m->flatten, err);
+	case MSG_sync_cache:
+		return serve_sync_cache(w, &m->sync_cache, err);
+	default:
+		return err_set(err, ERR_CORRUPT, "the manager sent %s again",
+			       wire_message_name(m->id));
+	}
+}
+
+/* ---- the job ---- */
+
+/* The first message: what this worker may touch. Nothing foreign is read before the walls stand. */
+static int
+take_job(struct worker *w, struct err *err)
+{
+	if (wire_recv_wait(&w->wire, time_now_ns() + HELLO_S * NS_PER_S, err) < 0)
+		return -1;
+	struct message *m = &w->wire.message;
+	if (m->id != MSG_job)
+		return err_set(err, ERR_CORRUPT, "%s came where a job should",
+			       wire_message_name(m->id));
+	if (str_copy(m->job.subject, w->subject, sizeof w->subject, err) < 0)
+		return -1;
+	w->store = fd_steal(&m->fds[0]);
+	w->cache = fd_steal(&m->fds[1]);
+	w->upper = fd_steal(&m->fds[2]);
+	w->scratch = fd_steal(&m->fds[3]);
+	w->options = (struct layer_options){
+	    .store = w->store,
+	    .cache = w->cache,
+	    .level = m->job.level > 19 ? 19 : (int)m->job.level,
+	    .threads = m->job.threads > FRAMES_THREADS_MAX ? FRAMES_THREADS_MAX : m->job.threads,
+	    .watch = {step, w},
+	};
+	const int dirs[] = {w->store, w->cache, w->upper, w->scratch};
+	return confine_worker(dirs, sizeof dirs / sizeof *dirs, err);
+}
+
+/* What must be read from the system before nothing outside the job can be. */
+static void
+prepare(void)
+{
+	struct rlimit files;
+
+	time_boot_id();
+	setlocale(LC_CTYPE, "C.UTF-8"); /* libarchive reads names by it */
+	umask(0);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 1024) {
+		files.rlim_cur = files.rlim_max < 1024 ? files.rlim_max : 1024;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+}
+
+static int
+answer_requests(struct worker *w, struct err *err)
+{
+	for (;;) {
+		struct err why;
+		/* No deadline of its own: the manager keeps a worker as long as it has a use for it,
+		 * and EOF ends the wait. */
+		const int got = wire_recv_wait(&w->wire, UINT64_MAX, err);
+		if (got < 0)
+			return -1;
+		if (serve(w, &w->wire.message, &why) == 0)
+			continue;
+		if (manager_is_gone(w))
+			return 0;
+		log_err(&why, "%s", wire_message_name(w->wire.message.id));
+		if (wire_send(&w->wire, work_failed, err, .code = why.code, .why = str_of(why.why),
+			      .hint = str_of(why.hint)) < 0)
+			return -1;
+	}
+}
+
+int
+main(void)
+{
+	struct worker w = {.store = -1, .cache = -1, .upper = -1, .scratch = -1};
+	struct err err, ignored;
+
+	log_init("berth-worker", "");
+	prepare();
+	int result = wire_open(&w.wire, MANAGER_FD, ROLE_WORKER, ROLE_MANAGER, PHASE_OPEN, &err);
+	if (result == 0)
+		result = take_job(&w, &err);
+	log_init("berth-worker", w.subject);
+	if (result == 0 && layer_sweep(w.store, w.cache, &ignored) < 0)
+		log_err(&ignored, "remove what earlier workers left"); /* no reason not to work */
+	if (result == 0)
+		result = answer_requests(&w, &err);
+	if (result < 0 && err.code == ERR_UNAVAILABLE && manager_is_gone(&w))
+		result = 0; /* EOF is how a job ends */
+	if (result < 0)
+		log_err(&err, "a job");
+	capture_free(w.capture);
+	wire_close(&w.wire);
+	fd_close(&w.store);
+	fd_close(&w.cache);
+	fd_close(&w.upper);
+	fd_close(&w.scratch);
+	return result < 0 ? err_exit(err.code) : 0;
+}

@@ -1,0 +1,233 @@
+/* SQLite on a file descriptor: the "file name" is its number. One connection, one file, no journal,
+ * no locks: an .idx is written before it has a name and never changed after. */
+#include "idx.h"
+#include "base/fd.h"
+#include "base/num.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct file {
+	sqlite3_file base; /* first: SQLite allocates and casts */
+	int fd;		   /* lent */
+};
+
+static int
+vfs_close(sqlite3_file *f)
+{
+	(void)f;
+	return SQLITE_OK;
+}
+
+static int
+vfs_read(sqlite3_file *base, void *out, int n, sqlite3_int64 at)
+{
+	const struct file *f = (struct file *)base;
+	char *to = out;
+
+	while (n) {
+		const ssize_t k = pread(f->fd, to, (size_t)n, at);
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k < 0)
+			return SQLITE_IOERR_READ;
+		if (k == 0) {
+			memset(to, 0, (size_t)n); /* as SQLite wants it */
+			return SQLITE_IOERR_SHORT_READ;
+		}
+		to += k;
+		n -= (int)k;
+		at += k;
+	}
+	return SQLITE_OK;
+}
+
+static int
+vfs_write(sqlite3_file *base, const void *bytes, int n, sqlite3_int64 at)
+{
+	const struct file *f = (struct file *)base;
+	struct err err;
+
+	if (fd_pwrite_all(f->fd, bytes, (size_t)n, (uint64_t)at, &err) < 0)
+		return err.code == ERR_NO_SPACE ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+	return SQLITE_OK;
+}
+
+static int
+vfs_truncate(sqlite3_file *base, sqlite3_int64 size)
+{
+	return ftruncate(((struct file *)base)->fd, size) < 0 ? SQLITE_IOERR_TRUNCATE : SQLITE_OK;
+}
+
+static int
+vfs_sync(sqlite3_file *base, int flags)
+{
+	(void)base;
+	(void)flags;
+	return SQLITE_OK; /* the owner of the fd syncs, before it gives the file a name */
+}
+
+static int
+vfs_size(sqlite3_file *base, sqlite3_int64 *out)
+{
+	struct stat st;
+	if (fstat(((struct file *)base)->fd, &st) < 0)
+		return SQLITE_IOERR_FSTAT;
+	*out = st.st_size;
+	return SQLITE_OK;
+}
+
+static int
+vfs_lock(sqlite3_file *base, int level)
+{
+	(void)base;
+	(void)level;
+	return SQLITE_OK;
+}
+
+static int
+vfs_locked(sqlite3_file *base, int *out)
+{
+	(void)base;
+	*out = 0;
+	return SQLITE_OK;
+}
+
+static int
+vfs_control(sqlite3_file *base, int op, void *arg)
+{
+	(void)base;
+	(void)op;
+	(void)arg;
+	return SQLITE_NOTFOUND;
+}
+
+static int
+vfs_sector(sqlite3_file *base)
+{
+	(void)base;
+	return 4096;
+}
+
+static int
+vfs_traits(sqlite3_file *base)
+{
+	(void)base;
+	return 0;
+}
+
+static int
+vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *base, int flags, int *out_flags)
+{
+	static const sqlite3_io_methods methods = {
+	    .iVersion = 1,
+	    .xClose = vfs_close,
+	    .xRead = vfs_read,
+	    .xWrite = vfs_write,
+	    .xTruncate = vfs_truncate,
+	    .xSync = vfs_sync,
+	    .xFileSize = vfs_size,
+	    .xLock = vfs_lock,
+	    .xUnlock = vfs_lock,
+	    .xCheckReservedLock = vfs_locked,
+	    .xFileControl = vfs_control,
+	    .xSectorSize = vfs_sector,
+	    .xDeviceCharacteristics = vfs_traits,
+	};
+	struct file *f = (struct file *)base;
+	struct err ignored;
+	uint64_t fd;
+
+	(void)vfs;
+	*f = (struct file){.fd = -1};
+	if (!name || !(flags & SQLITE_OPEN_MAIN_DB) ||
+	    num_parse(str_of(name), 0, 1 << 20, &fd, &ignored) < 0)
+		return SQLITE_CANTOPEN;
+	f->fd = (int)fd;
+	f->base.pMethods = &methods;
+	if (out_flags)
+		*out_flags = flags;
+	return SQLITE_OK;
+}
+
+static int
+vfs_delete(sqlite3_vfs *vfs, const char *name, int sync)
+{
+	(void)vfs;
+	(void)name;
+	(void)sync;
+	return SQLITE_OK; /* journals that never were */
+}
+
+static int
+vfs_access(sqlite3_vfs *vfs, const char *name, int flags, int *out)
+{
+	(void)vfs;
+	(void)name;
+	(void)flags;
+	*out = 0;
+	return SQLITE_OK;
+}
+
+static int
+vfs_full_name(sqlite3_vfs *vfs, const char *name, int n, char *out)
+{
+	(void)vfs;
+	snprintf(out, (size_t)n, "%s", name);
+	return SQLITE_OK;
+}
+
+static int
+vfs_random(sqlite3_vfs *vfs, int n, char *out)
+{
+	(void)vfs;
+	return getrandom(out, (size_t)n, 0) == n ? n : 0;
+}
+
+static int
+vfs_sleep(sqlite3_vfs *vfs, int us)
+{
+	(void)vfs;
+	(void)us;
+	return 0;
+}
+
+static int
+vfs_time(sqlite3_vfs *vfs, double *out)
+{
+	(void)vfs;
+	*out = 2440587.5; /* 1970: no statement of ours asks */
+	return SQLITE_OK;
+}
+
+static sqlite3_vfs vfs = {
+    .iVersion = 1,
+    .szOsFile = sizeof(struct file),
+    .mxPathname = 32,
+    .zName = "berth-fd",
+    .xOpen = vfs_open,
+    .xDelete = vfs_delete,
+    .xAccess = vfs_access,
+    .xFullPathname = vfs_full_name,
+    .xRandomness = vfs_random,
+    .xSleep = vfs_sleep,
+    .xCurrentTime = vfs_time,
+};
+
+static void
+register_once(void)
+{
+	sqlite3_vfs_register(&vfs, 0);
+}
+
+const char *
+idx_vfs_name(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, register_once);
+	return vfs.zName;
+}

@@ -1,0 +1,84 @@
+/* The public face of the snapshot library: an upper of overlayfs ⇄ a layer in a store ⇄ a directory
+ * that overlayfs stacks. It knows no session and no wire; all it touches it is given as directory
+ * fds. Ids on disk are those of the session (0 to 65535, whatever maps them).
+ *
+ *   upper ──capture──▶ STORE/blobs, idx ──unpack──▶ CACHE/layers/<hex> ──▶ overlayfs
+ *                                       ──compact─▶ (several layers as one directory)
+ *                                       ──verify
+ *
+ * Every function leaves nothing behind when it fails. One that is killed leaves temp files, which
+ * layer_sweep removes. */
+#ifndef BERTH_LAYER_H
+#define BERTH_LAYER_H
+
+#include "base/digest.h"
+#include "frames.h"
+
+#include <stdbool.h>
+
+/* What a long job asks now and then (about every MiB or 64 entries): progress, counted since the
+ * job began. Its failure ends the job, which cleans up and passes it on. */
+struct layer_watch {
+	int (*step)(void *ctx, uint64_t bytes, uint64_t entries, struct err *err); /* may be NULL */
+	void *ctx;
+};
+
+struct layer_options {
+	int store, cache; /* lent; -1 where the act needs none */
+	int level;	  /* of zstd; 0: 1 */
+	unsigned threads; /* 0: 1; at most FRAMES_THREADS_MAX are used */
+	struct layer_watch watch;
+};
+
+/* What a layer may hold before it is refused: a small archive must not fill the disk. */
+enum { LAYER_ENTRIES_MAX = 20 * 1000 * 1000 };
+#define LAYER_RAW_MAX_BYTES (1ull << 42)
+
+struct layer_counts {
+	uint64_t bytes, raw_bytes, entries, files;
+	uint64_t skipped; /* sockets and the like, not captured */
+	uint64_t torn;	  /* files that became shorter while they were read */
+};
+
+/* ---- capture.c ---- */
+struct capture; /* one upper in one job; remembers what it saw */
+
+/* upper: a directory of overlayfs, mounted with userxattr or not at all; scratch: where a temp file
+ * may be. Both lent until capture_free. */
+struct capture *capture_new(const struct layer_options *o, int upper, int scratch,
+			    struct err *err) must_check;
+void capture_free(struct capture *c);
+AUTO_OF(capture)
+/* The first time: all of the upper. Then: what differs from the run before, as a further layer on
+ * top of that run's. Durable in the store when it returns.
+ *   trust_nothing  compares nothing: all that is there is written again, and what is gone is deleted
+ *   returns        1 a layer, 0 nothing to capture (out's digests are zero), -1; after a failure the
+ *                  run before is still what the next one compares with */
+int capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
+		struct layer_counts *out_counts, struct err *err) must_check;
+
+/* ---- unpack.c, compact.c, verify.c ---- */
+/* Makes CACHE/layers/<digest> from the archive. One that is there and trusted is left as it is.
+ *   diff_id  may be NULL: only the archive's digest is judged
+ *   fails    CORRUPT: the archive is absent, damaged, or holds what no workspace can */
+int unpack_layer(const struct layer_options *o, const struct digest *digest,
+		 const struct digest *diff_id, struct layer_counts *out, struct err *err) must_check;
+/* Makes CACHE/layers/<into> of n layers of the store, the lowest first, so that stacking it is
+ * stacking them: deletions that may still hide something of the image stay. */
+int compact_layers(const struct layer_options *o, const struct digest *layers, size_t n,
+		   const struct digest *into, struct layer_counts *out, struct err *err) must_check;
+/* Reads all of an archive and its index, and fails with CORRUPT at the first byte that is not what
+ * was written. diff_id: may be NULL. */
+int verify_layer(const struct layer_options *o, const struct digest *digest,
+		 const struct digest *diff_id, struct layer_counts *out, struct err *err) must_check;
+
+/* ---- cache.c ---- */
+/* Whether CACHE/layers/<digest> is there and can be relied on: it was synced, or no power was lost
+ * since it was made. */
+bool cache_layer_trusted(int cache, const struct digest *digest);
+/* syncfs, then marks these layers as synced; n 0: all that are there. */
+int cache_sync(int cache, const struct digest *layers, size_t n, struct err *err) must_check;
+/* Removes what killed jobs left in the store and the cache (-1: not given). */
+int layer_sweep(int store, int cache, struct err *err) must_check;
+
+#endif

@@ -1,0 +1,159 @@
+#include "oci.h"
+#include "base/fd.h"
+#include "base/num.h"
+#include "base/path.h"
+#include "base/time.h"
+#include "blob.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static char *
+time_text(uint64_t real_ns)
+{
+	char text[TIME_TEXT_BYTES];
+	time_format(real_ns, text);
+	return xstrdup(text);
+}
+
+static struct manifest
+manifest_of(const struct oci_snapshot *s)
+{
+	struct manifest m = {
+	    .layers = xnew(s->n_layers + 1, sizeof *m.layers),
+	    .n_layers = s->n_layers,
+	    .has_parent = s->parent != NULL,
+	    .session = manifest_text(s->session),
+	    .session_name = manifest_text(s->session_name),
+	    .image = manifest_text(s->image),
+	    .fingerprint = manifest_text(s->fingerprint),
+	    .made_by = manifest_text(s->made_by),
+	    .created = time_text(s->created_ns),
+	};
+
+	if (s->parent)
+		m.parent = *s->parent;
+	for (size_t i = 0; i < s->n_layers; i++)
+		m.layers[i] = (struct manifest_layer){
+		    .digest = s->layers[i], .diff_id = s->diff_ids[i], .bytes = s->sizes[i]};
+	return m;
+}
+
+/* Each layer keeps the line of history it got when it was new; without a parent to read, layers
+ * from before have a line that says nothing. */
+static void
+take_history(int store, struct manifest *m)
+{
+	auto_manifest parent = {0};
+	struct err ignored;
+	size_t i = 0;
+
+	const bool known = m->has_parent && oci_load(store, &m->parent, &parent, &ignored) == 0;
+	while (known && i < m->n_layers && i < parent.n_layers &&
+	       digest_equal(&m->layers[i].digest, &parent.layers[i].digest)) {
+		m->layers[i].made_by = steal(&parent.layers[i].made_by);
+		m->layers[i].created = steal(&parent.layers[i].created);
+		i++;
+	}
+	if (m->has_parent && !known)
+		return;
+	for (; i < m->n_layers; i++) {
+		m->layers[i].made_by = xstrdup(m->made_by);
+		m->layers[i].created = xstrdup(m->created);
+	}
+}
+
+static int
+format_ref(const struct manifest *m, struct str note, struct buf *out, struct err *err)
+{
+	auto_free char *note_text = manifest_text(note);
+	json_t *layers = json_array();
+
+	for (size_t i = 0; i < m->n_layers; i++)
+		json_array_append_new(
+		    layers, json_pack("{s:o,s:I}", "digest",
+				      json_sprintf("sha256:%s",
+						   digest_text(&m->layers[i].digest).text),
+				      "size", (json_int_t)m->layers[i].bytes));
+	json_t *j = json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "version", 1, "session", m->session,
+			      "session_name", m->session_name, "image", m->image, "made_by",
+			      m->made_by, "created", m->created, "note", note_text, "layers", layers);
+	if (j && m->has_parent)
+		json_object_set_new(j, "parent",
+				    json_sprintf("sha256:%s", digest_text(&m->parent).text));
+	char *text = json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
+	if (text)
+		buf_text(out, text);
+	buf_char(out, '\n');
+	json_decref(j);
+	free(text);
+	return text && !buf_bad(out) ? 0 : err_set(err, ERR_INTERNAL, "format a snapshot's ref");
+}
+
+static int
+write_ref(int store, const char *name, struct str text, struct err *err)
+{
+	auto_close int refs = path_open_dir(store, "refs", 0700, err);
+	return refs < 0 ? -1 : path_replace(refs, name, 0600, text, err);
+}
+
+int
+oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_manifest,
+		   struct err *err)
+{
+	auto_buf config = BUF_MAX(MANIFEST_MAX_BYTES), text = BUF_MAX(MANIFEST_MAX_BYTES);
+	auto_buf ref = BUF_MAX(MANIFEST_MAX_BYTES);
+	struct digest config_digest, digest;
+	char name[80];
+
+	if (s->n_layers > MANIFEST_LAYERS_MAX)
+		return err_set(err, ERR_USAGE, "a chain of more than %d layers",
+			       MANIFEST_LAYERS_MAX);
+	auto_manifest m = manifest_of(s);
+	take_history(store, &m);
+	if (blob_store_init(store, err) < 0 || manifest_format_config(&m, &config, err) < 0 ||
+	    blob_put(store, buf_view(&config), &config_digest, err) < 0 ||
+	    manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
+	    blob_put(store, buf_view(&text), &digest, err) < 0 ||
+	    format_ref(&m, s->note, &ref, err) < 0)
+		return err_add(err, "write a snapshot");
+	snprintf(name, sizeof name, "%s.json", digest_text(&digest).text);
+	if (write_ref(store, name, buf_view(&ref), err) < 0)
+		return err_add(err, "write a snapshot's ref");
+	*out_manifest = digest;
+	return 0;
+}
+
+int
+oci_load(int store, const struct digest *manifest, struct manifest *out, struct err *err)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES), config = BUF_MAX(MANIFEST_MAX_BYTES);
+	auto_manifest m = {0};
+
+	if (blob_read(store, manifest, &text, err) < 0 ||
+	    manifest_parse(buf_view(&text), &m, err) < 0 ||
+	    blob_read(store, &m.config, &config, err) < 0 ||
+	    manifest_parse_config(buf_view(&config), &m, err) < 0)
+		return err_add(err, "snapshot %.12s", digest_text(manifest).text);
+	*out = m;
+	m = (struct manifest){0};
+	return 0;
+}
+
+int
+oci_write_session(int store, struct str id, struct str json, struct err *err)
+{
+	char name[64], text[ID_BYTES];
+
+	if (!id_is("s_", id) || str_copy(id, text, sizeof text, err) < 0)
+		return err_set(err, ERR_USAGE, "not the id of a session");
+	json_t *j = json_loadb(json.at ? json.at : "", json.len, 0, NULL);
+	const bool good = json_is_object(j);
+	json_decref(j);
+	if (!good)
+		return err_set(err, ERR_USAGE, "the ref of session %s is not a JSON object", text);
+	snprintf(name, sizeof name, "session-%s.json", text);
+	return write_ref(store, name, json, err);
+}

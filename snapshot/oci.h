@@ -1,0 +1,31 @@
+/* Snapshots and sessions in a store: written in the order that makes them durable, and read back.
+ *
+ *   STORE/blobs/sha256/<hex>      manifest and config (manifest.h)
+ *   STORE/refs/<hex>.json         of the snapshot with this manifest: session, session_name, image,
+ *                                 parent, created, made_by, note, layers [{digest, size}]; what may
+ *                                 change later (note, name, labels, pin) is nowhere else
+ *   STORE/refs/session-<id>.json  of a session, as the manager words it */
+#ifndef BERTH_OCI_H
+#define BERTH_OCI_H
+
+#include "manifest.h"
+
+struct oci_snapshot { /* all lent */
+	struct str session, session_name, image, made_by, note, fingerprint;
+	const struct digest *parent;		/* NULL: the first of its session */
+	const struct digest *layers, *diff_ids; /* n_layers each, the lowest first */
+	const uint64_t *sizes;
+	size_t n_layers;
+	uint64_t created_ns; /* CLOCK_REALTIME */
+};
+
+/* Config, manifest, ref: each durable before the next. */
+int oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_manifest,
+		       struct err *err) must_check;
+/* Manifest and config, whole and judged. */
+int oci_load(int store, const struct digest *manifest, struct manifest *out,
+	     struct err *err) must_check;
+/* id: of the form s_ + 16 base32. json: an object; what it says is the caller's. */
+int oci_write_session(int store, struct str id, struct str json, struct err *err) must_check;
+
+#endif

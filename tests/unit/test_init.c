@@ -1,0 +1,186 @@
+/* The parts of berth-init, under glibc: what it makes of a request, its table of calls, its PTY. The
+ * whole of it, as it is shipped, is run by test_keeper.c. */
+#define main init_main
+#include "server/init/init.c"
+#undef main
+#include "server/init/reap.c"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <stdio.h>
+
+static int
+group_setup(void **state)
+{
+	struct err err;
+	(void)state;
+	return reap_init(&err);
+}
+
+static int
+setup(void **state)
+{
+	(void)state;
+	memset(calls, 0, sizeof calls);
+	calls_top = 0;
+	return 0;
+}
+
+static void
+strings_are_split_within_bounds(void **state)
+{
+	(void)state;
+	char *out[4];
+	assert_true(split_strings((struct str){"a\0\0bc", 6}, out, 3));
+	assert_string_equal(out[0], "a");
+	assert_string_equal(out[1], "");
+	assert_string_equal(out[2], "bc");
+	assert_null(out[3]);
+	assert_true(split_strings((struct str){NULL, 0}, out, 3));
+	assert_null(out[0]);
+	assert_false(split_strings((struct str){"a\0b", 3}, out, 3));	     /* no NUL at its end */
+	assert_false(split_strings((struct str){"a\0b\0c\0d", 8}, out, 3)); /* one too many */
+}
+
+static int
+errno_of(const char *command, const char *path)
+{
+	char *argv[] = {(char *)(uintptr_t)command, NULL}, *env[] = {(char *)(uintptr_t)path, NULL};
+	return exec_by_path(argv, env);
+}
+
+static void
+a_command_is_looked_up_in_the_path_it_gets(void **state)
+{
+	(void)state;
+	assert_int_equal(errno_of("", "PATH=/bin"), ENOENT);
+	assert_int_equal(errno_of("no-such-thing", "PATH=/bin:/usr/bin"), ENOENT);
+	assert_int_equal(errno_of("no-such-thing", "HOME=/"), ENOENT);
+	assert_int_equal(errno_of("/etc/passwd", "PATH=/bin"), EACCES);
+	assert_int_equal(errno_of("passwd", "PATH=/etc:/nowhere"), EACCES); /* the best try is told */
+	const pid_t pid = fork();
+	if (pid == 0) {
+		char *argv[] = {(char *)(uintptr_t)"true", NULL};
+		char *env[] = {(char *)(uintptr_t)"PATH=/nowhere:/etc/passwd:/usr/bin:/bin", NULL};
+		exec_by_path(argv, env);
+		_exit(99);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static pid_t
+child_that_exits(int place, int status)
+{
+	const pid_t pid = fork();
+	if (pid == 0) {
+		*reap_exec_errno(place) = 40 + status;
+		_exit(status);
+	}
+	return pid;
+}
+
+static int
+reap_next(struct reaped *out)
+{
+	siginfo_t told;
+	assert_int_equal(waitid(P_ALL, 0, &told, WEXITED | WNOWAIT), 0);
+	return reap_one(out);
+}
+
+static void
+the_dead_are_told_by_their_call(void **state)
+{
+	(void)state;
+	struct reaped r;
+	const int a = reap_reserve(7), b = reap_reserve(8);
+	assert_true(a >= 0 && b >= 0 && a != b);
+	reap_set_pid(a, child_that_exits(a, 3));
+	assert_int_equal(reap_next(&r), 1);
+	assert_int_equal(r.call, 7);
+	assert_int_equal(WEXITSTATUS((int)r.wait_status), 3);
+	assert_int_equal(r.exec_errno, 43);
+	assert_true(r.peak_bytes > 0);
+	child_that_exits(b, 0); /* of no call: an orphan */
+	assert_int_equal(reap_next(&r), 0);
+	reap_release(b);
+	assert_int_equal(reap_one(&r), -1);
+	assert_int_equal(calls_top, 0);
+}
+
+static void
+the_table_is_bounded_and_a_call_lives_once(void **state)
+{
+	(void)state;
+	for (uint32_t i = 1; i <= REAP_CALLS_MAX; i++)
+		assert_true(reap_reserve(i) >= 0);
+	assert_int_equal(reap_reserve(REAP_CALLS_MAX + 1), -1);
+	reap_release(5);
+	assert_int_equal(reap_reserve(1), -1); /* lives already */
+	assert_int_equal(reap_reserve(REAP_CALLS_MAX + 1), 5);
+	assert_int_equal(*reap_exec_errno(5), 0);
+}
+
+static void
+a_signal_reaches_the_group_of_its_call_alone(void **state)
+{
+	(void)state;
+	struct reaped r;
+	pid_t pids[2];
+	for (uint32_t i = 0; i < 2; i++) {
+		const int place = reap_reserve(20 + i);
+		pids[i] = fork();
+		if (pids[i] == 0) {
+			setsid();
+			for (;;)
+				pause();
+		}
+		reap_set_pid(place, pids[i]);
+	}
+	reap_signal(99, SIGKILL); /* no such call */
+	reap_signal(21, SIGKILL);
+	assert_int_equal(reap_next(&r), 1);
+	assert_int_equal(r.call, 21);
+	assert_int_equal(WTERMSIG((int)r.wait_status), SIGKILL);
+	assert_int_equal(kill(pids[0], 0), 0);
+	assert_int_not_equal(getpid(), 1); /* else the next line ends the machine */
+	reap_signal_all(SIGKILL);
+	assert_int_equal(reap_next(&r), 1);
+	assert_int_equal(r.call, 20);
+}
+
+static void
+a_terminal_is_born_sane(void **state)
+{
+	(void)state;
+	const struct msg_init_exec m = {.rows = 25, .columns = 81, .x_pixels = 800, .y_pixels = 600};
+	struct winsize size;
+	struct termios mode;
+	auto_close int slave = -1;
+	auto_close int master = -1;
+	assert_int_equal(open_pty(&m, &slave, &master), 0);
+	assert_int_equal(ioctl(master, TIOCGWINSZ, &size), 0);
+	assert_int_equal(size.ws_row, 25);
+	assert_int_equal(size.ws_col, 81);
+	assert_int_equal(size.ws_xpixel, 800);
+	assert_int_equal(tcgetattr(slave, &mode), 0);
+	assert_true(mode.c_iflag & IUTF8 && mode.c_lflag & ICANON && mode.c_lflag & ECHO);
+	assert_true(fcntl(master, F_GETFD) & FD_CLOEXEC && fcntl(slave, F_GETFD) & FD_CLOEXEC);
+}
+
+int
+main(void)
+{
+#define T(name) cmocka_unit_test_setup(name, setup)
+	const struct CMUnitTest tests[] = {
+	    T(strings_are_split_within_bounds),
+	    T(a_command_is_looked_up_in_the_path_it_gets),
+	    T(the_dead_are_told_by_their_call),
+	    T(the_table_is_bounded_and_a_call_lives_once),
+	    T(a_signal_reaches_the_group_of_its_call_alone),
+	    T(a_terminal_is_born_sane),
+	};
+	return cmocka_run_group_tests(tests, group_setup, NULL);
+}

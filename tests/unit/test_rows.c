@@ -1,0 +1,172 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/path.h"
+#include "server/index/rows.c"
+
+struct place {
+	char name[64];
+	int dir;
+	struct index ix;
+};
+
+static int
+make_place(void **state)
+{
+	static struct place p;
+	struct err err;
+
+	snprintf(p.name, sizeof p.name, "/tmp/berth-rows.XXXXXX");
+	if (!mkdtemp(p.name))
+		return -1;
+	p.dir = open(p.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	*state = &p;
+	return index_open(&p.ix, p.dir, &err);
+}
+
+static int
+remove_place(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	const int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	index_close(&p->ix);
+	const int result = path_remove_tree(tmp, p->name + 5, &err);
+	close(tmp);
+	close(p->dir);
+	return result;
+}
+
+static struct session_row
+sample(const char *id, const char *name)
+{
+	struct session_row r = {.slot = 3, .upper = 2, .fence = 5, .created_ns = 10, .used_ns = 20, .has_head = true};
+	snprintf(r.id, sizeof r.id, "%s", id);
+	snprintf(r.name, sizeof r.name, "%s", name);
+	snprintf(r.state, sizeof r.state, "paused");
+	r.head.at[31] = 9;
+	return r;
+}
+
+static int
+take_session(void *ctx, const struct session_row *row, struct err *err)
+{
+	(void)err;
+	*(struct session_row *)ctx = *row;
+	return 0;
+}
+
+static void
+a_session_reads_back_and_a_lower_fence_does_not_overwrite(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct session_row in = sample("s_a", "demo"), out = {0};
+
+	assert_int_equal(index_put_session(&p->ix, &in, &err), 0);
+	assert_int_equal(index_list_sessions(&p->ix, take_session, &out, &err), 0);
+	assert_string_equal(out.name, "demo");
+	assert_true(out.has_head && digest_equal(&in.head, &out.head) && out.slot == 3 && out.fence == 5);
+	struct session_row stale = in;
+	stale.fence = 4;
+	stale.upper = 99;
+	assert_int_equal(index_put_session(&p->ix, &stale, &err), 0);
+	assert_int_equal(index_list_sessions(&p->ix, take_session, &out, &err), 0);
+	assert_int_equal(out.upper, 2);
+}
+
+static void
+two_live_sessions_cannot_share_a_name_but_a_deleted_one_may(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct session_row a = sample("s_a", "demo"), b = sample("s_b", "demo");
+
+	assert_int_equal(index_put_session(&p->ix, &a, &err), 0);
+	assert_int_equal(index_put_session(&p->ix, &b, &err), -1);
+	snprintf(a.state, sizeof a.state, "deleted");
+	assert_int_equal(index_put_session(&p->ix, &a, &err), 0);
+	assert_int_equal(index_put_session(&p->ix, &b, &err), 0);
+}
+
+static int
+count_layer(void *ctx, const struct layer_row *row, struct err *err)
+{
+	unsigned *n = ctx;
+
+	(void)err;
+	assert_int_equal(row->digest.at[0], ++*n); /* in their order */
+	return 0;
+}
+
+static void
+what_is_rolled_back_was_never_there(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct session_row s = sample("s_a", "demo");
+	struct snapshot_row snap = {.session = "s_a", .made_by = "pause", .bytes = 5};
+	struct layer_row l[2] = {{.digest.at = {1}}, {.digest.at = {2}}};
+	const struct digest digests[2] = {l[0].digest, l[1].digest};
+	unsigned n = 0;
+
+	assert_int_equal(index_put_session(&p->ix, &s, &err), 0);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(index_begin(&p->ix, &err), 0);
+		assert_int_equal(index_put_layer(&p->ix, &l[0], &err) | index_put_layer(&p->ix, &l[1], &err), 0);
+		assert_int_equal(index_put_snapshot(&p->ix, &snap, digests, 2, &err), 0);
+		if (round == 0)
+			index_rollback(&p->ix);
+		else
+			assert_int_equal(index_commit(&p->ix, &err), 0);
+		n = 0;
+		assert_int_equal(index_list_layers(&p->ix, &snap.digest, count_layer, &n, &err), 0);
+		assert_int_equal(n, round == 0 ? 0 : 2);
+	}
+	assert_int_equal(index_drop_snapshot(&p->ix, &snap.digest, &err), 0);
+	n = 0;
+	assert_int_equal(index_list_layers(&p->ix, &snap.digest, count_layer, &n, &err), 0);
+	assert_int_equal(n, 0);
+}
+
+static void
+calls_end_once_and_open_ones_can_be_lost(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct call_row c = {.id = "c_1", .session = "s_a", .command = "x", .started_ns = 1}, out;
+
+	assert_int_equal(index_put_call_start(&p->ix, &c, &err), 0);
+	assert_int_equal(index_put_call_start(&p->ix, &c, &err), 0); /* a record sent again */
+	snprintf(c.ended_by, sizeof c.ended_by, "itself");
+	c.exit_status = 7;
+	assert_int_equal(index_put_call_end(&p->ix, &c, &err), 0);
+	assert_int_equal(index_lose_calls(&p->ix, "s_a", 99, &err), 0);
+	assert_int_equal(index_find_call(&p->ix, "c_1", &out, &err), 1);
+	assert_string_equal(out.ended_by, "itself");
+	struct call_row open = {.id = "c_2", .session = "s_a", .started_ns = 2};
+	assert_int_equal(index_put_call_start(&p->ix, &open, &err), 0);
+	assert_int_equal(index_lose_calls(&p->ix, "s_a", 99, &err), 0);
+	assert_int_equal(index_find_call(&p->ix, "c_2", &out, &err), 1);
+	assert_string_equal(out.ended_by, "lost");
+	assert_int_equal(index_find_call(&p->ix, "c_3", &out, &err), 0);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(a_session_reads_back_and_a_lower_fence_does_not_overwrite, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
