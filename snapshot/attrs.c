@@ -42,8 +42,11 @@ insert(struct attrs *a, const char *name, struct str value, struct err *err)
 		return err_set(err, ERR_CORRUPT, "more extended attributes than a file can have");
 	while (at < a->n && strcmp(a->at[at].name, name) < 0)
 		at++;
-	if (at < a->n && strcmp(a->at[at].name, name) == 0)
+	if (at < a->n && strcmp(a->at[at].name, name) == 0) {
+		if (a->at[at].n == value.len && memcmp(a->at[at].value, value.at, value.len) == 0)
+			return 0; /* libarchive writes each in two forms */
 		return err_set(err, ERR_CORRUPT, "the extended attribute %s is there twice", name);
+	}
 	struct attr *grown = realloc(a->at, (a->n + 1) * sizeof *grown);
 	char *copy = try_new(1, value.len + 1);
 	if (grown)

@@ -46,6 +46,7 @@ control_exec(struct channel *ch, struct str command)
 	struct err err;
 
 	if (parse_words(command, &words, &err) < 0) {
+		err_what(&err, "command");
 		channel_fail(ch, &err);
 		return;
 	}

@@ -13,7 +13,10 @@
 
 #include <stdlib.h>
 
-enum { MANAGER_AWAY_S = 30 }; /* how long new calls wait for the next manager */
+enum {
+	MANAGER_AWAY_S = 30,  /* how long new calls wait for the next manager */
+	MESSAGES_AT_ONCE = 8, /* of the manager: then what a verb printed has its turn to be sent */
+};
 
 static void
 fail(struct channel *ch, enum err_code code, struct str why, struct str hint)
@@ -412,11 +415,12 @@ on_manager(void *ctx)
 {
 	struct conn *c = ctx;
 	struct err err;
-	int got;
+	int got = 1;
 
-	while ((got = wire_recv(&c->manager, &err)) > 0)
-		on_manager_message(c);
-	if (got == 0)
+	for (int i = 0; i < MESSAGES_AT_ONCE && got > 0; i++)
+		if ((got = wire_recv(&c->manager, &err)) > 0)
+			on_manager_message(c);
+	if (got >= 0)
 		return;
 	if (err.code == ERR_CORRUPT)
 		log_err(&err, "the manager is cut off");

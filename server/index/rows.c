@@ -166,10 +166,18 @@ index_rollback(struct index *ix)
 
 /* ---- sessions ---- */
 
+static int
+check_changed(struct index *ix, const struct session_row *r, struct err *err)
+{
+	if (sqlite3_changes(ix->db) == 1)
+		return 0;
+	return err_set(err, ERR_AGAIN, "session %s has another owner, or another head, by now", r->name);
+}
+
 int
 index_put_session(struct index *ix, const struct session_row *r, struct err *err)
 {
-	return run(ix, err,
+	if (run(ix, err,
 		   "INSERT INTO sessions(id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
 		   "created_ns,used_ns,deleted_ns) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)"
 		   " ON CONFLICT(id) DO UPDATE SET name=?2,state=?3,reason=?4,image=?5,head=?6,slot=?7,"
@@ -177,7 +185,23 @@ index_put_session(struct index *ix, const struct session_row *r, struct err *err
 		   "tttttdiiiitiii", r->id, r->name, r->state, r->reason, r->image,
 		   r->has_head ? &r->head : NULL, (uint64_t)r->slot, (uint64_t)r->upper,
 		   (uint64_t)r->unclean, r->fence, r->owner, r->created_ns, r->used_ns,
-		   r->deleted_ns);
+		   r->deleted_ns) < 0)
+		return -1;
+	return check_changed(ix, r, err);
+}
+
+int
+index_move_session(struct index *ix, const struct session_row *r, const struct digest *expected,
+		   struct err *err)
+{
+	if (run(ix, err,
+		"UPDATE sessions SET state=?2,reason=?3,head=?4,upper=?5,unclean=?6,used_ns=?7,deleted_ns=?8 "
+		"WHERE id=?1 AND fence=?9 AND head IS ?10",
+		"tttdiiiiid", r->id, r->state, r->reason, r->has_head ? &r->head : NULL,
+		(uint64_t)r->upper, (uint64_t)r->unclean, r->used_ns, r->deleted_ns, r->fence,
+		expected) < 0)
+		return -1;
+	return check_changed(ix, r, err);
 }
 
 int

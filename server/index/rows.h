@@ -70,8 +70,12 @@ typedef int (*layer_row_fn)(void *ctx, const struct layer_row *row, struct err *
 typedef int (*upper_row_fn)(void *ctx, const struct upper_row *row, struct err *err);
 typedef int (*call_row_fn)(void *ctx, const struct call_row *row, struct err *err);
 
-/* Writes the row with this id: new, or over the old one when its fence is not higher. */
+/* Writes the row with this id: new, or over the old one. AGAIN when that has a higher fence: somebody
+ * else owns the session now. */
 int index_put_session(struct index *ix, const struct session_row *row, struct err *err) must_check;
+/* The same, and only when the row still has this head (NULL: none). AGAIN otherwise. */
+int index_move_session(struct index *ix, const struct session_row *row, const struct digest *expected,
+		       struct err *err) must_check;
 int index_drop_session(struct index *ix, const char *id, struct err *err) must_check;
 int index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err) must_check;
 

@@ -38,7 +38,7 @@ enum { KEEPER_SOCKET = 3, ARGV_MAX = 1024, ENV_MAX = 4096, PATH_BYTES = 4097, RE
 struct request {
 	uint32_t call;
 	int streams[3]; /* lent */
-	int cgroup;	/* lent, -1: none */
+	int cgroup;     /* lent, -1: none */
 	bool pty;
 	char *argv[ARGV_MAX + 1], *env[ENV_MAX + 1];
 	char cwd[PATH_BYTES], cwd_else[PATH_BYTES];
@@ -259,8 +259,8 @@ exec_call(struct wire *w, struct err *err)
 		if (place >= 0)
 			reap_release(place);
 	}
-	const struct reaped failed = {.call = call, .wait_status = 126 << 8,
-				      .exec_errno = (uint32_t)why};
+	const struct reaped failed = {
+	    .call = call, .wait_status = 126 << 8, .exec_errno = (uint32_t)why};
 	return report(w, &failed, err);
 }
 

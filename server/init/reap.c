@@ -12,7 +12,7 @@ static struct {
 	bool used;
 	pid_t pid; /* 0: reserved, not forked yet */
 } calls[REAP_CALLS_MAX];
-static int calls_top; /* places from here on were never used */
+static int calls_top;    /* places from here on were never used */
 static int *exec_errnos; /* shared with children until they exec */
 
 int
@@ -102,7 +102,8 @@ reap_one(struct reaped *out)
 static void
 signal_group(pid_t pid, int signal)
 {
-	/* A session leader never leaves its group; before its setsid(2) there is only the process. */
+	/* A session leader never leaves its group; before its setsid(2) there is only the process.
+	 */
 	if (kill(-pid, signal) < 0 && errno == ESRCH)
 		kill(pid, signal);
 }

@@ -1,7 +1,7 @@
 /* The live calls of this init, and what is left of them when they end.
  *
- * Invariants: (1) at most REAP_CALLS_MAX live at a time, all memory taken at start; (2) a pid in the
- * table is our child and not reaped yet, so a signal to it or its group hits nobody else. */
+ * Invariants: (1) at most REAP_CALLS_MAX live at a time, all memory taken at start; (2) a pid in
+ * the table is our child and not reaped yet, so a signal to it or its group hits nobody else. */
 #ifndef BERTH_INIT_REAP_H
 #define BERTH_INIT_REAP_H
 

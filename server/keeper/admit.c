@@ -30,9 +30,9 @@ enum call_kind { KIND_EXEC, KIND_SHELL, KIND_SUBSYSTEM };
 /* The ends that go to the child and to conn: closed when the call has been handed over. */
 struct ends {
 	int in, out, err; /* owned: the child's */
-	int feed;	  /* owned: conn's end of stdin */
-	int journal;	  /* owned: conn's reader */
-	int place;	  /* owned: the engine's */
+	int feed;         /* owned: conn's end of stdin */
+	int journal;      /* owned: conn's reader */
+	int place;        /* owned: the engine's */
 };
 
 static void

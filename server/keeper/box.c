@@ -60,8 +60,12 @@ read_procs(int cgroup, struct buf *out, struct err *err)
 		errno = why;
 		return -1;
 	}
-	if (fd_read_to_end(fd, out, err) < 0)
-		return err_add(err, "read cgroup.procs");
+	if (fd_read_to_end(fd, out, err) < 0) {
+		const int why = errno; /* ENODEV: removed since it was opened */
+		err_add(err, "read cgroup.procs");
+		errno = why;
+		return -1;
+	}
 	return 0;
 }
 
@@ -101,7 +105,7 @@ count_all(int box, unsigned *out, struct err *err)
 	__attribute__((cleanup(close_list))) DIR *list = own < 0 ? NULL : fdopendir(own);
 	if (!list)
 		return err_sys(err, errno, "list the calls' cgroups");
-	own = -1; /* the list's now */
+	fd_steal(&own); /* the list's now */
 	for (const struct dirent *e; (e = readdir(list)) != NULL;) {
 		if (e->d_type != DT_DIR || e->d_name[0] == '.')
 			continue;
@@ -173,12 +177,17 @@ check_call(const char *call, struct err *err)
 	return 0;
 }
 
+/* 1 and *out, 0 when there is no such call (any more), -1. */
 static int
-open_call(struct sandbox *s, const char *call, struct err *err)
+open_call(struct sandbox *s, const char *call, int *out, struct err *err)
 {
 	if (check_call(call, err) < 0)
 		return -1;
-	return path_open(s->cgroup, call, O_PATH | O_DIRECTORY, err);
+	const int fd = path_open(s->cgroup, call, O_PATH | O_DIRECTORY, err);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -1;
+	*out = fd;
+	return 1;
 }
 
 int
@@ -190,7 +199,8 @@ box_call_begin(struct sandbox *s, const char *call, int *out, struct err *err)
 		return err_sys(err, errno, "make the cgroup of call %s", call);
 	auto_close int dir = path_open(s->cgroup, call, O_PATH | O_DIRECTORY, err);
 	int result = dir < 0 ? -1 : 0;
-	/* Ours by uid, the session root's by group: the right to be cloned into it (invariant 2). */
+	/* Ours by uid, the session root's by group: the right to be cloned into it (invariant 2).
+	 */
 	if (result == 0 && fchmodat(dir, "cgroup.procs", 0664, 0) < 0)
 		result = err_sys(err, errno, "open the cgroup of call %s to berth-init", call);
 	if (result < 0) {
@@ -223,7 +233,9 @@ add_command(struct str pid, struct buf *out)
 		n--;
 	buf_text(out, named ? "[" : "");
 	for (ssize_t i = 0; i < n; i++)
-		buf_char(out, text[i] == '\0' ? ' ' : text[i] < ' ' || text[i] > '~' ? '?' : text[i]);
+		buf_char(out, text[i] == '\0'                  ? ' '
+			      : text[i] < ' ' || text[i] > '~' ? '?'
+							       : text[i]);
 	buf_text(out, named ? "]" : "");
 }
 
@@ -231,9 +243,10 @@ int
 box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *err)
 {
 	auto_buf procs = BUF_MAX(PROCS_MAX_BYTES);
-	auto_close int dir = open_call(s, call, err);
-	if (dir < 0)
-		return errno == ENOENT ? 0 : -1;
+	auto_close int dir = -1;
+	const int found = open_call(s, call, &dir, err);
+	if (found <= 0)
+		return found;
 	if (read_procs(dir, &procs, err) < 0)
 		return errno == ENODEV ? 0 : -1;
 	struct str rest = buf_view(&procs), pid;
@@ -256,9 +269,10 @@ box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *
 int
 box_call_kill(struct sandbox *s, const char *call, struct err *err)
 {
-	auto_close int dir = open_call(s, call, err);
-	if (dir < 0)
-		return errno == ENOENT ? 0 : -1;
+	auto_close int dir = -1;
+	const int found = open_call(s, call, &dir, err);
+	if (found <= 0)
+		return found;
 	auto_close int fd = path_open(dir, "cgroup.kill", O_WRONLY, err);
 	if (fd < 0)
 		return err_add(err, "kill call %s", call);

@@ -26,14 +26,14 @@ enum {
 	READS_AT_ONCE = 8,
 	DRAIN_OVER_BYTES = 4 << 20, /* what DRAINING may read though the journal is full: more than
 				     * the pipes hold */
-	SHELL_NAME_MAX = 64,	    /* of the shell in an error text */
 };
-#define DRAIN_QUIET_NS	   (100 * NS_PER_MS)
-#define DRAIN_MAX_NS	   (2 * NS_PER_S)
-#define PLACE_WAIT_NS	   (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
-#define PLACE_WAIT_MAX_NS  (30 * NS_PER_S) /* ... up to this */
+#define DRAIN_QUIET_NS    (100 * NS_PER_MS)
+#define DRAIN_MAX_NS      (2 * NS_PER_S)
+#define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
+#define PLACE_WAIT_MAX_NS (30 * NS_PER_S) /* ... up to this */
 
 static void stream_read(struct call_stream *s);
+static void after_streams(struct call *c);
 static void finish(struct call *c);
 
 static void
@@ -163,8 +163,6 @@ stream_watch(struct call_stream *s)
 		stream_close(s);
 	}
 }
-
-static void after_streams(struct call *c);
 
 static void
 stream_read(struct call_stream *s)
@@ -347,12 +345,10 @@ static void
 add_exec_error(struct call *c, uint32_t number)
 {
 	const char *text = number < 256 ? strerrordesc_np((int)number) : NULL;
-	const struct str shell = str_of(c->keeper->shell);
 	char line[256];
 
-	const int n = snprintf(line, sizeof line, "berth: exec: %.*s: %s\n",
-			       (int)(shell.len > SHELL_NAME_MAX ? SHELL_NAME_MAX : shell.len),
-			       shell.at, text ? text : "unknown error");
+	const int n = snprintf(line, sizeof line, "berth: exec: %.64s: %s\n", c->keeper->shell,
+			       text ? text : "unknown error");
 	if (n > 0)
 		append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);
 }
@@ -567,8 +563,8 @@ call_end_all(struct keeper *k, const char *ended_by)
 	while (k->calls) {
 		struct call *c = k->calls;
 		if (c->state == CALL_RUNNING) {
-			c->outcome = (struct journal_outcome){.signal = SIGKILL,
-							      .ended_by = ended_by};
+			c->outcome =
+			    (struct journal_outcome){.signal = SIGKILL, .ended_by = ended_by};
 			enter(c, CALL_DRAINING, "its last output");
 		}
 		empty_streams(c);
@@ -584,13 +580,19 @@ call_end_all(struct keeper *k, const char *ended_by)
 	}
 }
 
+static void
+free_list(struct call **list)
+{
+	while (*list) {
+		struct call *c = *list;
+		*list = c->next;
+		call_free(c);
+	}
+}
+
 void
 call_free_all(struct keeper *k)
 {
-	for (struct call **list = &k->calls; list; list = list == &k->calls ? &k->late : NULL)
-		while (*list) {
-			struct call *c = *list;
-			unlink_call(c);
-			call_free(c);
-		}
+	free_list(&k->calls);
+	free_list(&k->late);
 }

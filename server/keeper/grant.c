@@ -1,5 +1,5 @@
-/* The links to conns. Whom a link stands for is in its grant, which the manager gave; nothing that a
- * conn sends can change it.
+/* The links to conns. Whom a link stands for is in its grant, which the manager gave; nothing that
+ * a conn sends can change it.
  *
  *  1. the end of a link is the end of its channels: each call hears SIGHUP, and goes on unread;
  *  2. a link ends at its deadline, whatever the manager does;

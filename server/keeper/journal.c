@@ -40,7 +40,7 @@ write_header(struct journal *j, const char *call, struct err *err)
 {
 	uint8_t h[JOURNAL_HEADER_BYTES] = {0};
 
-	memcpy(h, JOURNAL_MAGIC, 8);
+	memcpy(h, JOURNAL_MAGIC, sizeof JOURNAL_MAGIC - 1);
 	memcpy(h + 8, call, strnlen(call, JOURNAL_ID_BYTES));
 	put_u64(h + 32, time_real_ns());
 	put_u64(h + 40, j->punched_from);
@@ -57,8 +57,12 @@ journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes,
 	if (bound_bytes < JOURNAL_BOUND_LEAST_BYTES)
 		bound_bytes = JOURNAL_BOUND_LEAST_BYTES;
 	const uint64_t head = bound_bytes / 4 / JOURNAL_SEGMENT_BYTES * JOURNAL_SEGMENT_BYTES;
-	*j = (struct journal){.fd = -1, .at = JOURNAL_HEADER_BYTES, .bound_bytes = bound_bytes,
-			      .punched_from = head, .punched_to = head, .owned = true};
+	*j = (struct journal){.fd = -1,
+			      .at = JOURNAL_HEADER_BYTES,
+			      .bound_bytes = bound_bytes,
+			      .punched_from = head,
+			      .punched_to = head,
+			      .owned = true};
 	name_of(call, name);
 	j->fd = path_create(dir, name, 0600, err);
 	if (j->fd < 0)
@@ -129,7 +133,8 @@ punch_segment(struct journal *j, struct err *err)
 {
 	uint8_t to[8];
 
-	/* The header first: a reader that meets the hole knows it for one (invariant 3 of the form). */
+	/* The header first: a reader that meets the hole knows it for one (invariant 3 of the
+	 * form). */
 	put_u64(to, j->punched_to + JOURNAL_SEGMENT_BYTES);
 	if (fd_pwrite_all(j->fd, to, sizeof to, HEADER_PUNCHED_TO, err) < 0)
 		return -1;
@@ -229,6 +234,7 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 	       struct err *err)
 {
 	const char *at = bytes;
+	struct err second; /* the first failure is the one told */
 	int result = 0;
 
 	assert(s != JOURNAL_OWN && n <= JOURNAL_WRITE_MAX_BYTES);
@@ -249,7 +255,7 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 		n -= piece;
 	}
 	/* Not behind the end: its owner may still be reading what is before it. */
-	if (s != JOURNAL_LATE && keep_bound(j, result < 0 ? &(struct err){0} : err) < 0)
+	if (s != JOURNAL_LATE && keep_bound(j, result < 0 ? &second : err) < 0)
 		result = -1;
 	return result;
 }
@@ -273,8 +279,12 @@ static size_t
 utf8_length(struct str s)
 {
 	const uint8_t *p = (const uint8_t *)s.at;
-	const size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3
-			 : p[0] < 0xf5 ? 4 : 0;
+	const size_t n = p[0] < 0x80   ? 1
+			 : p[0] < 0xc2 ? 0
+			 : p[0] < 0xe0 ? 2
+			 : p[0] < 0xf0 ? 3
+			 : p[0] < 0xf5 ? 4
+				       : 0;
 
 	if (n == 0 || n > s.len)
 		return 0;

@@ -1,7 +1,8 @@
 /* Writes a call's journal: the form is in wire/journal_read.h, whose invariants this file keeps.
  *
  *  1. every byte given is counted and hashed, kept or not;
- *  2. past bound_bytes the middle goes: head (a quarter) and tail (the rest) stay, in whole segments;
+ *  2. past bound_bytes the middle goes: head (a quarter) and tail (the rest) stay, in whole
+ * segments;
  *  3. what the owner channel has not taken is never punched: journal_is_full says when to stop
  *     reading instead. Without an owner it never is; behind the END nothing is punched at all;
  *  4. a frame is whole in the file or not there: one that did not fit the disk is taken back. */
@@ -23,15 +24,15 @@ enum {
 };
 
 struct journal {
-	int fd; /* owned; -1: closed */
+	int fd;      /* owned; -1: closed */
 	uint64_t at; /* where the next frame goes, but for the end of a segment */
 	uint64_t offset[JOURNAL_STREAMS];
 	uint64_t bound_bytes, punched_from, punched_to;
-	bool owned;	     /* an owner channel reads it */
-	uint64_t taken;	     /* ... and has read up to here */
+	bool owned;          /* an owner channel reads it */
+	uint64_t taken;      /* ... and has read up to here */
 	uint64_t lost_bytes; /* counted and hashed, but there was no room on the disk */
 	bool keeps_no_more;  /* the file system cannot punch holes: only the end follows */
-	bool torn;	     /* half a frame could not be taken back: nothing follows */
+	bool torn;           /* half a frame could not be taken back: nothing follows */
 	struct hasher *sum_out, *sum_err, *sum_all; /* owned */
 };
 
@@ -55,11 +56,11 @@ int journal_start(struct journal *j, const char *call, struct str command, struc
 		  struct err *err) must_check;
 /* Appends to OUT or ERR before the end, to LATE after it.
  *   n         at most JOURNAL_WRITE_MAX_BYTES
- *   returns   0; -1 when (some of) it was not kept, with why: it is counted and hashed all the same */
+ *   returns   0; -1 when (some of) it was not kept, with why: it is counted and hashed all the same
+ */
 int journal_append(struct journal *j, enum journal_stream s, const void *bytes, size_t n,
 		   struct err *err) must_check;
-int journal_finish(struct journal *j, const struct journal_outcome *o,
-		   struct err *err) must_check;
+int journal_finish(struct journal *j, const struct journal_outcome *o, struct err *err) must_check;
 
 /* Whether the owner must take some before more can be kept (invariant 3). */
 bool journal_is_full(const struct journal *j);

@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { MANAGER_SOCKET = 3, CALLS_MOST = 4000 };
-#define START_MAX_NS	(10 * NS_PER_S)
+#define START_MAX_NS    (10 * NS_PER_S)
 #define FAREWELL_MAX_NS (5 * NS_PER_S)
 
 static void on_manager(void *ctx);
@@ -262,7 +262,8 @@ greet_manager(struct keeper *k, int take_fd, struct err *err)
 	if (wire_open(&k->manager, take_fd, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, err) < 0 ||
 	    wire_send(&k->manager, keeper_state, err, .id = str_of(k->id), .name = str_of(k->name),
 		      .pid1 = (uint32_t)k->box.pid, .frozen = k->frozen, .held = k->held,
-		      .calls = k->n_calls, .grants = k->n_grants, .started_ns = k->started_ns) < 0 ||
+		      .calls = k->n_calls, .grants = k->n_grants,
+		      .started_ns = k->started_ns) < 0 ||
 	    grant_report_all(k, err) < 0)
 		return -1;
 	record_rewind(&k->spool);
@@ -377,7 +378,7 @@ start_box(struct keeper *k, struct err *err)
 	    .network_host = s.network != 0,
 	    .fds = k->fds,
 	};
-	static const enum keeper_fd not_needed[] = {KEEPER_ROOTFS, KEEPER_USR,	   KEEPER_USERNS,
+	static const enum keeper_fd not_needed[] = {KEEPER_ROOTFS, KEEPER_USR,     KEEPER_USERNS,
 						    KEEPER_INIT,   KEEPER_SECCOMP, KEEPER_RUN};
 
 	if (k->engine->start(&spec, &k->box, err) < 0)
@@ -425,8 +426,8 @@ start(struct keeper *k, struct err *err)
 	if (fcntl(MANAGER_SOCKET, F_SETFD, FD_CLOEXEC) < 0)
 		return err_sys(err, errno, "find the manager's socket");
 	k->room = xnew(1, JOURNAL_WRITE_MAX_BYTES);
-	if (loop_init(&k->loop, err) < 0 || wire_open(&k->manager, MANAGER_SOCKET, ROLE_KEEPER,
-						      ROLE_MANAGER, PHASE_OPEN, err) < 0)
+	if (loop_init(&k->loop, err) < 0 ||
+	    wire_open(&k->manager, MANAGER_SOCKET, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, err) < 0)
 		return -1;
 	if (take_start(k, err) < 0 || start_box(k, err) < 0)
 		return -1;
@@ -486,7 +487,11 @@ main(void)
 {
 	struct keeper k = {
 	    .engine = &engine_launch,
-	    .box = {.pidfd = -1, .socket = -1, .cgroup = -1, .freeze_fd = -1, .kill_fd = -1,
+	    .box = {.pidfd = -1,
+		    .socket = -1,
+		    .cgroup = -1,
+		    .freeze_fd = -1,
+		    .kill_fd = -1,
 		    .events_fd = -1},
 	    .null = -1,
 	    .env = BUF_MAX(65536),

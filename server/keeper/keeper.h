@@ -20,7 +20,7 @@
 #include <sys/types.h>
 
 enum {
-	CALL_WATCHERS_MAX = 32, /* readers of one call besides its owner */
+	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
 	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
 	GRANTS_MAX = 1024,
 	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
@@ -31,13 +31,13 @@ struct keeper;
 /* ---- terminal.c: what conn writes to a call's stdin goes into its PTY ---- */
 
 struct terminal {
-	int master;  /* owned, -1: none */
-	int input;   /* owned: read end of the pipe that conn writes to; -1: at its end */
+	int master; /* owned, -1: none */
+	int input;  /* owned: read end of the pipe that conn writes to; -1: at its end */
 	struct watch input_watch, master_watch;
 	struct loop *loop; /* lent */
 	char pending[4096];
 	size_t from, to; /* what of it the PTY has not taken */
-	char last;	 /* the last byte that came, 0: none */
+	char last;       /* the last byte that came, 0: none */
 	bool end_sent;
 };
 
@@ -79,10 +79,10 @@ struct call {
 	struct journal journal;
 	struct call_stream out, err;
 	struct terminal terminal;
-	int input;    /* owned: stdin's read end until the PTY is there, -1 */
+	int input;                         /* owned: stdin's read end until the PTY is there, -1 */
 	int growth[1 + CALL_WATCHERS_MAX]; /* owned eventfds; [0] is the owner's */
 	int n_growth;
-	bool grown;  /* to be told when the turn ends */
+	bool grown; /* to be told when the turn ends */
 
 	uint64_t started_ns, last_byte_ns, drain_until_ns, drained_bytes, place_wait_ns;
 	uint64_t cpu_ns, peak_bytes;
@@ -169,7 +169,7 @@ struct keeper {
 	const struct engine *engine; /* lent */
 	struct sandbox box;
 	int fds[KEEPER_FDS]; /* owned, -1 where not needed any more */
-	int null;	     /* owned: /dev/null, for fds that a row wants and nobody uses */
+	int null;            /* owned: /dev/null, for fds that a row wants and nobody uses */
 	uid_t start_uid;
 
 	char id[25], name[65], hostname[65];

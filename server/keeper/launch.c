@@ -1,5 +1,6 @@
 /* The default engine: our own launcher. start clones a launching process into the session's cgroup,
- * which clones pid 1 as the keeper's child (sandbox.c); what comes back is one pipe's worth of news.
+ * which clones pid 1 as the keeper's child (sandbox.c); what comes back is one pipe's worth of
+ * news.
  *
  * Invariants
  *  1. start returns with berth-init executed, or with the failed step and no process left;
@@ -70,7 +71,8 @@ wait_for(int fd, short events, uint64_t deadline_ns)
 		if (now_ns >= deadline_ns)
 			return 0;
 		struct pollfd p = {.fd = fd, .events = events};
-		const int n = poll(&p, 1, (int)((deadline_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS));
+		const int n =
+		    poll(&p, 1, (int)((deadline_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS));
 		if (n > 0)
 			return 1;
 		if (n < 0 && errno != EINTR)
@@ -136,7 +138,8 @@ end_child(int pidfd)
 static void
 end_pid(pid_t pid)
 {
-	auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1; /* our child: not used again yet */
+	auto_close int pidfd =
+	    pid > 0 ? pidfd_open(pid, 0) : -1; /* our child: not used again yet */
 	if (pidfd >= 0)
 		end_child(pidfd);
 }
@@ -211,7 +214,8 @@ launch_start(const struct sandbox_spec *spec, struct sandbox *out, struct err *e
 	};
 	int ends[2];
 
-	if (program_load(slot_fd(spec, KEEPER_SECCOMP), &program, err) < 0 || wire_pair(ends, err) < 0)
+	if (program_load(slot_fd(spec, KEEPER_SECCOMP), &program, err) < 0 ||
+	    wire_pair(ends, err) < 0)
 		return -1;
 	auto_close int ours = ends[0], theirs = ends[1];
 	if (start_processes(spec, &s, theirs, &program, err) < 0)
@@ -272,7 +276,8 @@ launch_call_kill(struct sandbox *s, const char *call, struct err *err)
 {
 	if (s->cgroup >= 0)
 		return box_call_kill(s, call, err);
-	return err_set(err, ERR_UNAVAILABLE, "without a v2 cgroup a call has no processes of its own");
+	return err_set(err, ERR_UNAVAILABLE,
+		       "without a v2 cgroup a call has no processes of its own");
 }
 
 static int

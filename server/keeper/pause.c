@@ -5,7 +5,8 @@
  *   any ─kill▶ KILLING ─pid 1 reaped, calls ended▶ the keeper's end
  *
  *  1. frozen is said when the engine says so, never when it was asked for;
- *  2. a manager that is gone leaves nothing behind: frozen thaws, held admits again. Kill goes on. */
+ *  2. a manager that is gone leaves nothing behind: frozen thaws, held admits again. Kill goes on.
+ */
 #include "keeper.h"
 
 #include "base/log.h"

@@ -22,7 +22,8 @@ scan(struct spool *s, struct err *err)
 			s->next = r.record + 1;
 	if (got < 0)
 		return -1;
-	if (ftruncate(s->fd, (off_t)s->end_at) < 0) /* a crash's half record would hide what follows */
+	if (ftruncate(s->fd, (off_t)s->end_at) <
+	    0) /* a crash's half record would hide what follows */
 		return err_sys(err, errno, "cut the spool");
 	if (s->end_at == 0)
 		s->acked = s->sent = s->next - 1;

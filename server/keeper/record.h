@@ -18,12 +18,12 @@
 enum { RECORD_WINDOW = 256 };
 
 struct spool {
-	int fd; /* owned */
-	char *room; /* owned: one record */
-	uint64_t next; /* number of the next record */
-	uint64_t sent, acked; /* numbers: the last one of each */
+	int fd;                   /* owned */
+	char *room;               /* owned: one record */
+	uint64_t next;            /* number of the next record */
+	uint64_t sent, acked;     /* numbers: the last one of each */
 	uint64_t send_at, end_at; /* file offsets */
-	bool failed; /* the last append did not fit: said once */
+	bool failed;              /* the last append did not fit: said once */
 };
 
 /* Opens the spool in calls_dir, or makes it. What a keeper before this one left is kept, and sent

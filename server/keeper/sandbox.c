@@ -2,16 +2,16 @@
  * bottom, are the recipe; ENGINE.md says why they stand in this order.
  *
  * Invariants
- *  1. what a session could have put in its workspace is never followed: mount points are opened
- *     without links (mount_point), and nothing is mounted by a path below the workspace;
- *  2. /proc and /sys are masked after the pivot and before any right is given up, seccomp is last;
- *  3. a step that fails ends the process, and with it the sandbox: there is no half of one;
+ *  1. rights are given up after the last mount, and the seccomp program is loaded last of all;
+ *  2. a step that fails ends the process, and with it the sandbox: there is no half of one;
+ *  3. berth-init inherits 0 to 3 and nothing else, no signal blocked or ignored, one variable;
  *  4. a process here owns nothing that outlives it, so fds are left to exec or exit.
  *
- * Never: allocates (it runs behind a clone), reads a file of the workspace, writes to one. */
+ * Never: allocates (it runs behind a clone), reads a file of the workspace. */
 #include "sandbox.h"
 #include "base/fd.h"
 #include "confine.h"
+#include "tree.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,14 +19,12 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/keyctl.h>
-#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -34,40 +32,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-
 #define PATH_ENV "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 enum { SOCKET_FD = 3, FD_ROOM = 100 }; /* room: above what is laid out below */
-enum { OOM_SCORE_ADJ = 200, FILES_SOFT = 1024, FILES_HARD = 524288 };
+enum { FILES_SOFT = 1024, FILES_HARD = 524288 };
 
-static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
-enum { DEVICES = sizeof devices / sizeof *devices };
-
-/* Shown read-only: a change there is a change of the node, or of the kernel. */
-static const char *const read_only[] = {
-    "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-};
-
-/* Shown empty: they tell of the node, of other sessions' keys, or of its hardware. What belongs to
- * the node's root and is readable by it alone needs no mask: that uid is not mapped. */
-static const char *const masked[] = {
-    "/proc/acpi",	  "/proc/asound",	"/proc/interrupts",
-    "/proc/kcore",	  "/proc/keys",		"/proc/key-users",
-    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
-    "/proc/timer_list",	  "/sys/block",		"/sys/class/block",
-    "/sys/class/dmi",	  "/sys/class/powercap", "/sys/dev/block",
-    "/sys/devices/virtual/block", "/sys/devices/virtual/dmi", "/sys/devices/virtual/powercap",
-    "/sys/firmware",	  "/sys/fs/cgroup",
-};
-
-/* Other filesystems, which the node has mounted below its own /sys, and a sysfs of ours has not. */
-static const char *const masked_of_node[] = {
-    "/sys/fs/bpf",	   "/sys/fs/pstore",	   "/sys/kernel/debug",
-    "/sys/kernel/security", "/sys/kernel/tracing", "/sys/kernel/config",
-};
+static const char oom_score_adj[] = "200"; /* the manager has -900, a keeper -800 */
 
 /* Root of a session keeps what package managers and build tools need of root, and what cannot reach
  * beyond its own ids, processes and network. */
@@ -77,108 +47,10 @@ static const unsigned long long kept_capabilities =
     1ull << CAP_NET_BIND_SERVICE | 1ull << CAP_SYS_CHROOT | 1ull << CAP_SETFCAP |
     1ull << CAP_AUDIT_WRITE | 1ull << CAP_NET_RAW | 1ull << CAP_MKNOD;
 
-struct inside {
-	const struct sandbox_plan *plan;
-	const char *at; /* lent: what the running step is at, for its report */
-	int init, report; /* the plan's, out of the way of what is laid out for berth-init */
-	int device[DEVICES];
-};
-
 struct step {
 	const char *name;
 	int (*run)(struct inside *in); /* -1 and errno */
 };
-
-/* ---- small parts ---- */
-
-static int
-clone_mount(const char *path, unsigned flags)
-{
-	return open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags);
-}
-
-static int
-put_mount(int take_tree, int where)
-{
-	const int result = move_mount(take_tree, "", where, "",
-				      MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-	fd_close(&take_tree);
-	return result;
-}
-
-/* Opens a directory of the workspace to mount on. A session may have put anything in its place: what
- * is not a directory goes, and no link is ever followed. `name` is relative to the working
- * directory, which is the workspace's root, or to what we mounted there ourselves. */
-static int
-mount_point(const char *name)
-{
-	struct open_how how = {
-	    .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-	    .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-	};
-
-	for (int try = 0; try < 2; try++) {
-		if (mkdirat(AT_FDCWD, name, 0755) < 0 && errno != EEXIST)
-			return -1;
-		const long fd = syscall(SYS_openat2, AT_FDCWD, name, &how, sizeof how);
-		if (fd >= 0)
-			return (int)fd;
-		if ((errno != ELOOP && errno != ENOTDIR) || unlinkat(AT_FDCWD, name, 0) < 0)
-			return -1;
-	}
-	return -1;
-}
-
-static int
-make_mount_point(const char *name)
-{
-	auto_close int fd = mount_point(name);
-	return fd < 0 ? -1 : 0;
-}
-
-struct mount_option {
-	const char *key, *value;
-};
-
-/* Mounts a new filesystem on `where`. */
-static int
-mount_new(const char *type, const struct mount_option *options, unsigned attributes, int where)
-{
-	auto_close int fs = fsopen(type, FSOPEN_CLOEXEC);
-	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "source", type, 0) < 0)
-		return -1;
-	for (; options && options->key; options++)
-		if (fsconfig(fs, FSCONFIG_SET_STRING, options->key, options->value, 0) < 0)
-			return -1;
-	if (fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-		return -1;
-	const int tree = fsmount(fs, FSMOUNT_CLOEXEC, attributes);
-	return tree < 0 ? -1 : put_mount(tree, where);
-}
-
-static int
-mount_new_on(struct inside *in, const char *name, const char *type,
-	     const struct mount_option *options, unsigned attributes)
-{
-	in->at = name;
-	auto_close int where = mount_point(name);
-	return where < 0 ? -1 : mount_new(type, options, attributes, where);
-}
-
-/* Puts a read-only copy of a tree of mounts on itself. */
-static int
-bind_read_only(const char *from, const char *onto)
-{
-	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID |
-						    MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
-
-	auto_close int tree = clone_mount(from, AT_RECURSIVE);
-	if (tree < 0 ||
-	    mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) < 0)
-		return -1;
-	auto_close int where = open(onto, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	return where < 0 ? -1 : put_mount(fd_steal(&tree), where);
-}
 
 /* ---- in the launching process: still the node's root, in the session's cgroup ---- */
 
@@ -189,7 +61,7 @@ lower_priority(struct inside *in)
 	in->at = "/proc/self/oom_score_adj";
 	auto_close int fd = open(in->at, O_WRONLY | O_CLOEXEC);
 	struct err ignored;
-	return fd < 0 ? -1 : fd_write_all(fd, "200", 3, &ignored);
+	return fd < 0 ? -1 : fd_write_all(fd, oom_score_adj, sizeof oom_score_adj - 1, &ignored);
 }
 
 static int
@@ -207,7 +79,7 @@ set_limits(struct inside *in)
 	struct rlimit had; /* fs.nr_open is smaller, or we may not raise it: then what there is */
 	if (getrlimit(RLIMIT_NOFILE, &had) < 0)
 		return -1;
-	files.rlim_max = had.rlim_max;
+	files.rlim_max = had.rlim_max < FILES_HARD ? had.rlim_max : FILES_HARD;
 	files.rlim_cur = had.rlim_max < FILES_SOFT ? had.rlim_max : FILES_SOFT;
 	return setrlimit(RLIMIT_NOFILE, &files);
 }
@@ -229,149 +101,7 @@ static const struct step steps_of_launcher[] = {
     {"join the user namespace", become_session_root},
 };
 
-/* ---- in pid 1: mounts, while the node's tree is still there to copy from ---- */
-
-static int
-leave_propagation(struct inside *in)
-{
-	(void)in;
-	return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL);
-}
-
-static int
-take_devices(struct inside *in)
-{
-	for (int i = 0; i < DEVICES; i++) {
-		in->at = devices[i];
-		char path[32] = "/dev/";
-		memcpy(path + 5, devices[i], strlen(devices[i]) + 1);
-		in->device[i] = clone_mount(path, 0);
-		if (in->device[i] < 0)
-			return -1;
-	}
-	return 0;
-}
-
-/* A mount can be a root only once it is attached somewhere: on /dev, which every node has, of this
- * mount namespace, which nobody else sees, and from which the devices have been taken. */
-static int
-attach_workspace(struct inside *in)
-{
-	const int root = in->plan->rootfs;
-	if (move_mount(root, "", AT_FDCWD, "/dev", MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return -1;
-	return fchdir(root);
-}
-
-static int
-attach_usr(struct inside *in)
-{
-	if (in->plan->usr < 0)
-		return 0;
-	auto_close int where = mount_point("usr");
-	if (where < 0)
-		return -1;
-	return move_mount(in->plan->usr, "", where, "",
-			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-}
-
-static int
-mount_proc(struct inside *in)
-{
-	return mount_new_on(in, "proc", "proc", NULL,
-			    MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-}
-
-static int
-make_link(struct inside *in, const char *target, const char *name)
-{
-	in->at = name;
-	return symlinkat(target, AT_FDCWD, name);
-}
-
-static int
-make_device(struct inside *in, int i)
-{
-	char path[32] = "dev/";
-	memcpy(path + 4, devices[i], strlen(devices[i]) + 1);
-	in->at = devices[i];
-	auto_close int file = open(path, O_CREAT | O_EXCL | O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0666);
-	return file < 0 ? -1 : put_mount(in->device[i], file);
-}
-
-static int
-mount_dev(struct inside *in)
-{
-	static const struct mount_option nodes[] = {{"mode", "755"}, {"size", "64k"}, {0}};
-	static const struct mount_option ptys[] = {
-	    {"ptmxmode", "0666"}, {"mode", "620"}, {"gid", "5"}, {0}};
-	static const struct mount_option shm[] = {{"mode", "1777"}, {"size", "64m"}, {0}};
-	const unsigned quiet = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-
-	if (mount_new_on(in, "dev", "tmpfs", nodes, quiet | MOUNT_ATTR_NODEV) < 0)
-		return -1;
-	for (int i = 0; i < DEVICES; i++)
-		if (make_device(in, i) < 0)
-			return -1;
-	if (mount_new_on(in, "dev/pts", "devpts", ptys, quiet) < 0 ||
-	    mount_new_on(in, "dev/shm", "tmpfs", shm, quiet | MOUNT_ATTR_NODEV) < 0)
-		return -1;
-	/* POSIX message queues: not in every kernel, and nothing of ours needs them */
-	if (mount_new_on(in, "dev/mqueue", "mqueue", NULL, quiet | MOUNT_ATTR_NODEV) < 0 &&
-	    errno != ENODEV && errno != EPERM)
-		return -1;
-	if (make_link(in, "pts/ptmx", "dev/ptmx") < 0 || make_link(in, "/proc/self/fd", "dev/fd") < 0)
-		return -1;
-	if (make_link(in, "/proc/self/fd/0", "dev/stdin") < 0 ||
-	    make_link(in, "/proc/self/fd/1", "dev/stdout") < 0)
-		return -1;
-	return make_link(in, "/proc/self/fd/2", "dev/stderr");
-}
-
-static int
-mount_sys(struct inside *in)
-{
-	if (!in->plan->network_host)
-		return mount_new_on(in, "sys", "sysfs", NULL,
-				    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
-					MOUNT_ATTR_NOEXEC);
-	/* sysfs belongs to a network namespace: of the node's, only a copy of its mount can be had */
-	in->at = "sys";
-	if (make_mount_point("sys") < 0)
-		return -1;
-	return bind_read_only("/sys", "sys");
-}
-
-static int
-mount_run(struct inside *in)
-{
-	static const struct mount_option options[] = {{"mode", "755"}, {"size", "64m"}, {0}};
-
-	if (mount_new_on(in, "run", "tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) < 0)
-		return -1;
-	if (in->plan->run < 0)
-		return 0;
-	in->at = "run/berth/out";
-	if (make_mount_point("run/berth") < 0)
-		return -1;
-	auto_close int where = mount_point("run/berth/out");
-	if (where < 0)
-		return -1;
-	return move_mount(in->plan->run, "", where, "",
-			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-}
-
-static int
-pivot(struct inside *in)
-{
-	/* The old root is stacked on the new one by this, and taken off again: no name is needed. */
-	(void)in;
-	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0)
-		return -1;
-	return chdir("/");
-}
-
-/* ---- in pid 1: what the new tree shows ---- */
+/* ---- in pid 1: names, and what it keeps ---- */
 
 /* Counted in the session's user namespace, so it binds the session alone. */
 static int
@@ -381,69 +111,6 @@ forbid_nested_namespaces(struct inside *in)
 	auto_close int fd = open(in->at, O_WRONLY | O_CLOEXEC);
 	struct err ignored;
 	return fd < 0 ? -1 : fd_write_all(fd, "0", 1, &ignored);
-}
-
-static int
-protect_proc(struct inside *in)
-{
-	for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++) {
-		in->at = read_only[i];
-		if (bind_read_only(in->at, in->at) < 0 && errno != ENOENT)
-			return -1;
-	}
-	return 0;
-}
-
-/* One empty read-only tmpfs serves all masked directories: `first` is where it was mounted. */
-static int
-mask_directory(int where, const char *path, const char **first)
-{
-	static const struct mount_option empty[] = {{"nr_inodes", "2"}, {"mode", "555"}, {0}};
-
-	if (!*first) {
-		*first = path;
-		return mount_new("tmpfs", empty,
-				 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
-				     MOUNT_ATTR_NOEXEC,
-				 where);
-	}
-	const int tree = clone_mount(*first, 0);
-	return tree < 0 ? -1 : put_mount(tree, where);
-}
-
-static int
-mask_path(const char *path, const char **first)
-{
-	struct stat st;
-
-	auto_close int where = open(path, O_PATH | O_CLOEXEC); /* some in /sys/class are links */
-	if (where < 0)
-		return errno == ENOENT || errno == EACCES ? 0 : -1; /* not there, or not for us */
-	if (fstat(where, &st) < 0)
-		return -1;
-	if (S_ISDIR(st.st_mode))
-		return mask_directory(where, path, first);
-	const int tree = clone_mount("/dev/null", 0);
-	return tree < 0 ? -1 : put_mount(tree, where);
-}
-
-static int
-mask_paths(struct inside *in)
-{
-	const char *first = NULL;
-	const size_t of_node = in->plan->network_host ? sizeof masked_of_node / sizeof *masked_of_node : 0;
-
-	for (size_t i = 0; i < sizeof masked / sizeof *masked; i++) {
-		in->at = masked[i];
-		if (mask_path(in->at, &first) < 0)
-			return -1;
-	}
-	for (size_t i = 0; i < of_node; i++) {
-		in->at = masked_of_node[i];
-		if (mask_path(in->at, &first) < 0)
-			return -1;
-	}
-	return 0;
 }
 
 static int
@@ -462,8 +129,6 @@ raise_loopback(struct inside *in)
 	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 	return fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &lo);
 }
-
-/* ---- in pid 1: what it keeps ---- */
 
 static int
 join_keyring(struct inside *in)
@@ -491,7 +156,8 @@ reset_signals(struct inside *in)
 
 	(void)in;
 	for (int number = 1; number < _NSIG; number++)
-		signal(number, SIG_DFL); /* fails for KILL, STOP and libc's own: those are default */
+		signal(number,
+		       SIG_DFL); /* fails for KILL, STOP and libc's own: those are default */
 	sigemptyset(&none);
 	return sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -524,18 +190,18 @@ load_filter(struct inside *in)
 }
 
 static const struct step steps_of_pid1[] = {
-    {"leave the propagation of mounts", leave_propagation},
-    {"take the devices", take_devices},
-    {"attach the workspace", attach_workspace},
-    {"attach /usr", attach_usr},
-    {"mount /proc", mount_proc},
-    {"mount /dev", mount_dev},
-    {"mount /sys", mount_sys},
-    {"mount /run", mount_run},
-    {"make the workspace the root", pivot},
+    {"leave the propagation of mounts", tree_leave_propagation},
+    {"take the devices", tree_take_devices},
+    {"attach the workspace", tree_attach_workspace},
+    {"attach /usr", tree_attach_usr},
+    {"mount /proc", tree_mount_proc},
+    {"mount /dev", tree_mount_dev},
+    {"mount /sys", tree_mount_sys},
+    {"mount /run", tree_mount_run},
+    {"make the workspace the root", tree_pivot},
     {"forbid nested user namespaces", forbid_nested_namespaces},
-    {"protect /proc", protect_proc},
-    {"mask /proc and /sys", mask_paths},
+    {"protect /proc", tree_protect_proc},
+    {"mask /proc and /sys", tree_mask},
     {"set the hostname", name_host},
     {"raise the loopback interface", raise_loopback},
     {"join a keyring of its own", join_keyring},
@@ -595,8 +261,8 @@ _Noreturn void
 sandbox_launch(const struct sandbox_plan *plan)
 {
 	struct inside in = {.plan = plan, .report = plan->report};
-	struct clone_args args = {.flags = CLONE_PARENT | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC |
-					   CLONE_NEWUTS | CLONE_NEWCGROUP};
+	struct clone_args args = {.flags = CLONE_PARENT | CLONE_NEWNS | CLONE_NEWPID |
+					   CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP};
 
 	umask(022);
 	in.init = fcntl(plan->init, F_DUPFD_CLOEXEC, FD_ROOM);
@@ -608,8 +274,8 @@ sandbox_launch(const struct sandbox_plan *plan)
 		args.flags |= CLONE_NEWNET;
 	run_steps(&in, steps_of_launcher, sizeof steps_of_launcher / sizeof *steps_of_launcher);
 	in.at = NULL;
-	/* A child of the keeper, not of this process: the keeper waits for it. In the cgroup that this
-	 * process is in, which thereby is the root of its cgroup namespace. */
+	/* A child of the keeper, not of this process: the keeper waits for it. In the cgroup that
+	 * this process is in, which thereby is the root of its cgroup namespace. */
 	const long pid = syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0)
 		become_pid1(&in);

@@ -14,8 +14,8 @@ struct sandbox_plan {
 	const char *hostname;
 	bool network_host;
 	int rootfs, userns, init; /* lent */
-	int usr, run;		  /* lent, -1: none */
-	int socket, report;	  /* lent: the end for init, and the pipe for struct sandbox_report */
+	int usr, run;             /* lent, -1: none */
+	int socket, report; /* lent: the end for init, and the pipe for struct sandbox_report */
 	const struct sock_filter *filter;
 	unsigned short filter_len;
 };

@@ -3,7 +3,8 @@
  *
  *  1. bounded: one buffer; while the PTY does not take it, the pipe is not read, so conn waits;
  *  2. at the pipe's end the terminal's end-of-file character goes in, once;
- *  3. the master came from init: its kind is checked, and nothing but bytes and sizes goes to it. */
+ *  3. the master came from init: its kind is checked, and nothing but bytes and sizes goes to it.
+ */
 #include "keeper.h"
 
 #include "base/fd.h"

@@ -233,7 +233,8 @@ give_to_keeper(int box, unsigned uid, unsigned gid, struct err *err)
 	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
 		if (fchownat(box, files[i], uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
 			return err_sys(err, errno, "give %s to the keeper", files[i]);
-	/* The group is the session root's: cloning into a call needs this right on what is above. */
+	/* The group is the session root's: cloning into a call needs this right on what is above.
+	 */
 	if (fchmodat(box, "cgroup.procs", 0664, 0) < 0)
 		return err_sys(err, errno, "open cgroup.procs to berth-init");
 	return 0;

@@ -131,9 +131,8 @@ answer_key(struct conn *c, const struct msg_key_query *q)
 {
 	struct err err;
 	const struct key *k = keys_find(&c->m->keys, q->key);
-	struct err name_err;
 	const bool control = str_is(q->user, "berth");
-	bool ok = k && (control || session_ref_check(q->user, &name_err) == 0);
+	bool ok = k != NULL; /* whatever the name: conn tells whose key is known what is wrong with it */
 
 	if (ok && k->role == PRINCIPAL_OPERATOR && !c->loopback && !c->m->config.operator_anywhere) {
 		log_line("%s: an operator key is let in on loopback only (operator_anywhere)", c->peer);
@@ -165,6 +164,8 @@ static struct session *
 session_for(struct conn *c, struct err *err)
 {
 	struct manager *m = c->m;
+	if (session_ref_check(str_of(c->user), err) < 0)
+		return NULL;
 	struct session *s = session_find(m, str_of(c->user));
 
 	if (s && s->state != SESSION_DELETED) {

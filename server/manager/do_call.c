@@ -27,9 +27,9 @@ call_json(struct buf *out, const struct call_row *r)
 	if (r->ended_ns)
 		time_format(r->ended_ns, ended);
 	buf_fmt(out, "{\"call\":\"%s\",\"session\":\"%s\",\"principal\":", r->id, r->session);
-	json_string(out, str_of(r->principal));
+	json_put(out, str_of(r->principal));
 	buf_text(out, ",\"command\":");
-	json_string(out, str_of(r->command));
+	json_put(out, str_of(r->command));
 	buf_fmt(out, ",\"started\":\"%s\",\"ended\":\"%s\",\"live\":%s,\"exit_status\":%u,\"signal\":%u",
 		started, ended, r->ended_by[0] ? "false" : "true", r->exit_status, r->signal);
 	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu", r->ended_by,
@@ -45,7 +45,7 @@ call_json(struct buf *out, const struct call_row *r)
 			continue;
 		if (!first)
 			buf_char(out, ',');
-		json_string(out, line);
+		json_put(out, line);
 		first = false;
 	}
 	buf_text(out, "]}");

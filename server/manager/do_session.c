@@ -47,16 +47,16 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	time_format(s->row.created_ns, made);
 	time_format(s->row.used_ns, used);
 	buf_text(out, "{\"name\":");
-	json_string(out, str_of(s->row.name));
+	json_put(out, str_of(s->row.name));
 	buf_fmt(out, ",\"id\":\"%s\",\"state\":\"%s\",\"unclean\":%s,\"reason\":", s->row.id,
 		session_state_name(s->state), s->row.unclean ? "true" : "false");
-	json_string(out, str_of(s->row.reason));
+	json_put(out, str_of(s->row.reason));
 	buf_text(out, ",\"waits_for\":");
-	json_string(out, str_of(s->waits_for));
+	json_put(out, str_of(s->waits_for));
 	buf_text(out, ",\"owner\":");
-	json_string(out, str_of(s->row.owner));
+	json_put(out, str_of(s->row.owner));
 	buf_text(out, ",\"image\":");
-	json_string(out, str_of(s->row.image));
+	json_put(out, str_of(s->row.image));
 	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung, made,
 		used);
 	if (s->row.has_head)

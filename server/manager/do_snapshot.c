@@ -21,11 +21,11 @@ list_json(struct listing *l, const struct snapshot_row *r)
 	if (r->has_parent)
 		buf_fmt(l->out, ",\"parent\":\"sha256:%s\"", digest_text(&r->parent).text);
 	buf_text(l->out, ",\"name\":");
-	json_string(l->out, str_of(r->name));
+	json_put(l->out, str_of(r->name));
 	buf_text(l->out, ",\"note\":");
-	json_string(l->out, str_of(r->note));
+	json_put(l->out, str_of(r->note));
 	buf_text(l->out, ",\"made_by\":");
-	json_string(l->out, str_of(r->made_by));
+	json_put(l->out, str_of(r->made_by));
 	buf_fmt(l->out, ",\"created\":\"%s\",\"bytes\":%llu,\"total_bytes\":%llu,\"head\":%s}", made,
 		(unsigned long long)r->bytes, (unsigned long long)r->total_bytes,
 		l->s->row.has_head && digest_equal(&l->s->row.head, &r->digest) ? "true" : "false");

@@ -1,10 +1,12 @@
-/* Image `host`: a skeleton over which the node's /usr is bound, live and read only. One skeleton for
- * each fingerprint (os-release and the list of installed packages), immutable once it has its name.
+/* Image `host`: a skeleton over which the node's /usr is bound, live and read only. One skeleton
+ * for each fingerprint (os-release and the list of installed packages), immutable once it has its
+ * name.
  *
  * Invariants
  *  1. of /etc goes in what the list below names, and of that only what every user of the node may
  *     read and what holds no private key;
- *  2. accounts of people, their groups and every password stay out: only system accounts, no shadow;
+ *  2. accounts of people, their groups and every password stay out: only system accounts, no
+ * shadow;
  *  3. cache/images/<hex> is whole and synced, or absent: it is built under another name. */
 #include "base/buf.h"
 #include "base/digest.h"
@@ -27,27 +29,34 @@ static const struct {
 	const char *name;
 	mode_t mode;
 } directories[] = {
-    {"dev", 0755},  {"etc", 0755},	{"home", 0755},	     {"media", 0755},	 {"mnt", 0755},
-    {"opt", 0755},  {"proc", 0555},	{"root", 0700},	     {"run", 0755},	 {"srv", 0755},
-    {"sys", 0555},  {"tmp", 01777},	{"usr", 0755},	     {"var", 0755},	 {"workspace", 0755},
-    {"var/backups", 0755}, {"var/cache", 0755}, {"var/lib", 0755}, {"var/local", 0755},
-    {"var/log", 0755}, {"var/spool", 0755}, {"var/tmp", 01777},
+    {"dev", 0755},       {"etc", 0755},      {"home", 0755},      {"media", 0755},
+    {"mnt", 0755},       {"opt", 0755},      {"proc", 0555},      {"root", 0700},
+    {"run", 0755},       {"srv", 0755},      {"sys", 0555},       {"tmp", 01777},
+    {"usr", 0755},       {"var", 0755},      {"workspace", 0755}, {"var/backups", 0755},
+    {"var/cache", 0755}, {"var/lib", 0755},  {"var/local", 0755}, {"var/log", 0755},
+    {"var/spool", 0755}, {"var/tmp", 01777},
 };
 
 static const struct {
 	const char *name, *target;
 } links[] = {
-    {"var/run", "/run"}, {"var/lock", "/run/lock"}, {"etc/mtab", "../proc/self/mounts"},
+    {"var/run", "/run"},
+    {"var/lock", "/run/lock"},
+    {"etc/mtab", "../proc/self/mounts"},
 };
 
 static const char *const merged[] = {"bin", "sbin", "lib", "lib32", "lib64", "libx32"};
 
 static const char *const etc_names[] = {
-    "alternatives",    "bash.bashrc", "ca-certificates.conf", "debian_version", "default/locale",
-    "gai.conf",	       "host.conf",   "inputrc",	      "ld.so.cache",	"ld.so.conf",
-    "ld.so.conf.d",    "locale.alias", "localtime",	      "login.defs",	"mime.types",
-    "nsswitch.conf",   "os-release",  "profile",	      "profile.d",	"protocols",
-    "services",	       "shells",      "skel",		      "ssl/certs",	"timezone",
+    "alternatives",   "bash.bashrc",    "ca-certificates.conf",
+    "debian_version", "default/locale", "gai.conf",
+    "host.conf",      "inputrc",        "ld.so.cache",
+    "ld.so.conf",     "ld.so.conf.d",   "locale.alias",
+    "localtime",      "login.defs",     "mime.types",
+    "nsswitch.conf",  "os-release",     "profile",
+    "profile.d",      "protocols",      "services",
+    "shells",         "skel",           "ssl/certs",
+    "timezone",
 };
 
 static const struct {
@@ -153,12 +162,14 @@ copy_children(int from, int to, int depth, struct err *err)
 }
 
 static int
-copy_directory(int from, int to, const char *name, const struct stat *st, int depth, struct err *err)
+copy_directory(int from, int to, const char *name, const struct stat *st, int depth,
+	       struct err *err)
 {
 	if (!(st->st_mode & S_IXOTH) || strcmp(name, "private") == 0)
 		return 0; /* what lies in it is not for every user: invariant 1 */
 	if (depth > DEPTH_MAX)
-		return err_set(err, ERR_INTERNAL, "%s: deeper than %d directories", name, DEPTH_MAX);
+		return err_set(err, ERR_INTERNAL, "%s: deeper than %d directories", name,
+			       DEPTH_MAX);
 	auto_close int source = path_open(from, name, O_RDONLY | O_DIRECTORY, err);
 	if (source < 0)
 		return -1;
@@ -170,8 +181,8 @@ copy_directory(int from, int to, const char *name, const struct stat *st, int de
 	return copy_children(source, copy, depth, err);
 }
 
-/* Copies one name, as it is: links as links. What is absent, or neither file, link nor directory, is
- * passed over. */
+/* Copies one name, as it is: links as links. What is absent, or neither file, link nor directory,
+ * is passed over. */
 static int
 copy_entry(int from, int to, const char *name, int depth, struct err *err)
 {
@@ -195,7 +206,9 @@ copy_listed(int node_etc, int etc, const char *name, struct err *err)
 	struct stat st;
 
 	if (fstatat(node_etc, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT || errno == ENOTDIR ? 0 : err_sys(err, errno, "look at %s", name);
+		return errno == ENOENT || errno == ENOTDIR
+			   ? 0
+			   : err_sys(err, errno, "look at %s", name);
 	auto_close int from = open_parent(node_etc, name, false, &last, err);
 	auto_close int to = from < 0 ? -1 : open_parent(etc, name, true, &last, err);
 	return to < 0 ? -1 : copy_entry(from, to, last, 0, err);

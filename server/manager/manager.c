@@ -399,7 +399,7 @@ main(int argc, char **argv)
 {
 	static struct manager m = {.state = -1, .run = -1, .store = -1, .cache = -1, .sessions_dir = -1,
 				   .keepers = -1, .scratch = -1, .lock = -1, .listen = -1, .signals = -1,
-				   .image = -1, .keys.dir = -1};
+				   .image = -1, .keys.dir = -1, .owner = &owner_index};
 	struct args args = {0};
 	struct err err;
 

@@ -7,6 +7,7 @@
 #include "config.h"
 #include "index/rows.h"
 #include "manager/keys.h"
+#include "manager/owner.h"
 #include "manager/prepare.h"
 #include "verbs/verbs.h"
 #include "wire/wire.h"
@@ -23,6 +24,7 @@ struct manager {
 	struct config config;
 	struct index index;
 	struct node node;
+	const struct owner *owner;
 	struct keys keys;
 	char libexec[4096], hostname[256], listen_text[128];
 	int state, run;					    /* owned directories */

@@ -1,6 +1,6 @@
 /* Invariants
- *  1. an overlay whose upper cannot be written is a failure: the kernel mounts one read-only without
- *     a word when its work directory cannot be made;
+ *  1. an overlay whose upper cannot be written is a failure: the kernel mounts one read-only
+ * without a word when its work directory cannot be made;
  *  2. the overlay works on the disk with the rights of who mounted it: those are the session root's
  *     ids and the capabilities listed here, which do not pass quotas or reserved blocks;
  *  3. layers are attached in a mount namespace of our own before they are stacked: kernels before
@@ -54,7 +54,8 @@ write_map(pid_t pid, const char *name, unsigned base, struct err *err)
 	if (fd < 0)
 		return err_sys(err, errno, "open %s", name);
 	if (fd_write_all(fd, line, (size_t)n, err) < 0)
-		return err_add(err, "map the ids %u to %u (%s)", base, base + SESSION_IDS - 1, name);
+		return err_add(err, "map the ids %u to %u (%s)", base, base + SESSION_IDS - 1,
+			       name);
 	return 0;
 }
 
@@ -132,14 +133,15 @@ put(int tree, const char *name, struct err *err)
 	return 0;
 }
 
-/* A mount namespace of our own, and in it an empty directory that we stand in. Over /dev, since that
- * exists everywhere and nothing here opens a device. */
+/* A mount namespace of our own, and in it an empty directory that we stand in. Over /dev, since
+ * that exists everywhere and nothing here opens a device. */
 static int
 enter_stage(struct err *err)
 {
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(err, errno, "make a private mount namespace");
-	if (mount("stage", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") < 0)
+	if (mount("stage", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") <
+	    0)
 		return err_sys(err, errno, "mount a stage for the layers");
 	umask(022);
 	if (chdir("/dev") < 0)
@@ -184,8 +186,9 @@ mount_overlay(size_t n, struct err *err)
 	if (statvfs("m", &fs) < 0)
 		return err_sys(err, errno, "look at the overlay");
 	if (fs.f_flag & ST_RDONLY)
-		return err_set(err, ERR_INTERNAL, "the overlay is read-only: its work directory "
-						  "could not be made");
+		return err_set(err, ERR_INTERNAL,
+			       "the overlay is read-only: its work directory "
+			       "could not be made");
 	return 0;
 }
 

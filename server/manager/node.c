@@ -176,6 +176,11 @@ find_cgroup(struct node *n, struct err *err)
 void
 node_close(struct node *n)
 {
+	auto_close int above = -1;
+	if (n->cgroup >= 0)
+		above = openat(n->cgroup, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (above >= 0)
+		unlinkat(above, n->cgroup_name, AT_REMOVEDIR); /* stays while a session lives in it */
 	fd_close(&n->state);
 	fd_close(&n->init_exe);
 	fd_close(&n->seccomp);
@@ -186,11 +191,17 @@ int
 node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
 	  unsigned uid_base, struct err *err)
 {
-	struct node made = {.state = -1, .run = run, .init_exe = -1, .seccomp = -1, .cgroup = -1,
-			    .rung = "root", .uid_base = uid_base};
+	struct node made = {.state = -1,
+			    .run = run,
+			    .init_exe = -1,
+			    .seccomp = -1,
+			    .cgroup = -1,
+			    .rung = "root",
+			    .uid_base = uid_base};
 
 	if (uid_base < 400000u || node_slots(uid_base) == 0)
-		return err_set(err, ERR_CONFIG, "uid_base %u leaves no room for sessions", uid_base);
+		return err_set(err, ERR_CONFIG, "uid_base %u leaves no room for sessions",
+			       uid_base);
 	if (check_rights(err) < 0 || enter_mounts(err) < 0)
 		return -1;
 	made.state = bind_state(state, state_path, err);

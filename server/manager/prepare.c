@@ -1,10 +1,10 @@
-/* Builds a workspace in a process of its own, which takes on the identity that the overlay needs and
- * ends; the fds come back over a socket.
+/* Builds a workspace in a process of its own, which takes on the identity that the overlay needs
+ * and ends; the fds come back over a socket.
  *
  * Invariants
  *  1. the manager itself mounts nothing for a session and changes no identity;
- *  2. what was made is an fd of the keeper's or it is gone: a failure leaves no mount, no process, no
- *     cgroup, only an empty upper;
+ *  2. what was made is an fd of the keeper's or it is gone: a failure leaves no mount, no process,
+ * no cgroup, only an empty upper;
  *  3. no byte that a session wrote is read: its directories are opened, made and mounted. */
 #include "prepare.h"
 #include "base/fd.h"
@@ -54,8 +54,9 @@ open_upper(const struct workspace *w, struct err *err)
 	if (mkdirat(upper, "work", 0700) < 0 && errno != EEXIST)
 		return err_sys(err, errno, "make %s/work", name);
 	if (mkdirat(upper, "fs", 0755) == 0)
-		return fchmodat(upper, "fs", 0755, 0) < 0 ? err_sys(err, errno, "set up %s/fs", name)
-							  : fd_steal(&upper);
+		return fchmodat(upper, "fs", 0755, 0) < 0
+			   ? err_sys(err, errno, "set up %s/fs", name)
+			   : fd_steal(&upper);
 	if (errno != EEXIST)
 		return err_sys(err, errno, "make %s/fs", name);
 	return fd_steal(&upper);
@@ -80,12 +81,12 @@ build_rootfs(const struct build *b, struct err *err)
 	auto_close int mapped = mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
 		return err_add(err, "upper.%u", w->upper);
-	return mounts_overlay(lowers, w->n_lowers + 1, mapped,
-			      node_session_uid(b->node, w->slot), err);
+	return mounts_overlay(lowers, w->n_lowers + 1, mapped, node_session_uid(b->node, w->slot),
+			      err);
 }
 
-/* The node's /usr, with the session's ids where its filesystem can do that; else its files belong to
- * nobody inside, which is readable all the same. */
+/* The node's /usr, with the session's ids where its filesystem can do that; else its files belong
+ * to nobody inside, which is readable all the same. */
 static int
 build_usr(int userns, struct err *err)
 {
@@ -154,7 +155,8 @@ build_and_send(struct build *b, int socket)
 	struct err why = {.code = ERR_NONE};
 
 	if (build_all(b, &why) == 0)
-		why = (struct err){.code = ERR_NONE}; /* a first try may have failed and been mended */
+		why = (struct err){.code =
+				       ERR_NONE}; /* a first try may have failed and been mended */
 	send_built(socket, b, &why);
 }
 
@@ -166,7 +168,9 @@ receive_built(int socket, struct build *b, struct err *err)
 	union fd_room room;
 	struct err report;
 	struct iovec part = {&report, sizeof report};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room.bytes,
+	struct msghdr message = {.msg_iov = &part,
+				 .msg_iovlen = 1,
+				 .msg_control = room.bytes,
 				 .msg_controllen = sizeof room.bytes};
 	const uint64_t deadline_ns = time_now_ns() + BUILD_MAX_NS;
 	int n;
@@ -174,7 +178,9 @@ receive_built(int socket, struct build *b, struct err *err)
 	do {
 		const uint64_t now_ns = time_now_ns();
 		struct pollfd p = {.fd = socket, .events = POLLIN};
-		n = now_ns >= deadline_ns ? 0 : poll(&p, 1, (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
+		n = now_ns >= deadline_ns
+			? 0
+			: poll(&p, 1, (int)((deadline_ns - now_ns) / NS_PER_MS + 1));
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return err_sys(err, errno, "wait for the workspace");
@@ -209,7 +215,8 @@ build_run(struct build *b, struct err *err)
 		return err_sys(err, errno, "start a process that mounts the workspace");
 	fd_close(&theirs);
 	const int result = receive_built(ours, b, err);
-	kill(pid, SIGKILL); /* it has sent all, or is too late; ours to wait for, so still its pid */
+	kill(pid,
+	     SIGKILL); /* it has sent all, or is too late; ours to wait for, so still its pid */
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	return result;
@@ -223,8 +230,8 @@ dup_into(int *slot, int fd, struct err *err)
 }
 
 static const enum keeper_fd ours_of_keeper[] = {
-    KEEPER_ROOTFS, KEEPER_USR,	  KEEPER_USERNS, KEEPER_INIT,	KEEPER_SECCOMP,
-    KEEPER_CGROUP, KEEPER_FREEZE, KEEPER_KILL,	 KEEPER_EVENTS, KEEPER_RUN,
+    KEEPER_ROOTFS, KEEPER_USR,    KEEPER_USERNS, KEEPER_INIT,   KEEPER_SECCOMP,
+    KEEPER_CGROUP, KEEPER_FREEZE, KEEPER_KILL,   KEEPER_EVENTS, KEEPER_RUN,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -281,8 +288,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 			       w->n_lowers, LOWERS_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
-	/* First the cgroup, while nothing of the session has been touched: a failure of that one is no
-	 * reason to clear it. */
+	/* First the cgroup, while nothing of the session has been touched: a failure of that one is
+	 * no reason to clear it. */
 	struct err stays;
 	if (fill_cgroup(n, w, fds, err) < 0)
 		return err_add(err, "prepare %s", w->id);

@@ -58,6 +58,7 @@ unsigned node_slots(unsigned uid_base);
  *   fails   DENIED when we are not root with CAP_SYS_ADMIN */
 int node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
 	      unsigned uid_base, struct err *err) must_check;
+/* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
 /* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN of fds (owned by the

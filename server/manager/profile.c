@@ -5,8 +5,8 @@
  * Invariants
  *  1. nothing that makes or moves a mount, a namespace or a kernel key, loads code into the kernel,
  *     or opens files by handle is allowed, whatever capabilities a process has;
- *  2. an argument of 32 bits is compared in its low 32 bits alone: the kernel ignores the rest, so a
- *     comparison of all 64 could be slipped past;
+ *  2. an argument of 32 bits is compared in its low 32 bits alone: the kernel ignores the rest, so
+ * a comparison of all 64 could be slipped past;
  *  3. a system call has one rule under every architecture that the kernel would let a process use:
  *     the native one and its 32 bit one. x32 answers EPERM.
  *
@@ -33,6 +33,7 @@
 
 #define LOW_32 0xffffffffull
 
+/* clang-format off */ /* as many names to a line as fit */
 /* Names of all architectures together: what one of them lacks is passed over. */
 static const char *const allowed[] = {
     "_llseek", "_newselect", "accept", "accept4", "access", "alarm", "arch_prctl",
@@ -43,74 +44,76 @@ static const char *const allowed[] = {
     "copy_file_range", "creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1",
     "epoll_ctl", "epoll_ctl_old", "epoll_pwait", "epoll_pwait2", "epoll_wait",
     "epoll_wait_old", "eventfd", "eventfd2", "execve", "execveat", "exit", "exit_group",
-    "faccessat", "faccessat2", "fadvise64", "fadvise64_64", "fallocate", "fchdir", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchown32", "fchownat", "fcntl",
-    "fcntl64", "fdatasync", "fgetxattr", "flistxattr", "flock", "fork", "fremovexattr",
-    "fsetxattr", "fstat", "fstat64", "fstatat64", "fstatfs", "fstatfs64", "fsync",
-    "ftruncate", "ftruncate64", "futex", "futex_requeue", "futex_time64", "futex_wait",
-    "futex_waitv", "futex_wake", "futimesat", "get_mempolicy", "get_robust_list",
-    "get_thread_area", "get_tls", "getcpu", "getcwd", "getdents", "getdents64", "getegid",
-    "getegid32", "geteuid", "geteuid32", "getgid", "getgid32", "getgroups", "getgroups32",
-    "getitimer", "getpeername", "getpgid", "getpgrp", "getpid", "getppid", "getpriority",
-    "getrandom", "getresgid", "getresgid32", "getresuid", "getresuid32", "getrlimit",
-    "getrusage", "getsid", "getsockname", "getsockopt", "gettid", "gettimeofday", "getuid",
-    "getuid32", "getxattr", "inotify_add_watch", "inotify_init", "inotify_init1",
-    "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents",
-    "io_pgetevents_time64", "io_setup", "io_submit", "ioprio_get", "ioprio_set", "ipc",
-    "kcmp", "kill", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self",
-    "lchown", "lchown32", "lgetxattr", "link", "linkat", "listen", "listxattr", "llistxattr",
+    "faccessat", "faccessat2", "fadvise64", "fadvise64_64", "fallocate", "fchdir", "fchmod",
+    "fchmodat", "fchmodat2", "fchown", "fchown32", "fchownat", "fcntl", "fcntl64",
+    "fdatasync", "fgetxattr", "flistxattr", "flock", "fork", "fremovexattr", "fsetxattr",
+    "fstat", "fstat64", "fstatat64", "fstatfs", "fstatfs64", "fsync", "ftruncate",
+    "ftruncate64", "futex", "futex_requeue", "futex_time64", "futex_wait", "futex_waitv",
+    "futex_wake", "futimesat", "get_mempolicy", "get_robust_list", "get_thread_area",
+    "get_tls", "getcpu", "getcwd", "getdents", "getdents64", "getegid", "getegid32",
+    "geteuid", "geteuid32", "getgid", "getgid32", "getgroups", "getgroups32", "getitimer",
+    "getpeername", "getpgid", "getpgrp", "getpid", "getppid", "getpriority", "getrandom",
+    "getresgid", "getresgid32", "getresuid", "getresuid32", "getrlimit", "getrusage",
+    "getsid", "getsockname", "getsockopt", "gettid", "gettimeofday", "getuid", "getuid32",
+    "getxattr", "inotify_add_watch", "inotify_init", "inotify_init1", "inotify_rm_watch",
+    "io_cancel", "io_destroy", "io_getevents", "io_pgetevents", "io_pgetevents_time64",
+    "io_setup", "io_submit", "ioprio_get", "ioprio_set", "ipc", "kcmp", "kill",
+    "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "lchown",
+    "lchown32", "lgetxattr", "link", "linkat", "listen", "listxattr", "llistxattr",
     "lremovexattr", "lseek", "lsetxattr", "lstat", "lstat64", "madvise", "map_shadow_stack",
     "mbind", "membarrier", "memfd_create", "memfd_secret", "mincore", "mkdir", "mkdirat",
     "mknod", "mknodat", "mlock", "mlock2", "mlockall", "mmap", "mmap2", "mprotect",
     "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedreceive_time64",
     "mq_timedsend", "mq_timedsend_time64", "mq_unlink", "mremap", "mseal", "msgctl", "msgget",
-    "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap", "nanosleep",
-    "newfstatat", "open", "openat", "openat2", "pause", "pidfd_getfd", "pidfd_open",
-    "pidfd_send_signal", "pipe", "pipe2", "pkey_alloc", "pkey_free", "pkey_mprotect", "poll",
-    "ppoll", "ppoll_time64", "prctl", "pread64", "preadv", "preadv2", "prlimit64",
-    "process_madvise", "process_mrelease", "process_vm_readv", "process_vm_writev",
-    "pselect6", "pselect6_time64", "ptrace", "pwrite64", "pwritev", "pwritev2", "read",
-    "readahead", "readlink", "readlinkat", "readv", "recv", "recvfrom", "recvmmsg",
-    "recvmmsg_time64", "recvmsg", "remap_file_pages", "removexattr", "rename", "renameat",
-    "renameat2", "restart_syscall", "riscv_flush_icache", "rmdir", "rseq", "rt_sigaction",
-    "rt_sigpending", "rt_sigprocmask", "rt_sigqueueinfo", "rt_sigreturn", "rt_sigsuspend",
-    "rt_sigtimedwait", "rt_sigtimedwait_time64", "rt_tgsigqueueinfo",
-    "sched_get_priority_max", "sched_get_priority_min", "sched_getaffinity",
-    "sched_getattr", "sched_getparam", "sched_getscheduler", "sched_rr_get_interval",
-    "sched_rr_get_interval_time64", "sched_setaffinity", "sched_setattr", "sched_setparam",
-    "sched_setscheduler", "sched_yield", "seccomp", "select", "semctl", "semget", "semop",
-    "semtimedop", "semtimedop_time64", "send", "sendfile", "sendfile64", "sendmmsg",
-    "sendmsg", "sendto", "set_mempolicy", "set_robust_list", "set_thread_area",
-    "set_tid_address", "set_tls", "setfsgid", "setfsgid32", "setfsuid", "setfsuid32",
-    "setgid", "setgid32", "setgroups", "setgroups32", "setitimer", "setpgid", "setpriority",
-    "setregid", "setregid32", "setresgid", "setresgid32", "setresuid", "setresuid32",
-    "setreuid", "setreuid32", "setrlimit", "setsid", "setsockopt", "setuid", "setuid32",
-    "setxattr", "shmat", "shmctl", "shmdt", "shmget", "shutdown", "sigaction",
-    "sigaltstack", "signal", "signalfd", "signalfd4", "sigpending", "sigprocmask",
-    "sigreturn", "sigsuspend", "socketcall", "socketpair", "splice", "stat", "stat64",
-    "statfs", "statfs64", "statx", "symlink", "symlinkat", "sync", "sync_file_range",
-    "sync_file_range2", "syncfs", "sysinfo", "tee", "tgkill", "time", "timer_create",
-    "timer_delete", "timer_getoverrun", "timer_gettime", "timer_gettime64", "timer_settime",
-    "timer_settime64", "timerfd_create", "timerfd_gettime", "timerfd_gettime64",
-    "timerfd_settime", "timerfd_settime64", "times", "tkill", "truncate", "truncate64",
-    "ugetrlimit", "umask", "uname", "unlink", "unlinkat", "utime", "utimensat",
-    "utimensat_time64", "utimes", "vfork", "vmsplice", "wait4", "waitid", "waitpid", "write",
-    "writev",
+    "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap", "nanosleep", "newfstatat",
+    "open", "openat", "openat2", "pause", "pidfd_getfd", "pidfd_open", "pidfd_send_signal",
+    "pipe", "pipe2", "pkey_alloc", "pkey_free", "pkey_mprotect", "poll", "ppoll",
+    "ppoll_time64", "prctl", "pread64", "preadv", "preadv2", "prlimit64", "process_madvise",
+    "process_mrelease", "process_vm_readv", "process_vm_writev", "pselect6",
+    "pselect6_time64", "ptrace", "pwrite64", "pwritev", "pwritev2", "read", "readahead",
+    "readlink", "readlinkat", "readv", "recv", "recvfrom", "recvmmsg", "recvmmsg_time64",
+    "recvmsg", "remap_file_pages", "removexattr", "rename", "renameat", "renameat2",
+    "restart_syscall", "riscv_flush_icache", "rmdir", "rseq", "rt_sigaction", "rt_sigpending",
+    "rt_sigprocmask", "rt_sigqueueinfo", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait",
+    "rt_sigtimedwait_time64", "rt_tgsigqueueinfo", "sched_get_priority_max",
+    "sched_get_priority_min", "sched_getaffinity", "sched_getattr", "sched_getparam",
+    "sched_getscheduler", "sched_rr_get_interval", "sched_rr_get_interval_time64",
+    "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler",
+    "sched_yield", "seccomp", "select", "semctl", "semget", "semop", "semtimedop",
+    "semtimedop_time64", "send", "sendfile", "sendfile64", "sendmmsg", "sendmsg", "sendto",
+    "set_mempolicy", "set_robust_list", "set_thread_area", "set_tid_address", "set_tls",
+    "setfsgid", "setfsgid32", "setfsuid", "setfsuid32", "setgid", "setgid32", "setgroups",
+    "setgroups32", "setitimer", "setpgid", "setpriority", "setregid", "setregid32",
+    "setresgid", "setresgid32", "setresuid", "setresuid32", "setreuid", "setreuid32",
+    "setrlimit", "setsid", "setsockopt", "setuid", "setuid32", "setxattr", "shmat", "shmctl",
+    "shmdt", "shmget", "shutdown", "sigaction", "sigaltstack", "signal", "signalfd",
+    "signalfd4", "sigpending", "sigprocmask", "sigreturn", "sigsuspend", "socketcall",
+    "socketpair", "splice", "stat", "stat64", "statfs", "statfs64", "statx", "symlink",
+    "symlinkat", "sync", "sync_file_range", "sync_file_range2", "syncfs", "sysinfo", "tee",
+    "tgkill", "time", "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime",
+    "timer_gettime64", "timer_settime", "timer_settime64", "timerfd_create",
+    "timerfd_gettime", "timerfd_gettime64", "timerfd_settime", "timerfd_settime64", "times",
+    "tkill", "truncate", "truncate64", "ugetrlimit", "umask", "uname", "unlink", "unlinkat",
+    "utime", "utimensat", "utimensat_time64", "utimes", "vfork", "vmsplice", "wait4",
+    "waitid", "waitpid", "write", "writev",
 };
 
 /* Known to programs, and refused in words they understand. */
 static const char *const refused[] = {
     "acct", "add_key", "adjtimex", "bpf", "clock_adjtime", "clock_adjtime64", "clock_settime",
-    "clock_settime64", "delete_module", "fanotify_init", "finit_module", "fsconfig", "fsmount",
-    "fsopen", "fspick", "init_module", "ioperm", "iopl", "kexec_file_load", "kexec_load",
-    "keyctl", "lookup_dcookie", "migrate_pages", "mount", "mount_setattr", "move_mount",
-    "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at", "open_tree",
-    "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "reboot", "request_key",
-    "setdomainname", "sethostname", "setns", "settimeofday", "stime", "swapoff", "swapon",
-    "syslog", "umount", "umount2", "userfaultfd", "uselib", "vhangup", "vm86", "vm86old",
+    "clock_settime64", "delete_module", "fanotify_init", "finit_module", "fsconfig",
+    "fsmount", "fsopen", "fspick", "init_module", "ioperm", "iopl", "kexec_file_load",
+    "kexec_load", "keyctl", "lookup_dcookie", "migrate_pages", "mount", "mount_setattr",
+    "move_mount", "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at",
+    "open_tree", "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "reboot",
+    "request_key", "setdomainname", "sethostname", "setns", "settimeofday", "stime",
+    "swapoff", "swapon", "syslog", "umount", "umount2", "userfaultfd", "uselib", "vhangup",
+    "vm86", "vm86old",
 };
+/* clang-format on */
 
-/* Unix, IPv4, IPv6, and netlink, without which getifaddrs fails. Not vsock above all: it reaches the
- * machine below this one and knows no network namespaces. */
+/* Unix, IPv4, IPv6, and netlink, without which getifaddrs fails. Not vsock above all: it reaches
+ * the machine below this one and knows no network namespaces. */
 static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
 
 static const unsigned long personalities[] = {
@@ -123,8 +126,8 @@ static const unsigned long personalities[] = {
 
 static const struct {
 	int bit;
-} namespace_bits[] = {{CLONE_NEWNS},  {CLONE_NEWCGROUP}, {CLONE_NEWUTS}, {CLONE_NEWIPC},
-		      {CLONE_NEWUSER}, {CLONE_NEWPID},	 {CLONE_NEWNET}};
+} namespace_bits[] = {{CLONE_NEWNS},   {CLONE_NEWCGROUP}, {CLONE_NEWUTS}, {CLONE_NEWIPC},
+		      {CLONE_NEWUSER}, {CLONE_NEWPID},    {CLONE_NEWNET}};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -206,15 +209,16 @@ enum { OWN_IOCTL = 29, OLD_SCMP_ARCH = SCMP_ARCH_ARM };
 
 enum { OLD_IOCTL = 54, OLD_SOCKETCALL = 102, SOCKETCALL_SOCKET = 1 }; /* of 32 bit x86 and ARM */
 
-#define LOAD(field)	BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, field))
+#define LOAD(field)                                                                                \
+	BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, field))
 #define IS(value, t, f) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)(value), t, f)
-#define ANSWER(number)	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (number))
+#define ANSWER(number)  BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (number))
 
-/* ioctl is allowed but for two numbers, and libseccomp takes no two comparisons of one argument in a
- * rule. And 32 bit x86 can make a socket through socketcall, whose arguments are in memory: that one
- * answers ENOSYS, and libraries use socket(2). Jumps count from the next instruction; what is none
- * of these falls through to libseccomp's program, which loads what it needs itself.
- * args[] are read in their low 32 bits (invariant 2): both machines above are little endian. */
+/* ioctl is allowed but for two numbers, and libseccomp takes no two comparisons of one argument in
+ * a rule. And 32 bit x86 can make a socket through socketcall, whose arguments are in memory: that
+ * one answers ENOSYS, and libraries use socket(2). Jumps count from the next instruction; what is
+ * none of these falls through to libseccomp's program, which loads what it needs itself. args[] are
+ * read in their low 32 bits (invariant 2): both machines above are little endian. */
 static const struct sock_filter prelude[] = {
     /*  0 */ LOAD(arch),
     /*  1 */ IS(OWN_ARCH, 0, 2),

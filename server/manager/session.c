@@ -91,6 +91,21 @@ session_set_state(struct session *s, enum session_state state, const char *reaso
 	return 0;
 }
 
+int
+session_claim(struct session *s, enum session_state state, struct err *err)
+{
+	struct session_row row = s->row;
+
+	snprintf(row.state, sizeof row.state, "%s", state_names[state]);
+	row.reason[0] = '\0';
+	row.used_ns = time_real_ns();
+	if (s->m->owner->claim(&s->m->index, &row, err) < 0)
+		return -1;
+	s->row = row;
+	s->state = state;
+	return 0;
+}
+
 void
 session_job(void *ctx, const struct message *msg, const struct err *failure)
 {
@@ -129,7 +144,7 @@ session_free(struct session *s)
 			break;
 		}
 	timer_cancel(&s->deadline);
-	session_sync_stop(s);
+	session_errand_stop(s);
 	job_end(s->job);
 	keeper_close(s);
 	while (s->wants) {
@@ -181,7 +196,7 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 	snprintf(row.image, sizeof row.image, "%s", m->image_name);
 	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
-	if (open_dir(s, err) < 0 || session_set_state(s, SESSION_NEW, "", err) < 0) {
+	if (open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {
 		session_free(s);
 		return err_add(err, "make session %s", row.name);
 	}
@@ -332,6 +347,8 @@ session_next(struct session *s)
 {
 	while (s->step == STEP_IDLE && s->wants) {
 		struct want *w = s->wants;
+		if (w->kind != WANT_RUN && session_errand_blocks(s))
+			return; /* its end calls us again */
 		s->wants = w->next;
 		s->has_manifest = false;
 		if (is_there(s, w)) {

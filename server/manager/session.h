@@ -99,7 +99,7 @@ struct session {
 	struct digest manifest_a, manifest;
 	bool has_manifest;
 	uint64_t capture_bytes; /* progress */
-	struct sync *sync;	/* the background sync of kept uppers (session_store.c) */
+	struct errand *errand;	/* of a worker beside the acts (session_store.c) */
 };
 
 const char *session_state_name(enum session_state s);
@@ -127,6 +127,8 @@ void session_forget_conn(struct session *s, const struct conn *c);
 void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns, const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
 		      struct err *err) must_check;
+/* The same with a new fence, in one write: this node owns the session from here. */
+int session_claim(struct session *s, enum session_state state, struct err *err) must_check;
 /* The act is over: answers its want and takes the next. err NULL: it went well. */
 void session_finish(struct session *s, const struct err *err);
 void session_next(struct session *s);
@@ -157,7 +159,9 @@ int session_send_ref(struct session *s, const struct digest *head, struct err *e
 int session_commit_pause(struct session *s, struct err *err) must_check;
 int session_commit_a(struct session *s, struct err *err) must_check;
 void session_sync_later(struct session *s);
-void session_sync_stop(struct session *s);
+void session_ref_later(struct session *s);
+void session_errand_stop(struct session *s);
+bool session_errand_blocks(const struct session *s);
 
 /* keepers.c */
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;

@@ -226,12 +226,9 @@ session_run_begin(struct session *s)
 
 	log_line("session %s: starts", s->row.name);
 	session_enter(s, STEP_CACHE, 0, "its layers");
-	if (s->state != SESSION_NEW) {
-		s->row.fence++;
-		if (session_set_state(s, SESSION_RESUMING, "", &err) < 0) {
-			session_finish(s, &err);
-			return;
-		}
+	if (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0) {
+		session_finish(s, &err);
+		return;
 	}
 	s->n_layers = 0;
 	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
@@ -277,11 +274,14 @@ session_run_started(struct session *s)
 	if (s->step != STEP_START)
 		return;
 	note_fingerprint(s, notice, sizeof notice);
+	const bool was_new = s->state == SESSION_NEW;
 	if (session_set_state(s, SESSION_RUNNING, notice, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
 	session_finish(s, NULL);
+	if (was_new)
+		session_ref_later(s);
 }
 
 /* What ran stops; the files stay as they were. A session that never ran goes as it came. */

@@ -91,27 +91,33 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
 }
 
-int
-session_send_ref(struct session *s, const struct digest *head, struct err *err)
+static int
+send_ref(struct session *s, struct job *job, const struct digest *head, struct err *err)
 {
 	auto_buf json = BUF_MAX(4096);
 
-	if (!s->job && job_start(s->m, s->row.name, -1, session_job, s, &s->job, err) < 0)
-		return -1;
 	buf_text(&json, "{\"version\":1,\"id\":");
-	json_string(&json, str_of(s->row.id));
+	json_put(&json, str_of(s->row.id));
 	buf_text(&json, ",\"name\":");
-	json_string(&json, str_of(s->row.name));
+	json_put(&json, str_of(s->row.name));
 	buf_text(&json, ",\"owner\":");
-	json_string(&json, str_of(s->row.owner));
+	json_put(&json, str_of(s->row.owner));
 	buf_text(&json, ",\"image\":");
-	json_string(&json, str_of(s->row.image));
+	json_put(&json, str_of(s->row.image));
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
 	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}", (unsigned long long)s->row.created_ns,
 		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
-	return wire_send(job_wire(s->job), session_ref, err, .id = str_of(s->row.id),
+	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
+}
+
+int
+session_send_ref(struct session *s, const struct digest *head, struct err *err)
+{
+	if (!s->job && job_start(s->m, s->row.name, -1, session_job, s, &s->job, err) < 0)
+		return -1;
+	return send_ref(s, s->job, head, err);
 }
 
 /* ---- what makes it count ---- */
@@ -190,7 +196,7 @@ put_all(struct session *s, const struct session_row *row, struct err *err)
 	}
 	if (s->has_manifest && put_upper(s, err) < 0)
 		return -1;
-	return index_put_session(ix, row, err);
+	return s->m->owner->commit(ix, row, s->row.has_head ? &s->row.head : NULL, err);
 }
 
 int
@@ -228,11 +234,12 @@ session_commit_pause(struct session *s, struct err *err)
 	return 0;
 }
 
-/* ---- the kept upper, made safe against a power cut in the background ---- */
+/* ---- errands: what a worker does for a session beside its acts ---- */
 
-struct sync {
+struct errand {
 	struct session *s;
 	struct job *job;
+	bool ref; /* writes the ref of a new session; else syncs its kept uppers */
 	struct upper_row rows[64];
 	size_t n;
 };
@@ -240,60 +247,85 @@ struct sync {
 static int
 collect_unsynced(void *ctx, const struct upper_row *row, struct err *err)
 {
-	struct sync *y = ctx;
+	struct errand *e = ctx;
 
 	(void)err;
 	if (!row->synced && strcmp(row->boot, time_boot_id()) == 0 &&
-	    y->n < sizeof y->rows / sizeof *y->rows)
-		y->rows[y->n++] = *row;
+	    e->n < sizeof e->rows / sizeof *e->rows)
+		e->rows[e->n++] = *row;
 	return 0;
 }
 
 void
-session_sync_stop(struct session *s)
+session_errand_stop(struct session *s)
 {
-	if (!s->sync)
+	if (!s->errand)
 		return;
-	job_end(s->sync->job);
-	loop_defer(&s->m->loop, free, s->sync);
-	s->sync = NULL;
+	job_end(s->errand->job);
+	loop_defer(&s->m->loop, free, s->errand);
+	s->errand = NULL;
+}
+
+bool
+session_errand_blocks(const struct session *s)
+{
+	return s->errand && s->errand->ref;
 }
 
 static void
-synced(void *ctx, const struct message *msg, const struct err *failure)
+errand_done(void *ctx, const struct message *msg, const struct err *failure)
 {
-	struct sync *y = ctx;
-	struct session *s = y->s;
+	struct errand *e = ctx;
+	struct session *s = e->s;
 	struct err err;
 
 	if (msg && msg->id != MSG_worked)
 		return;
-	for (size_t i = 0; msg && i < y->n; i++) {
-		y->rows[i].synced = true;
-		if (index_put_upper(&s->m->index, &y->rows[i], &err) < 0)
+	for (size_t i = 0; msg && i < e->n; i++) {
+		e->rows[i].synced = true;
+		if (index_put_upper(&s->m->index, &e->rows[i], &err) < 0)
 			log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
 	}
-	if (failure) /* no loss: after a power cut its archives are unpacked instead */
-		log_err(failure, "session %s: its kept upper stays unsynced", s->row.name);
-	session_sync_stop(s);
+	if (failure) /* no loss: after a power cut archives are unpacked, and a pause writes the ref */
+		log_err(failure, "session %s: %s", s->row.name,
+			e->ref ? "its ref waits for its first pause" : "its kept upper stays unsynced");
+	session_errand_stop(s);
+	session_next(s);
+	manager_stop_when_idle(s->m);
 }
 
+static void
+run_errand(struct session *s, bool ref)
+{
+	struct errand *e = xnew(1, sizeof *e);
+	struct err err;
+
+	*e = (struct errand){.s = s, .ref = ref};
+	int result = ref ? 0
+			 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
+	if (result == 0)
+		result = job_start(s->m, s->row.name, -1, errand_done, e, &e->job, &err);
+	if (result == 0 && ref)
+		result = send_ref(s, e->job, NULL, &err);
+	else if (result == 0)
+		result = wire_send(job_wire(e->job), sync_cache, &err, .digests = {NULL, 0});
+	s->errand = e;
+	if (result < 0)
+		errand_done(e, NULL, &err);
+}
+
+/* The kept upper is made safe against a power cut. */
 void
 session_sync_later(struct session *s)
 {
-	struct err err;
+	if (s->has_manifest && !s->errand)
+		run_errand(s, false);
+}
 
-	if (!s->has_manifest || s->sync)
-		return;
-	struct sync *y = xnew(1, sizeof *y);
-	y->s = s;
-	if (index_list_uppers(&s->m->index, s->row.id, collect_unsynced, y, &err) < 0 ||
-	    job_start(s->m, s->row.name, -1, synced, y, &y->job, &err) < 0) {
-		log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
-		free(y);
-		return;
-	}
-	s->sync = y;
-	if (wire_send(job_wire(y->job), sync_cache, &err, .digests = {NULL, 0}) < 0)
-		session_sync_stop(s);
+/* A session that was never paused has a ref too; acts that write it wait for this one. */
+void
+session_ref_later(struct session *s)
+{
+	if (!s->errand)
+		run_errand(s, true);
 }

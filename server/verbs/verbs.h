@@ -159,9 +159,6 @@ int help_answer(const struct request *r, struct buf *out, struct err *err) must_
 /* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. Not called json_string, as
  * that is a symbol of jansson, which some of our processes link. */
 void json_put(struct buf *out, struct str s);
-#ifndef JANSSON_H
-#define json_string json_put /* for callers that do not include jansson.h */
-#endif
 /* {"code":"absent","message":"show demo: no such session","hint":"…"} without newline. */
 void json_put_error(struct buf *out, const struct err *err);
 

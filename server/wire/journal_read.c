@@ -79,7 +79,7 @@ read_header(struct journal_reader *r, uint64_t *punched_to, struct err *err)
 static int
 skip_hole(struct journal_reader *r, struct err *err)
 {
-	uint64_t to;
+	uint64_t to = 0;
 
 	if (r->punched_from && r->at < r->punched_from)
 		return 1;
@@ -98,7 +98,7 @@ static int
 still_there(struct journal_reader *r, uint64_t frame_at, const struct head *h, struct err *err)
 {
 	struct head again;
-	uint64_t to;
+	uint64_t to = 0;
 
 	const ssize_t n = read_at(r->fd, &again, sizeof again, frame_at, err);
 	if (n < (ssize_t)sizeof again)
@@ -153,7 +153,7 @@ read_piece(struct journal_reader *r, char *buf, size_t buf_bytes, struct journal
 	   struct err *err)
 {
 	const size_t n = r->left < buf_bytes ? (size_t)r->left : buf_bytes;
-	uint64_t to;
+	uint64_t to = 0;
 	const ssize_t got = read_at(r->fd, buf, n, r->at, err);
 
 	if (got < 0)
@@ -184,8 +184,8 @@ static int
 read_frame(struct journal_reader *r, char *buf, size_t buf_bytes, struct journal_frame *out,
 	   struct err *err)
 {
-	struct head h;
-	struct journal_frame frame;
+	struct head h = {0};
+	struct journal_frame frame = {0};
 	uint64_t length = 0;
 
 	if (next_segment(r->at) - r->at <= JOURNAL_FRAME_BYTES) {

@@ -8,8 +8,8 @@
  *            u64 stream_offset; then length bytes. Numbers are little endian.
  *
  * Invariants:
- *  1. no frame crosses a segment's end: a frame's length fits what is left of its segment. Where less
- *     than a header and one byte is left, or kind is NONE, the next frame is at the next segment;
+ *  1. no frame crosses a segment's end: a frame's length fits what is left of its segment. Where
+ * less than a header and one byte is left, or kind is NONE, the next frame is at the next segment;
  *  2. within a stream, stream_offset never falls: a frame that starts behind the end of the one
  *     before says that the bytes between are no longer kept. A DATA frame of length 0 says only
  *     where its stream stands;
@@ -44,9 +44,9 @@ enum journal_kind {
 };
 
 enum journal_stream {
-	JOURNAL_OWN, /* START and END */
-	JOURNAL_OUT, /* stdout, or all of a PTY */
-	JOURNAL_ERR, /* stderr */
+	JOURNAL_OWN,  /* START and END */
+	JOURNAL_OUT,  /* stdout, or all of a PTY */
+	JOURNAL_ERR,  /* stderr */
 	JOURNAL_LATE, /* both, after the end */
 	JOURNAL_STREAMS
 };
@@ -54,20 +54,20 @@ enum journal_stream {
 struct journal_frame {
 	enum journal_kind kind; /* never NONE */
 	enum journal_stream stream;
-	uint64_t time_ns;	/* CLOCK_REALTIME */
+	uint64_t time_ns;       /* CLOCK_REALTIME */
 	uint64_t stream_offset; /* of the first byte of this piece */
-	uint64_t gap_bytes;	/* of this stream, lost before this piece */
-	size_t length;		/* bytes in the caller's buffer */
-	bool more;		/* the next piece goes on with this frame */
+	uint64_t gap_bytes;     /* of this stream, lost before this piece */
+	size_t length;          /* bytes in the caller's buffer */
+	bool more;              /* the next piece goes on with this frame */
 };
 
 struct journal_reader {
-	int fd;	     /* lent */
+	int fd;      /* lent */
 	uint64_t at; /* file offset that was read up to: what call_taken reports */
-	uint64_t offset[JOURNAL_STREAMS];   /* where each stream stands */
-	uint64_t punched_from;		    /* 0: the header was not read yet */
-	struct journal_frame frame;	    /* the one that goes on, when left > 0 */
-	uint64_t left;			    /* bytes of it not yet returned */
+	uint64_t offset[JOURNAL_STREAMS]; /* where each stream stands */
+	uint64_t punched_from;            /* 0: the header was not read yet */
+	struct journal_frame frame;       /* the one that goes on, when left > 0 */
+	uint64_t left;                    /* bytes of it not yet returned */
 };
 
 /* Begins at the first frame. The header is checked by the first journal_next. */

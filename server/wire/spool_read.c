@@ -44,7 +44,8 @@ spool_next(int fd, uint64_t *at, char *room, struct msg_call_record *out, struct
 	const int body = read_whole(fd, room, n, *at + sizeof head, err);
 	if (body <= 0)
 		return body;
-	if (wire_decode((struct str){room, n}, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, 0, &m, &why) < 0 ||
+	if (wire_decode((struct str){room, n}, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, 0, &m, &why) <
+		0 ||
 	    m.id != MSG_call_record)
 		return 0;
 	*out = m.call_record;

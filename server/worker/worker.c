@@ -42,7 +42,7 @@ struct worker {
 static bool
 manager_is_gone(const struct worker *w)
 {
-	struct pollfd p = {.fd = MANAGER_FD, .events = POLLRDHUP};
+	struct pollfd p = {.fd = w->wire.fd, .events = POLLRDHUP};
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLRDHUP | POLLERR));
 }
 
@@ -317,8 +317,8 @@ main(void)
 		log_err(&ignored, "remove what earlier workers left"); /* no reason not to work */
 	if (result == 0)
 		result = answer_requests(&w, &err);
-	if (result < 0 && err.code == ERR_UNAVAILABLE && manager_is_gone(&w))
-		result = 0; /* EOF is how a job ends */
+	if (result < 0 && err.code == ERR_UNAVAILABLE)
+		result = 0; /* EOF of the manager's socket is how a job ends */
 	if (result < 0)
 		log_err(&err, "a job");
 	capture_free(w.capture);

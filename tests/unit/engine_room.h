@@ -139,19 +139,19 @@ room_teardown(void **state)
 	int result = 0;
 
 	(void)state;
-	if (room.open && room.node.cgroup >= 0) {
-		room_clear();
-		auto_close int above = openat(room.node.cgroup, "..", O_PATH | O_CLOEXEC);
-		if (unlinkat(above, room.node.cgroup_name, AT_REMOVEDIR) < 0) {
-			fprintf(stderr, "cgroup %s stays: %s\n", room.node.cgroup_name,
-				strerror(errno));
-			result = -1;
-		}
-	}
 	if (room.open) {
+		auto_close int above = -1;
+		if (room.node.cgroup >= 0) {
+			room_clear();
+			above = openat(room.node.cgroup, "..", O_PATH | O_CLOEXEC);
+		}
 		fd_close(&room.image);
 		fd_close(&room.cache);
 		node_close(&room.node);
+		if (above >= 0 && path_exists(above, room.node.cgroup_name)) {
+			fprintf(stderr, "cgroup %s stays\n", room.node.cgroup_name);
+			result = -1;
+		}
 		fd_close(&room.top_fd);
 		umount2(room.top, MNT_DETACH); /* of our own mount namespace */
 	}
@@ -186,14 +186,19 @@ session_new(struct session *s)
 static __attribute__((unused)) struct workspace
 session_workspace(const struct session *s)
 {
-	return (struct workspace){.id = s->id, .slot = ROOM_SLOT, .session_dir = s->dir,
-				  .upper = s->upper, .image = room.image, .image_host = true};
+	return (struct workspace){.id = s->id,
+				  .slot = ROOM_SLOT,
+				  .session_dir = s->dir,
+				  .upper = s->upper,
+				  .image = room.image,
+				  .image_host = true};
 }
 
 static __attribute__((unused)) struct sandbox_spec
 session_spec(const struct session *s)
 {
-	return (struct sandbox_spec){.hostname = "demo", .session = s->id,
+	return (struct sandbox_spec){.hostname = "demo",
+				     .session = s->id,
 				     .uid_base = node_session_uid(&room.node, ROOM_SLOT),
 				     .fds = s->fds};
 }

@@ -272,6 +272,16 @@ remove_all(int dir, const char *name)
 		must(-1, &err);
 }
 
+static void
+put_text_if(int dir, const char *name, const char *text)
+{
+	const int fd = openat(dir, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd >= 0 && write(fd, text, strlen(text)) < 0)
+		fail();
+	if (fd >= 0)
+		close(fd);
+}
+
 /* One random change through the mount: each may fail, as it would for a user. */
 static void
 change(int dir, unsigned round)
@@ -282,16 +292,11 @@ change(int dir, unsigned round)
 	pick(a);
 	pick(b);
 	snprintf(text, sizeof text, "%u %lu", round, seed);
-	switch (dice(11)) {
+	switch (dice(14)) {
 	case 0:
 	case 1:
-		if (fstatat(dir, a, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISREG(st.st_mode)) {
-			const int fd = openat(dir, a, O_WRONLY | O_CREAT | O_CLOEXEC, 0640);
-			if (fd >= 0 && write(fd, text, strlen(text)) < 0)
-				fail();
-			if (fd >= 0)
-				close(fd);
-		}
+		if (fstatat(dir, a, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISREG(st.st_mode))
+			put_text_if(dir, a, text);
 		return;
 	case 2:
 		mkdirat(dir, a, 0700 + dice(64));
@@ -317,11 +322,23 @@ change(int dir, unsigned round)
 	case 9:
 		fchmodat(dir, a, 0700 + dice(64), 0);
 		return;
-	default: /* a directory moved into a new one of its own name: opaque, with old entries */
+	case 10: /* a directory moved into a new one */
 		if (renameat(dir, a, dir, "moved") == 0) {
 			mkdirat(dir, a, 0755);
 			snprintf(b, sizeof b, "%s/in", a);
 			renameat(dir, "moved", dir, b);
+		}
+		return;
+	default: /* a directory made anew, and what was in it moved back: opaque, with old entries */
+		snprintf(b, sizeof b, "%s/y", a);
+		if (renameat(dir, b, dir, "moved") == 0) {
+			remove_all(dir, a);
+			mkdirat(dir, a, 0755);
+			renameat(dir, "moved", dir, b);
+		} else {
+			mkdirat(dir, b, 0755);
+			snprintf(b, sizeof b, "%s/y/f%u", a, dice(3));
+			put_text_if(dir, b, text);
 		}
 		return;
 	}
@@ -397,9 +414,68 @@ test_layers_show_what_the_workspace_was(void **state)
 		}
 		seed = i + 1;
 		one_history(5 + i);
-		if (difference[0])
-			print_message("history %u\n", i);
 	}
+}
+
+static void
+test_a_directory_made_anew_is_written_with_its_old_entries(void **state)
+{
+	char image[128];
+	(void)state;
+	const int image_dir = room_dir("image"), work = room_dir("work");
+	put_image(image_dir);
+	snprintf(image, sizeof image, "%s/image", room.path);
+	const int live = mount_stack("live", image, "upper");
+	ok(mkdirat(live, "a/own", 0755));
+	put_text(live, "a/own/file", "unchanged");
+	struct capture *c = begin(1);
+	assert_int_equal(run(c, false, &sum), 1);
+	ok(renameat(live, "a/own", live, "kept"));
+	remove_all(live, "a");
+	ok(mkdirat(live, "a", 0755));
+	ok(renameat(live, "kept", live, "a/own"));
+	assert_int_equal(run(c, false, &sum_b), 1);
+	assert_int_equal(counts.files, 1); /* invariant 3: the opaque mark hides the first layer's */
+	assert_int_equal(counts.entries, 5); /* root, a, its mark, a/own, file; no deletions */
+	unpack(&sum_b.digest, NULL);
+	const int back = open_layer(&sum_b.digest);
+	assert_true(path_exists(back, "a/own/file"));
+	unmount_stack("live", live);
+	capture_free(c);
+	close(back);
+	close(image_dir);
+	close(work);
+}
+
+/* What the kernel would mark by itself, and what must hold without: apply.h, invariant 4. */
+static void
+test_a_merged_directory_that_replaces_something_is_opaque(void **state)
+{
+	struct digest layers[2];
+	char value[4];
+	(void)state;
+	ok(mknodat(room.upper, "was-deleted", S_IFCHR, makedev(0, 0)));
+	put_text(room.upper, "was-file", "x");
+	ok(mkdirat(room.upper, "was-dir", 0755));
+	struct capture *c = begin(1);
+	assert_int_equal(run(c, false, &sum), 1);
+	layers[0] = sum.digest;
+	static const char *const names[] = {"was-deleted", "was-file", "was-dir"};
+	for (int i = 0; i < 2; i++) {
+		ok(unlinkat(room.upper, names[i], 0));
+		ok(mkdirat(room.upper, names[i], 0700));
+	}
+	assert_int_equal(run(c, false, &sum), 1);
+	layers[1] = sum.digest;
+	const int merged = open_layer(flatten(layers, 2));
+	for (int i = 0; i < 3; i++) {
+		const int fd = openat(merged, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		ok(fd);
+		assert_int_equal(fgetxattr(fd, "user.overlay.opaque", value, sizeof value), i < 2 ? 1 : -1);
+		close(fd);
+	}
+	close(merged);
+	capture_free(c);
 }
 
 /* ---- failures ---- */
@@ -518,6 +594,8 @@ main(void)
 	    T(test_the_second_capture_holds_what_changed),
 	    T(test_a_racy_change_is_found_by_its_content),
 	    T(test_layers_show_what_the_workspace_was),
+	    T(test_a_directory_made_anew_is_written_with_its_old_entries),
+	    T(test_a_merged_directory_that_replaces_something_is_opaque),
 	    T(test_a_cancelled_capture_leaves_nothing),
 	    T(test_a_full_disk_is_said_with_numbers_and_leaves_nothing),
 	    T(test_stock_tar_reads_what_is_written),

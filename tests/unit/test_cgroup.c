@@ -1,5 +1,5 @@
-/* Invariants of cgroup.c, and the one right that berth-init needs: to be cloned into a call's cgroup
- * that a keeper without privileges has made. */
+/* Invariants of cgroup.c, and the one right that berth-init needs: to be cloned into a call's
+ * cgroup that a keeper without privileges has made. */
 #include "server/manager/cgroup.c"
 
 #include "base/num.h"
@@ -68,8 +68,8 @@ must(int result, const struct err *err)
 static pid_t
 sleeper_in(int cgroup)
 {
-	struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD,
-				  .cgroup = (unsigned)cgroup};
+	struct clone_args args = {
+	    .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (unsigned)cgroup};
 	const pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0)
 		for (;;)
@@ -182,11 +182,12 @@ static int
 clone_as_session(int box, int call, unsigned gid)
 {
 	int status = -1;
-	struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD,
-				  .cgroup = (unsigned)box};
+	struct clone_args args = {
+	    .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (unsigned)box};
 	const pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0) {
-		if (setresgid(gid, gid, gid) < 0 || setresuid(SESSION_ID, SESSION_ID, SESSION_ID) < 0)
+		if (setresgid(gid, gid, gid) < 0 ||
+		    setresuid(SESSION_ID, SESSION_ID, SESSION_ID) < 0)
 			_exit(250);
 		args.cgroup = (unsigned)call;
 		const pid_t child = (pid_t)syscall(SYS_clone3, &args, sizeof args);
@@ -234,7 +235,8 @@ test_mountinfo_is_read_as_the_kernel_writes_it(void **state)
 	(void)state;
 	unescape(STR_LIT("/a\\040b\\134c\\011"), &path);
 	assert_string_equal(buf_cstr(&path), "/a b\\c\t");
-	assert_int_equal(open_mountinfo_line(STR_LIT("1 2 0:3 / /tmp rw shared:1 - ext4 a rw")), -1);
+	assert_int_equal(open_mountinfo_line(STR_LIT("1 2 0:3 / /tmp rw shared:1 - ext4 a rw")),
+			 -1);
 	assert_int_equal(open_mountinfo_line(STR_LIT("1 2 0:3 / /tmp rw - cgroup2 a rw")), -1);
 	assert_int_equal(open_mountinfo_line(STR_LIT("")), -1);
 	auto_close int real = open_hierarchy(&(struct err){0});

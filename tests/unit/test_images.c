@@ -63,7 +63,8 @@ each_file(int dir, void (*fn)(int dir, const char *name, const struct stat *st))
 		fn(dir, e->d_name, &st);
 		n++;
 		if (S_ISDIR(st.st_mode)) {
-			auto_close int below = openat(dir, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+			auto_close int below =
+			    openat(dir, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 			n += each_file(below, fn);
 		}
 	}
@@ -97,9 +98,9 @@ test_no_secret_of_the_node_is_in_it(void **state)
 	(void)state;
 	auto_close int root = image(name);
 	assert_true(each_file(root, check_file) > 60);
-	static const char *const absent[] = {"etc/shadow",   "etc/gshadow", "etc/ssh",
+	static const char *const absent[] = {"etc/shadow",      "etc/gshadow", "etc/ssh",
 					     "etc/ssl/private", "etc/sudoers", "etc/machine-id",
-					     "etc/fstab",    "boot",	    "etc/environment"};
+					     "etc/fstab",       "boot",        "etc/environment"};
 	for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
 		assert_int_equal(fstatat(root, absent[i], &st, AT_SYMLINK_NOFOLLOW), -1);
 }
@@ -116,9 +117,9 @@ test_it_has_what_programs_expect(void **state)
 	static const struct {
 		const char *name;
 		mode_t mode;
-	} expected[] = {{".", 0755},   {"tmp", 01777},	     {"var/tmp", 01777}, {"root", 0700},
-			{"etc", 0755}, {"workspace", 0755}, {"proc", 0555},	 {"root/.bashrc", 0644},
-			{"etc/passwd", 0644}};
+	} expected[] = {{".", 0755},    {"tmp", 01777},         {"var/tmp", 01777},
+			{"root", 0700}, {"etc", 0755},          {"workspace", 0755},
+			{"proc", 0555}, {"root/.bashrc", 0644}, {"etc/passwd", 0644}};
 	for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
 		assert_int_equal(fstatat(root, expected[i].name, &st, 0), 0);
 		if ((st.st_mode & 07777) != expected[i].mode)
@@ -190,9 +191,10 @@ test_only_system_accounts_and_no_password(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof passwd / sizeof *passwd; i++)
 		add_account(str_of(passwd[i]), false, &out);
-	assert_string_equal(buf_cstr(&out), "root:*:0:0:root:/root:/bin/bash\n"
-					    "old:*:7:7::/:/bin/sh\n"
-					    "nobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
+	assert_string_equal(buf_cstr(&out),
+			    "root:*:0:0:root:/root:/bin/bash\n"
+			    "old:*:7:7::/:/bin/sh\n"
+			    "nobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
 	buf_clear(&out);
 	add_account(STR_LIT("sudo:x:27:ann,bob"), true, &out);
 	add_account(STR_LIT("ann:x:1000:"), true, &out);
@@ -243,17 +245,18 @@ static void
 test_the_fingerprint_counts_installed_packages_and_versions(void **state)
 {
 	(void)state;
-	const struct digest a = packages_sum("Package: a\nStatus: install ok installed\nVersion: 1\n\n");
-	const struct digest described =
-	    packages_sum("Package: a\nStatus: install ok installed\nVersion: 1\nDescription: new\n\n");
+	const struct digest a =
+	    packages_sum("Package: a\nStatus: install ok installed\nVersion: 1\n\n");
+	const struct digest described = packages_sum(
+	    "Package: a\nStatus: install ok installed\nVersion: 1\nDescription: new\n\n");
 	const struct digest newer =
 	    packages_sum("Package: a\nStatus: install ok installed\nVersion: 2\n\n");
-	const struct digest removed = packages_sum(
-	    "Package: a\nStatus: install ok installed\nVersion: 1\n\n"
-	    "Package: b\nStatus: deinstall ok config-files\nVersion: 1\n\n");
-	const struct digest more = packages_sum(
-	    "Package: a\nStatus: install ok installed\nVersion: 1\n\n"
-	    "Package: b\nStatus: install ok installed\nVersion: 1\n\n");
+	const struct digest removed =
+	    packages_sum("Package: a\nStatus: install ok installed\nVersion: 1\n\n"
+			 "Package: b\nStatus: deinstall ok config-files\nVersion: 1\n\n");
+	const struct digest more =
+	    packages_sum("Package: a\nStatus: install ok installed\nVersion: 1\n\n"
+			 "Package: b\nStatus: install ok installed\nVersion: 1\n\n");
 	assert_true(digest_equal(&a, &described));
 	assert_true(digest_equal(&a, &removed));
 	assert_false(digest_equal(&a, &newer));

@@ -1,5 +1,5 @@
-/* The parts of berth-init, under glibc: what it makes of a request, its table of calls, its PTY. The
- * whole of it, as it is shipped, is run by test_keeper.c. */
+/* The parts of berth-init, under glibc: what it makes of a request, its table of calls, its PTY.
+ * The whole of it, as it is shipped, is run by test_keeper.c. */
 #define main init_main
 #include "server/init/init.c"
 #undef main
@@ -39,7 +39,7 @@ strings_are_split_within_bounds(void **state)
 	assert_null(out[3]);
 	assert_true(split_strings((struct str){NULL, 0}, out, 3));
 	assert_null(out[0]);
-	assert_false(split_strings((struct str){"a\0b", 3}, out, 3));	     /* no NUL at its end */
+	assert_false(split_strings((struct str){"a\0b", 3}, out, 3));       /* no NUL at its end */
 	assert_false(split_strings((struct str){"a\0b\0c\0d", 8}, out, 3)); /* one too many */
 }
 
@@ -58,11 +58,12 @@ a_command_is_looked_up_in_the_path_it_gets(void **state)
 	assert_int_equal(errno_of("no-such-thing", "PATH=/bin:/usr/bin"), ENOENT);
 	assert_int_equal(errno_of("no-such-thing", "HOME=/"), ENOENT);
 	assert_int_equal(errno_of("/etc/passwd", "PATH=/bin"), EACCES);
-	assert_int_equal(errno_of("passwd", "PATH=/etc:/nowhere"), EACCES); /* the best try is told */
+	assert_int_equal(errno_of("passwd", "PATH=/etc:/nowhere"),
+			 EACCES); /* the best try is told */
 	const pid_t pid = fork();
 	if (pid == 0) {
-		char *argv[] = {(char *)(uintptr_t)"true", NULL};
-		char *env[] = {(char *)(uintptr_t)"PATH=/nowhere:/etc/passwd:/usr/bin:/bin", NULL};
+		char *argv[] = {(char *)(uintptr_t) "true", NULL};
+		char *env[] = {(char *)(uintptr_t) "PATH=/nowhere:/etc/passwd:/usr/bin:/bin", NULL};
 		exec_by_path(argv, env);
 		_exit(99);
 	}
@@ -155,7 +156,8 @@ static void
 a_terminal_is_born_sane(void **state)
 {
 	(void)state;
-	const struct msg_init_exec m = {.rows = 25, .columns = 81, .x_pixels = 800, .y_pixels = 600};
+	const struct msg_init_exec m = {
+	    .rows = 25, .columns = 81, .x_pixels = 800, .y_pixels = 600};
 	struct winsize size;
 	struct termios mode;
 	auto_close int slave = -1;

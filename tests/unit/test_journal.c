@@ -133,7 +133,8 @@ what_is_written_is_read_back_in_any_pieces(void **state)
 	int fd;
 	seed = 1;
 	open_one(*state, &j, 64 * MIB, &fd);
-	assert_int_equal(journal_start(&j, "c_x", str_of("echo \"a\"\n\xff"), str_of("me"), &err), 0);
+	assert_int_equal(journal_start(&j, "c_x", str_of("echo \"a\"\n\xff"), str_of("me"), &err),
+			 0);
 	for (int i = 0; i < 400; i++) /* odd sizes, so that frames meet the segments' ends anyhow */
 		give(&j, any() % 2 ? JOURNAL_OUT : JOURNAL_ERR, any() % 40000, 0);
 	assert_int_equal(journal_finish(&j, &well, &err), 0);
@@ -432,10 +433,13 @@ a_text_becomes_valid_json(void **state)
 {
 	(void)state;
 	auto_buf b = BUF_MAX(1000);
-	journal_add_json(&b, (struct str){"a\"\\\n\x7f\xc3\xa4\xff\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xc3", 18});
-	assert_string_equal(buf_cstr(&b),
-			    "\"a\\\"\\\\\\u000a\\u007f\xc3\xa4\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd"
-			    "\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\"");
+	journal_add_json(
+	    &b,
+	    (struct str){"a\"\\\n\x7f\xc3\xa4\xff\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xc3", 18});
+	assert_string_equal(
+	    buf_cstr(&b),
+	    "\"a\\\"\\\\\\u000a\\u007f\xc3\xa4\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd"
+	    "\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\"");
 }
 
 /* 5 of the form: whatever the bytes are, the reader answers within bounds, and never goes back. */
@@ -477,7 +481,8 @@ a_reader_takes_nothing_on_trust(void **state)
 			offset[f.stream] = f.stream_offset + f.length;
 			at = r.at;
 		}
-		corrupt += got < 0 && err.code == ERR_CORRUPT; /* any other failure is counted nowhere */
+		corrupt +=
+		    got < 0 && err.code == ERR_CORRUPT; /* any other failure is counted nowhere */
 		good += got == 0;
 	}
 	assert_true(corrupt > 1000 && good > 1000); /* both ways were walked */

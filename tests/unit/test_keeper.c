@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <dirent.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -110,7 +111,7 @@ engine_call_end(struct sandbox *s, const char *call, struct err *err)
 }
 
 const struct engine engine_launch = {
-    "plain",	       engine_start,	 engine_freeze,	   engine_kill,	   engine_state,
+    "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
     engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,
 };
 
@@ -121,7 +122,7 @@ struct rig {
 	int dir; /* calls/ */
 	pid_t keeper;
 	struct wire manager, conn;
-	bool keeps_acks; /* does not acknowledge records */
+	bool keeps_acks;     /* does not acknowledge records */
 	uint64_t records[2]; /* starts and ends that came */
 	uint64_t last_record;
 	struct buf last_end; /* "ended_by status signal" of the last end */
@@ -195,8 +196,10 @@ grant_conn(struct rig *r, uint64_t number, struct wire *conn)
 {
 	int pair[2];
 	MUST(wire_pair(pair, err));
-	const struct msg_grant m = {.grant = number, .principal = STR_LIT("tester"),
-				    .role = STR_LIT("developer"), .user = STR_LIT("demo"),
+	const struct msg_grant m = {.grant = number,
+				    .principal = STR_LIT("tester"),
+				    .role = STR_LIT("developer"),
+				    .user = STR_LIT("demo"),
 				    .peer = STR_LIT("127.0.0.1:1")};
 	MUST(wire_send_fds(&r->manager, MSG_grant, &m, &pair[0], 1, err));
 	close(pair[0]);
@@ -228,10 +231,17 @@ rig_up(void **state)
 	MUST(wire_open(&r->manager, pair[0], ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, err));
 	static const char env[] = "PATH=/usr/bin:/bin\0HOME=/tmp\0KEEP=base\0";
 	const struct msg_keeper_start m = {
-	    .id = STR_LIT("s_aaaaaaaaaaaaaaaa"), .name = STR_LIT("demo"), .hostname = STR_LIT("demo"),
-	    .cwd = STR_LIT("/"), .home = STR_LIT("/tmp"), .shell = STR_LIT("/bin/sh"),
-	    .env = {env, sizeof env - 1}, .next_record = 100, .journal_bytes_max = 4 << 20,
-	    .kill_grace_ns = NS_PER_S, .calls_max = 100,
+	    .id = STR_LIT("s_aaaaaaaaaaaaaaaa"),
+	    .name = STR_LIT("demo"),
+	    .hostname = STR_LIT("demo"),
+	    .cwd = STR_LIT("/"),
+	    .home = STR_LIT("/tmp"),
+	    .shell = STR_LIT("/bin/sh"),
+	    .env = {env, sizeof env - 1},
+	    .next_record = 100,
+	    .journal_bytes_max = 4 << 20,
+	    .kill_grace_ns = NS_PER_S,
+	    .calls_max = 100,
 	};
 	MUST(wire_send_fds(&r->manager, MSG_keeper_start, &m, fds, KEEPER_FDS, err));
 	for (int i = 0; i < KEEPER_FDS; i++)
@@ -259,10 +269,12 @@ rig_down(void **state)
 	if (r->keeper > 0) {
 		r->keeps_acks = false;
 		if (wire_is_open(&r->manager)) {
-			MUST(wire_send(&r->manager, kill, err, .seq = 99, .ended_by = STR_LIT("kill")));
+			MUST(wire_send(&r->manager, kill, err, .seq = 99,
+				       .ended_by = STR_LIT("kill")));
 			while (wire_recv_wait(&r->manager, time_now_ns() + patience, &err) > 0)
 				if (r->manager.message.id == MSG_call_record)
-					take_record(r); /* until the keeper has said all, and ends */
+					take_record(
+					    r); /* until the keeper has said all, and ends */
 		}
 		assert_int_equal(wait_keeper(r), 0);
 	}
@@ -297,8 +309,12 @@ static void
 ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty)
 {
 	static const char env[] = "KEEP=call\0LANG=C\0BERTH_X=1\0";
-	*s = (struct seen){.channel = channel, .input = -1, .journal = -1, .growth = -1,
-			   .out = BUF_MAX(64 << 20), .err = BUF_MAX(1 << 20)};
+	*s = (struct seen){.channel = channel,
+			   .input = -1,
+			   .journal = -1,
+			   .growth = -1,
+			   .out = BUF_MAX(64 << 20),
+			   .err = BUF_MAX(1 << 20)};
 	MUST(wire_send(&r->conn, call_start, err, .channel = channel, .command = str_of(command),
 		       .env = {env, sizeof env - 1}, .pty = pty, .term = STR_LIT("vt100"),
 		       .columns = 81, .rows = 25));
@@ -361,7 +377,8 @@ read_journal(struct rig *r, struct seen *s)
 	int got = 0;
 	if (s->journal < 0)
 		return;
-	while (!s->journal_ended && (got = journal_next(&s->reader, bytes, sizeof bytes, &f, &err)) > 0) {
+	while (!s->journal_ended &&
+	       (got = journal_next(&s->reader, bytes, sizeof bytes, &f, &err)) > 0) {
 		take_frame(s, &f, bytes);
 		if (s->reader.at > s->journal_bytes) /* else it has ended, and nobody waits */
 			MUST(wire_send(&r->conn, call_taken, err, .channel = s->channel,
@@ -460,10 +477,12 @@ static void
 the_environment_is_base_then_call_and_nothing_else(void **state)
 {
 	struct seen s;
-	call(*state, &s, "pwd; umask; echo $KEEP $LANG; env | grep -c BERTH; ls /proc/self/fd | wc -l; "
-			 "grep SigBlk /proc/self/status; grep SigIgn /proc/self/status");
-	assert_string_equal(buf_cstr(&s.out), "/\n0022\ncall C\n0\n4\n" /* the fourth is ls's own */
-					      "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+	call(*state, &s,
+	     "pwd; umask; echo $KEEP $LANG; env | grep -c BERTH; ls /proc/self/fd | wc -l; "
+	     "grep SigBlk /proc/self/status; grep SigIgn /proc/self/status");
+	assert_string_equal(buf_cstr(&s.out),
+			    "/\n0022\ncall C\n0\n4\n" /* the fourth is ls's own */
+			    "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 	done_with(&s);
 }
 
@@ -495,7 +514,8 @@ fifty_megabytes_arrive_equal_through_a_journal_of_four(void **state)
 	char line[16];
 	struct hasher *expect = hasher_new();
 	for (uint64_t at = 0, i = 1; at < BYTES; i++) { /* each byte depends on its place */
-		const size_t n = (size_t)snprintf(line, sizeof line, "%llu\n", (unsigned long long)i);
+		const size_t n =
+		    (size_t)snprintf(line, sizeof line, "%llu\n", (unsigned long long)i);
 		hasher_add(expect, line, n < BYTES - at ? n : (size_t)(BYTES - at));
 		at += n;
 	}
@@ -583,11 +603,29 @@ an_owner_that_reads_nothing_stops_the_writer_and_loses_nothing(void **state)
 	done_with(&s);
 }
 
+/* Of the keeper; asked in a later turn of its loop than what came before. */
+static int
+count_fds(struct rig *r)
+{
+	char path[64];
+	int n = 0;
+	MUST(wire_send(&r->manager, hold, err, .seq = 1, .hold = 0));
+	command_done(r, 1);
+	snprintf(path, sizeof path, "/proc/%d/fd", (int)r->keeper);
+	DIR *d = opendir(path);
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
 static void
-two_hundred_calls_in_a_row(void **state)
+two_hundred_calls_in_a_row_leave_nothing_open(void **state)
 {
 	struct rig *r = *state;
 	char command[64], expect[32];
+	const int before = count_fds(r);
 	for (int i = 0; i < 200; i++) {
 		struct seen s;
 		snprintf(command, sizeof command, "echo call %d; exit %d", i, i % 100);
@@ -598,6 +636,25 @@ two_hundred_calls_in_a_row(void **state)
 		done_with(&s);
 	}
 	records_reach(r, 200, 200);
+	assert_int_equal(count_fds(r), before);
+}
+
+static void
+a_command_may_be_as_long_as_the_kernel_takes_one(void **state)
+{
+	static char command[131073];
+	struct seen s;
+	memset(command, 'x', sizeof command - 1);
+	memcpy(command, "exit 5 #", 8);
+	command[131071] = '\0'; /* the longest: its NUL counts */
+	call(*state, &s, command);
+	assert_int_equal(s.status, 5);
+	done_with(&s);
+	command[131071] = 'x';
+	call(*state, &s, command);
+	assert_int_equal(s.status, 126);
+	assert_string_equal(buf_cstr(&s.err), "berth: exec: /bin/sh: Argument list too long\n");
+	done_with(&s);
 }
 
 static void
@@ -644,7 +701,8 @@ a_terminal_has_size_name_and_end_of_input(void **state)
 	struct seen s;
 	ask(r, &s, 7, "tty; stty size; echo $TERM; cat", true);
 	started(r, &s);
-	assert_int_equal(write(s.input, "half", 4), 4); /* no newline: the end needs two characters */
+	assert_int_equal(write(s.input, "half", 4),
+			 4); /* no newline: the end needs two characters */
 	fd_close(&s.input);
 	finish_call(r, &s);
 	assert_int_equal(s.status, 0);
@@ -719,7 +777,8 @@ terminate_ends_commands_and_terminals(void **state)
 {
 	struct rig *r = *state;
 	static struct seen s[2];
-	ask(r, &s[0], 1, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.01; done", false);
+	ask(r, &s[0], 1, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.01; done",
+	    false);
 	ask(r, &s[1], 2, "trap '' TERM; echo up; exec sleep 1000", true);
 	take(r, s, 2);
 	take(r, s, 2);
@@ -953,8 +1012,8 @@ latency(void **state)
 		done_with(&s);
 	}
 	for (int i = 0; i < N; i++) {
-		char *argv[] = {(char *)(uintptr_t)"sh", (char *)(uintptr_t)"-c",
-				(char *)(uintptr_t)"exec /bin/true", NULL};
+		char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+				(char *)(uintptr_t) "exec /bin/true", NULL};
 		pid_t pid;
 		const uint64_t begun = time_now_ns();
 		assert_int_equal(posix_spawn(&pid, "/bin/sh", NULL, NULL, argv, environ), 0);
@@ -963,7 +1022,8 @@ latency(void **state)
 	}
 	qsort(ours, N, sizeof *ours, compare_ns);
 	qsort(plain, N, sizeof *plain, compare_ns);
-	printf("sh -c 'exec /bin/true': keeper and init p50 %.3f ms p95 %.3f, posix_spawn p50 %.3f p95 "
+	printf("sh -c 'exec /bin/true': keeper and init p50 %.3f ms p95 %.3f, posix_spawn p50 %.3f "
+	       "p95 "
 	       "%.3f\n",
 	       (double)ours[N / 2] / 1e6, (double)ours[N * 95 / 100] / 1e6,
 	       (double)plain[N / 2] / 1e6, (double)plain[N * 95 / 100] / 1e6);
@@ -993,7 +1053,8 @@ main(void)
 	    T(a_child_that_holds_the_pipe_does_not_hold_the_call),
 	    T(a_child_that_goes_on_writing_delays_the_end_two_seconds_at_most),
 	    T(an_owner_that_reads_nothing_stops_the_writer_and_loses_nothing),
-	    T(two_hundred_calls_in_a_row),
+	    T(two_hundred_calls_in_a_row_leave_nothing_open),
+	    T(a_command_may_be_as_long_as_the_kernel_takes_one),
 	    T(sixty_four_calls_at_once),
 	    T(a_missing_command_is_127_with_a_reason),
 	    T(a_terminal_has_size_name_and_end_of_input),

@@ -63,12 +63,13 @@ test_layers_stack_with_the_topmost_first(void **state)
 	w.n_lowers = LAYERS;
 	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
 	session_launch(&s, false);
-	assert_int_equal(session_run(&s, "cat /who; echo; ls / | grep -c only; ls -A /etc; cat /only-18",
-				     out, sizeof out),
-			 0);
+	assert_int_equal(
+	    session_run(&s, "cat /who; echo; ls / | grep -c only; ls -A /etc; cat /only-18", out,
+			sizeof out),
+	    0);
 	assert_string_equal(out, "0\n19\nonly-18");
-	assert_int_equal(session_run(&s, "echo new > /who; rm /only-3; chown 5:6 /only-4", out, sizeof out),
-			 0);
+	assert_int_equal(
+	    session_run(&s, "echo new > /who; rm /only-3; chown 5:6 /only-4", out, sizeof out), 0);
 	session_stop(&s);
 	auto_buf text = BUF_MAX(16);
 	struct stat st;
@@ -115,9 +116,13 @@ test_a_warm_resume_stacks_the_old_upper(void **state)
 	(void)state;
 	room_or_skip();
 	session_start(&s);
-	assert_int_equal(session_run(&s, "echo kept > /workspace/kept; rm /etc/hostname; rm -r /etc/skel; "
-				     "mkdir /etc/skel; touch /etc/skel/mine; setfattr -n user.a -v b "
-				     "/workspace/kept", out, sizeof out), 0);
+	assert_int_equal(
+	    session_run(&s,
+			"echo kept > /workspace/kept; rm /etc/hostname; rm -r /etc/skel; "
+			"mkdir /etc/skel; touch /etc/skel/mine; setfattr -n user.a -v b "
+			"/workspace/kept",
+			out, sizeof out),
+	    0);
 	wire_close(&s.wire);
 	siginfo_t how;
 	assert_int_equal(waitid(P_PIDFD, (id_t)s.box.pidfd, &how, WEXITED), 0);
@@ -132,9 +137,13 @@ test_a_warm_resume_stacks_the_old_upper(void **state)
 	w.n_lowers = 1;
 	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
 	session_launch(&s, false);
-	assert_int_equal(session_run(&s, "cat /workspace/kept; ls -A /etc/skel; test -e /etc/hostname || "
-				     "echo gone; getfattr --only-values -n user.a /workspace/kept "
-				     "2>/dev/null", out, sizeof out), 0);
+	assert_int_equal(
+	    session_run(&s,
+			"cat /workspace/kept; ls -A /etc/skel; test -e /etc/hostname || "
+			"echo gone; getfattr --only-values -n user.a /workspace/kept "
+			"2>/dev/null",
+			out, sizeof out),
+	    0);
 	assert_string_equal(out, "kept\nmine\ngone\nb");
 	session_stop(&s);
 }
@@ -162,7 +171,8 @@ test_an_upper_is_mounted_again_with_a_fresh_work_directory(void **state)
 	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
 	assert_false(path_exists(upper, "work/stale"));
 	assert_int_equal(fstatat(upper, "fs", &fs, 0), 0);
-	assert_int_equal(fs.st_mode & 07777, 0700); /* the session's root directory is its own business */
+	assert_int_equal(fs.st_mode & 07777,
+			 0700); /* the session's root directory is its own business */
 	assert_int_equal(fstatat(upper, "work", &work, 0), 0);
 	assert_int_equal(work.st_mode & 07777, 0700);
 	session_launch(&s, false);
@@ -299,7 +309,7 @@ test_slots_have_ids_of_their_own(void **state)
 	const unsigned last = node_slots(ROOM_UID_BASE) - 1;
 	assert_int_equal(node_session_uid(&n, 0), ROOM_UID_BASE);
 	assert_int_equal(node_session_uid(&n, 1), ROOM_UID_BASE + 65536);
-	assert_true(node_session_uid(&n, last) > ROOM_UID_BASE);		 /* no overflow */
+	assert_true(node_session_uid(&n, last) > ROOM_UID_BASE);             /* no overflow */
 	assert_true(0xffffffffu - node_session_uid(&n, last) >= 65536u + 1); /* nor the last two */
 	assert_true(node_keeper_uid(&n, last) < ROOM_UID_BASE); /* never an id of a session */
 	struct session s;

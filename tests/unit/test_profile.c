@@ -101,11 +101,11 @@ test_what_could_reach_beyond_a_session_is_refused(void **state)
 {
 	(void)state;
 	long (*const refused_calls[])(void) = {
-	    try_clone_userns, try_clone_netns,	 try_unshare_userns, try_unshare_high_bits,
-	    try_setns,	      try_keyctl,	 try_add_key,	     try_bpf,
-	    try_perf,	      try_userfaultfd,	 try_mount,	     try_open_tree,
-	    try_fsopen,	      try_mount_setattr, try_by_handle,	     try_name_to_handle,
-	    try_kexec,	      try_sti,		 try_sti_high_bits,  try_linux,
+	    try_clone_userns, try_clone_netns,   try_unshare_userns, try_unshare_high_bits,
+	    try_setns,        try_keyctl,        try_add_key,        try_bpf,
+	    try_perf,         try_userfaultfd,   try_mount,          try_open_tree,
+	    try_fsopen,       try_mount_setattr, try_by_handle,      try_name_to_handle,
+	    try_kexec,        try_sti,           try_sti_high_bits,  try_linux,
 	};
 	for (size_t i = 0; i < sizeof refused_calls / sizeof *refused_calls; i++)
 		if (under_profile(refused_calls[i]) != EPERM)
@@ -200,7 +200,8 @@ static void
 test_x32_is_refused(void **state)
 {
 	(void)state;
-	assert_int_equal(under_profile(try_x32_getpid), EPERM); /* ENOSYS would be the kernel's own */
+	assert_int_equal(under_profile(try_x32_getpid),
+			 EPERM); /* ENOSYS would be the kernel's own */
 }
 #endif
 
@@ -221,14 +222,14 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_what_could_reach_beyond_a_session_is_refused),
-	    cmocka_unit_test(test_what_is_not_listed_answers_as_an_older_kernel),
-	    cmocka_unit_test(test_what_programs_need_is_allowed),
+		cmocka_unit_test(test_what_could_reach_beyond_a_session_is_refused),
+		cmocka_unit_test(test_what_is_not_listed_answers_as_an_older_kernel),
+		cmocka_unit_test(test_what_programs_need_is_allowed),
 #if defined(__x86_64__)
-	    cmocka_unit_test(test_the_32_bit_gate_has_the_same_walls),
-	    cmocka_unit_test(test_x32_is_refused),
+		cmocka_unit_test(test_the_32_bit_gate_has_the_same_walls),
+		cmocka_unit_test(test_x32_is_refused),
 #endif
-	    cmocka_unit_test(test_the_program_is_sealed_and_read_only),
+		cmocka_unit_test(test_the_program_is_sealed_and_read_only),
 	};
 	return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -20,8 +20,10 @@ link_up(struct rig *r)
 	int pair[2];
 	struct err err;
 	assert_int_equal(wire_pair(pair, &err), 0);
-	assert_int_equal(wire_open(&r->keeper, pair[0], ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, &err), 0);
-	assert_int_equal(wire_open(&r->manager, pair[1], ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, &err), 0);
+	assert_int_equal(
+	    wire_open(&r->keeper, pair[0], ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, &err), 0);
+	assert_int_equal(
+	    wire_open(&r->manager, pair[1], ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, &err), 0);
 }
 
 static int
@@ -59,8 +61,8 @@ add(struct rig *r, int n)
 {
 	struct err err;
 	for (int i = 0; i < n; i++) {
-		struct msg_call_record m = {.kind = STR_LIT("start"), .call = STR_LIT("c_x"),
-					    .command = STR_LIT("true")};
+		struct msg_call_record m = {
+		    .kind = STR_LIT("start"), .call = STR_LIT("c_x"), .command = STR_LIT("true")};
 		assert_int_equal(record_append(&r->spool, &m, &err), 0);
 	}
 }
@@ -169,7 +171,7 @@ a_new_manager_gets_the_rest_again(void **state)
 	record_ack(&r->spool, 12);
 	wire_close(&r->keeper);
 	wire_close(&r->manager);
-	add(r, 1); /* meanwhile */
+	add(r, 1);   /* meanwhile */
 	send_all(r); /* to nobody */
 	link_up(r);
 	record_rewind(&r->spool);

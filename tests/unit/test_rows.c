@@ -77,9 +77,30 @@ a_session_reads_back_and_a_lower_fence_does_not_overwrite(void **state)
 	struct session_row stale = in;
 	stale.fence = 4;
 	stale.upper = 99;
-	assert_int_equal(index_put_session(&p->ix, &stale, &err), 0);
+	assert_int_equal(index_put_session(&p->ix, &stale, &err), -1);
+	assert_int_equal(err.code, ERR_AGAIN);
 	assert_int_equal(index_list_sessions(&p->ix, take_session, &out, &err), 0);
 	assert_int_equal(out.upper, 2);
+}
+
+static void
+a_head_moves_only_from_where_it_was_expected_and_by_its_owner(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct session_row in = sample("s_a", "demo"), out = {0};
+	const struct digest old = in.head;
+
+	assert_int_equal(index_put_session(&p->ix, &in, &err), 0);
+	in.head.at[0] = 1;
+	assert_int_equal(index_move_session(&p->ix, &in, &in.head, &err), -1);
+	assert_int_equal(index_move_session(&p->ix, &in, NULL, &err), -1);
+	in.fence = 4;
+	assert_int_equal(index_move_session(&p->ix, &in, &old, &err), -1);
+	in.fence = 5;
+	assert_int_equal(index_move_session(&p->ix, &in, &old, &err), 0);
+	assert_int_equal(index_list_sessions(&p->ix, take_session, &out, &err), 0);
+	assert_int_equal(out.head.at[0], 1);
 }
 
 static void
@@ -164,6 +185,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(a_session_reads_back_and_a_lower_fence_does_not_overwrite, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(a_head_moves_only_from_where_it_was_expected_and_by_its_owner, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
