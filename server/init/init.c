@@ -344,7 +344,7 @@ start(struct wire *w, int *children, struct err *err)
 	sigset_t all, child;
 
 	/* What lives in here must not read or trace us. Kept over fork, not over exec. */
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+	if (prctl(PR_SET_NAME, "berth-init", 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_sys(err, errno, "become non-dumpable");
 	fill_low_fds();
 	for (int n = 1; n <= 64; n++)

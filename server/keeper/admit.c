@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -158,6 +159,13 @@ make_pipe(int *reader, int *writer, bool large, struct err *err)
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "make a pipe");
+	/* Its inode is ours: without this nobody inside could open /dev/stdout or /dev/stderr again. */
+	if (fchmod(ends[0], 0666) < 0) {
+		const int why = errno;
+		close(ends[0]);
+		close(ends[1]);
+		return err_sys(err, why, "open a pipe to all");
+	}
 	if (large) /* a wish: where the user has had his share, the default does */
 		(void)!fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES);
 	*reader = ends[0];

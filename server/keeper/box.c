@@ -201,7 +201,8 @@ box_call_begin(struct sandbox *s, const char *call, int *out, struct err *err)
 	int result = dir < 0 ? -1 : 0;
 	/* Ours by uid, the session root's by group: the right to be cloned into it (invariant 2).
 	 */
-	if (result == 0 && fchmodat(dir, "cgroup.procs", 0664, 0) < 0)
+	if (result == 0 && (fchmodat(s->cgroup, call, 0755, 0) < 0 || /* whatever our umask is */
+			    fchmodat(dir, "cgroup.procs", 0664, 0) < 0))
 		result = err_sys(err, errno, "open the cgroup of call %s to berth-init", call);
 	if (result < 0) {
 		unlinkat(s->cgroup, call, AT_REMOVEDIR);

@@ -49,7 +49,8 @@ struct engine {
 	 * is theirs: untrusted. Returns their number. */
 	int (*call_list)(struct sandbox *s, const char *call, struct buf *out, struct err *err);
 	int (*call_kill)(struct sandbox *s, const char *call, struct err *err);
-	/* Removes the place when nothing lives in it. 1: gone, 0: still in use, -1. */
+	/* Removes the place when nothing lives in it. 1: gone, 0: still in use, -1. The kernel may
+	 * count a process for a moment after it was waited for: 0 is then to be tried again. */
 	int (*call_end)(struct sandbox *s, const char *call, struct err *err);
 };
 

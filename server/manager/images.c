@@ -53,10 +53,10 @@ static const char *const etc_names[] = {
     "host.conf",      "inputrc",        "ld.so.cache",
     "ld.so.conf",     "ld.so.conf.d",   "locale.alias",
     "localtime",      "login.defs",     "mime.types",
-    "nsswitch.conf",  "os-release",     "profile",
-    "profile.d",      "protocols",      "services",
-    "shells",         "skel",           "ssl/certs",
-    "timezone",
+    "nsswitch.conf",  "os-release",     "pam.d",
+    "profile",        "profile.d",      "protocols",
+    "services",       "shells",         "skel",
+    "ssl/certs",      "ssl/openssl.cnf", "timezone",
 };
 
 static const struct {
@@ -398,6 +398,9 @@ fingerprint(struct digest *out, struct err *err)
 	if (read_node_file("/etc/os-release", &release, err) < 0 ||
 	    read_node_file("/var/lib/dpkg/status", &status, err) < 0)
 		return err_add(err, "the fingerprint of this node");
+	/* Another list of names above is another image of the same node. */
+	for (size_t i = 0; i < COUNT(etc_names); i++)
+		hasher_add(h, etc_names[i], strlen(etc_names[i]) + 1);
 	hasher_add(h, release.at, release.len);
 	add_packages(h, buf_view(&status));
 	*out = hasher_sum(h);

@@ -126,15 +126,15 @@ keeper_close(struct session *s)
 
 /* ---- starting one ---- */
 
-/* A directory of the session that its keeper's uid writes. */
-static int
-open_owned(struct session *s, const char *name, struct err *err)
+int
+keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err)
 {
-	auto_close int fd = path_open_dir(s->dir, name, 0700, err);
+	auto_close int fd = path_open_dir(s->dir, name, mode, err);
 	if (fd < 0)
 		return -1;
 	const struct node *n = &s->m->node;
-	if (fchown(fd, node_keeper_uid(n, s->row.slot), node_session_uid(n, s->row.slot)) < 0)
+	if (fchown(fd, node_keeper_uid(n, s->row.slot), node_session_uid(n, s->row.slot)) < 0 ||
+	    fchmod(fd, mode) < 0)
 		return err_sys(err, errno, "give %s to the session's keeper", name);
 	return fd_steal(&fd);
 }
@@ -258,7 +258,7 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 	fds[KEEPER_LOCK] = open_lock(s, err);
 	if (fds[KEEPER_LOCK] < 0)
 		return -1;
-	fds[KEEPER_CALLS] = open_owned(s, "calls", err);
+	fds[KEEPER_CALLS] = keeper_open_dir(s, "calls", 0700, err);
 	if (fds[KEEPER_CALLS] < 0)
 		return -1;
 	fds[KEEPER_LISTEN] = open_listener(s, err);

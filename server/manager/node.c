@@ -180,7 +180,8 @@ node_close(struct node *n)
 	if (n->cgroup >= 0)
 		above = openat(n->cgroup, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (above >= 0)
-		unlinkat(above, n->cgroup_name, AT_REMOVEDIR); /* stays while a session lives in it */
+		unlinkat(above, n->cgroup_name,
+			 AT_REMOVEDIR); /* stays while a session lives in it */
 	fd_close(&n->state);
 	fd_close(&n->init_exe);
 	fd_close(&n->seccomp);

@@ -64,8 +64,8 @@ void node_close(struct node *n);
 /* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
- *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. Its files are seen
- *           inside by group (the session root's gid, which is the keeper's)
+ *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the keeper's
+ *           uid and the session root's gid, 0750, its files 0640: inside, root reads them by group
  *   fails   AGAIN when processes of an earlier start of this session still live */
 int prepare_workspace(struct node *n, const struct workspace *w, int spill,
 		      int fds[KEEPER_FDS], struct err *err) must_check;

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { BATCH_MAX = 64 };
-#define BATCH_WAIT_NS (10 * NS_PER_MS)
+enum { BATCH_MAX = 128 }; /* below the records that a keeper sends without an acknowledgement */
+#define BATCH_WAIT_NS (100 * NS_PER_MS)
 
 struct pending {
 	struct call_row row;

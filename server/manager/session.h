@@ -167,6 +167,8 @@ bool session_errand_blocks(const struct session *s);
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;
 /* Connects to the keeper that an earlier manager left. 1 alive and linked, 0 none, -1. */
 int keeper_find(struct session *s, struct err *err) must_check;
+/* A directory of the session that its keeper's uid writes, and the session root's group. */
+int keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err) must_check;
 void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
 void keeper_close(struct session *s);
 /* Reads what it has sent until now. */

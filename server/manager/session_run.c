@@ -176,7 +176,7 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 		fds[i] = -1;
 	if (prepare_is_populated(&m->node, s->row.id) && prepare_clear(&m->node, s->row.id, err) < 0)
 		return -1;
-	auto_close int spill = path_open_dir(s->dir, "spill", 0711, err);
+	auto_close int spill = keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
 	const struct workspace w = {

@@ -397,7 +397,7 @@ static int
 decode_args(struct str args, struct request *r, struct err *err)
 {
 	while (args.len) {
-		struct str name, value;
+		struct str name = {NULL, 0}, value = {NULL, 0};
 		if (take_string(&args, &name, err) < 0 || take_string(&args, &value, err) < 0)
 			return -1;
 		const int at = find_parameter(r->verb, name, true);

@@ -154,19 +154,28 @@ class Server:
         return pids
 
     def cgroup(self):
-        for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-            if os.path.exists(root + "/cgroup.procs"):
-                tops = [p for p in pathlib.Path(root).glob("berth-*")]
-                for top in tops:
-                    if any((top / s.name).exists() for s in (self.state / "sessions").glob("s_*")):
-                        return top
+        """Its directory in the v2 hierarchy, as the names of its sessions' keepers tell."""
+        for pid, what in self.keeper_pids():
+            if what == "berth-init" or what == "berth-keeper":
+                for child in pathlib.Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(OSError):
+                        for line in (child / "cgroup").read_text().splitlines():
+                            match = re.search(r"^0::/(berth-[0-9a-f]{8})/s_", line)
+                            if match and f"PPid:\t{pid}\n" in (child / "status").read_text():
+                                return match.group(1)
         return None
+
+    @staticmethod
+    def cgroups_left():
+        roots = [p for p in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os.path.exists(p + "/cgroup.procs")]
+        return {str(p) for root in roots for p in pathlib.Path(root).glob("berth-????????")}
 
     def remove(self):
         """Ends all that is left, by pid, and fails when something should not have been."""
+        mine = self.cgroup()
         self.stop()
         wait_until("conns and workers to end", lambda: not self.keeper_pids(), 20)
-        assert self.cgroup() is None, f"left behind: {self.cgroup()}"
+        assert not any(mine and mine in p for p in self.cgroups_left()), f"left behind: {mine}"
         with open("/proc/self/mounts") as mounts:
             left = [line for line in mounts if str(self.base) in line]
         assert not left, f"mounts left behind: {left}"
@@ -183,7 +192,7 @@ class Server:
 
 
 def make_server(config=""):
-    return Server(tempfile.mkdtemp(prefix="berth-test."), config)
+    return Server(tempfile.mkdtemp(prefix="bt."), config)
 
 
 @contextlib.contextmanager

@@ -177,3 +177,8 @@ def test_a_reader_that_stops_neither_blocks_others_nor_grows_memory(server, name
 
     rss = asyncio.run(run())
     assert max(rss) < 200_000, rss  # kB; under ASan too
+
+
+def test_streams_can_be_opened_again_by_name(server, name):
+    r = server.ssh(name, "echo out > /dev/stdout; echo err > /dev/stderr; echo in | cat /dev/stdin")
+    assert (r.out, r.err, r.status) == (b"out\nin\n", b"err\n", 0), r

@@ -97,6 +97,7 @@ room_setup(void **state)
 		snprintf(room.missing, sizeof room.missing, "no berth-init in %.150s", libexec);
 		return 0;
 	}
+	umask(0077); /* as the manager's */
 	snprintf(room.top, sizeof room.top, "/var/tmp/berth-engine-XXXXXX");
 	if (!mkdtemp(room.top))
 		return -1;
@@ -178,6 +179,7 @@ session_new(struct session *s)
 	snprintf(name, sizeof name, "session-%u", room.sessions++);
 	assert_ok(s->dir = path_open_dir(room.node.state, name, 0700, room_err));
 	assert_ok(s->spill = path_open_dir(s->dir, "spill", 0750, room_err));
+	assert_int_equal(fchmod(s->spill, 0750), 0);
 	assert_int_equal(fchown(s->spill, node_keeper_uid(&room.node, ROOM_SLOT),
 				node_session_uid(&room.node, ROOM_SLOT)),
 			 0);

@@ -14,6 +14,7 @@ setup(void **state)
 {
 	struct err err;
 	(void)state;
+	umask(0077); /* as the manager's */
 	snprintf(top, sizeof top, "/var/tmp/berth-images-XXXXXX");
 	if (!mkdtemp(top))
 		return -1;

@@ -309,6 +309,7 @@ test_spilled_output_can_be_read_and_not_changed(void **state)
 	assert_int_equal(fchown(file, node_keeper_uid(&room.node, ROOM_SLOT),
 				node_session_uid(&room.node, ROOM_SLOT)),
 			 0);
+	assert_int_equal(fchmod(file, 0640), 0);
 	assert_int_equal(write(file, "spilled", 7), 7);
 	expect("cat /run/berth/out/c_1.stdout", 0, "spilled");
 	expect_refused("echo x > /run/berth/out/c_1.stdout");

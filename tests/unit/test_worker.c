@@ -185,8 +185,7 @@ test_eof_in_the_middle_of_work_ends_it_and_leaves_nothing(void **state)
 	assert_no_temp(room.store);
 	assert_no_temp(room.scratch);
 	const int blobs = openat(room.store, "blobs/sha256", O_RDONLY | O_DIRECTORY);
-	char **names;
-	assert_int_equal(blobs >= 0 ? list_names(blobs, &names) : 0, 0);
+	assert_int_equal(blobs >= 0 ? count_names(blobs) : 0, 0);
 	close(blobs);
 }
 

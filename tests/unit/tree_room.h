@@ -409,6 +409,17 @@ open_layer(const struct digest *d)
 	return fd;
 }
 
+static UNUSED size_t
+count_names(int dir)
+{
+	char **names;
+	const size_t n = list_names(dir, &names);
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+	return n;
+}
+
 static UNUSED void
 assert_no_temp(int dir)
 {
