@@ -13,15 +13,15 @@
 
 enum { STEP_ENTRIES = 64 };
 
-struct level { /* a directory that is open: what it becomes when it is left */
+struct level {              /* a directory that is open: what it becomes when it is left */
 	struct attrs attrs; /* owned */
 	uint32_t mode, uid, gid;
 	struct timespec mtime;
 	size_t path_len;
-	bool was_there;	   /* not made just now: it may have attributes to lose */
-	bool hidden;	   /* nothing of lower layers shows in it: it or an outer one is opaque */
+	bool was_there; /* not made just now: it may have attributes to lose */
+	bool hidden;    /* nothing of lower layers shows in it: it or an outer one is opaque */
 	bool has_deletions;
-	bool has_entries;  /* of this archive, since it was entered */
+	bool has_entries; /* of this archive, since it was entered */
 };
 
 struct apply {
@@ -112,8 +112,10 @@ enter_level(struct apply *a, const char *name, bool was_there, struct err *err)
 {
 	if (dirs_enter(&a->dirs, name, err) < 0) {
 		if (errno == ELOOP || errno == ENOTDIR)
-			return err_set(err, ERR_CORRUPT, "the archive names something inside %s, "
-							 "which is not a directory", name);
+			return err_set(err, ERR_CORRUPT,
+				       "the archive names something inside %s, "
+				       "which is not a directory",
+				       name);
 		return -1;
 	}
 	if (a->path.len)
@@ -127,8 +129,9 @@ enter_level(struct apply *a, const char *name, bool was_there, struct err *err)
 static int
 take_name(struct str part, char out[256], struct err *err)
 {
-	return str_copy(part, out, 256, err) < 0 ? err_set(err, ERR_CORRUPT, "a name of the archive "
-									     "is too long")
+	return str_copy(part, out, 256, err) < 0 ? err_set(err, ERR_CORRUPT,
+							   "a name of the archive "
+							   "is too long")
 						 : 0;
 }
 
@@ -241,7 +244,8 @@ apply_whiteout(struct apply *a, const struct entry *e, const char *name, struct 
 	if (a->merge && dirs_remove_tree(dir, name, err) < 0)
 		return -1;
 	if (innermost(a)->hidden)
-		return 0; /* nothing below shows through; overlayfs might show the whiteout's name */
+		return 0; /* nothing below shows through; overlayfs might show the whiteout's name
+			   */
 	if (mknodat(dir, name, S_IFCHR, makedev(0, 0)) < 0)
 		return errno == EEXIST ? refuse(e, "it is there twice", err)
 				       : err_sys(err, errno, "make a whiteout for %s", name);
@@ -277,8 +281,7 @@ write_data(struct apply *a, struct tar_reader *tar, const struct entry *e, int f
 static int
 set_file(const struct entry *e, int fd, struct err *err)
 {
-	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
-					  {e->mtime_s, (long)e->mtime_ns}};
+	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {e->mtime_s, (long)e->mtime_ns}};
 
 	if (fchown(fd, e->uid, e->gid) < 0 || fchmod(fd, e->mode) < 0)
 		return err_sys(err, errno, "set the owner and mode");
@@ -302,7 +305,8 @@ apply_file(struct apply *a, struct tar_reader *tar, const struct entry *e, const
 	if (fd < 0)
 		return err_sys(err, errno, "create %s", name);
 	if (write_data(a, tar, e, fd, err) < 0 || set_file(e, fd, err) < 0)
-		return err_add(err, "/%.*s", (int)(e->path.len < 200 ? e->path.len : 200), e->path.at);
+		return err_add(err, "/%.*s", (int)(e->path.len < 200 ? e->path.len : 200),
+			       e->path.at);
 	return 0;
 }
 
@@ -317,8 +321,7 @@ static int
 apply_node(struct apply *a, const struct entry *e, const char *name, struct err *err)
 {
 	const int dir = dirs_fd(&a->dirs);
-	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
-					  {e->mtime_s, (long)e->mtime_ns}};
+	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {e->mtime_s, (long)e->mtime_ns}};
 	int made = make_node(a, e, name);
 
 	if (made < 0 && errno == EEXIST) {
@@ -331,7 +334,8 @@ apply_node(struct apply *a, const struct entry *e, const char *name, struct err 
 	if (fchownat(dir, name, e->uid, e->gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_sys(err, errno, "set the owner of %s", name);
 	if (e->type == ENTRY_FIFO) {
-		auto_close int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+		auto_close int fd =
+		    openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 		if (fd < 0)
 			return err_sys(err, errno, "open %s", name);
 		return set_file(e, fd, err);
@@ -364,8 +368,8 @@ apply_link(struct apply *a, const struct entry *e, const char *name, struct err 
 	if (take_name(split(e->link, &way), target, err) < 0)
 		return -1;
 	auto_close int from = dirs_open(a->root, way, err);
-	if (from < 0 || fstatat(from, target, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode) ||
-	    S_ISCHR(st.st_mode))
+	if (from < 0 || fstatat(from, target, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    S_ISDIR(st.st_mode) || S_ISCHR(st.st_mode))
 		return refuse(e, "a link to what is not a file of this archive", err);
 	int made = linkat(from, target, dirs_fd(&a->dirs), name, 0);
 	if (made < 0 && errno == EEXIST) {

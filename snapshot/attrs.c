@@ -69,9 +69,10 @@ attrs_add(struct attrs *a, struct str name, struct str value, struct err *err)
 	char text[XATTR_NAME_MAX_BYTES];
 
 	if (str_copy(name, text, sizeof text, err) < 0 || !may_travel(text))
-		return err_set(err, ERR_CORRUPT, "an extended attribute that no session can have: "
-						 "%.*s", (int)(name.len < 100 ? name.len : 100),
-			       name.at);
+		return err_set(err, ERR_CORRUPT,
+			       "an extended attribute that no session can have: "
+			       "%.*s",
+			       (int)(name.len < 100 ? name.len : 100), name.at);
 	return insert(a, text, value, err);
 }
 
@@ -98,8 +99,8 @@ static int
 load_one(int fd, const char *name, char *value, struct attrs *out, unsigned *marks, struct err *err)
 {
 	const bool escaped = begins(name, ESCAPED);
-	const char *mark = escaped			      ? NULL
-			   : begins(name, OVERLAY)	      ? name + strlen(OVERLAY)
+	const char *mark = escaped                         ? NULL
+			   : begins(name, OVERLAY)         ? name + strlen(OVERLAY)
 			   : begins(name, OVERLAY_TRUSTED) ? name + strlen(OVERLAY_TRUSTED)
 							   : NULL;
 	bool gone;

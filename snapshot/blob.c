@@ -21,7 +21,8 @@ blob_tmp_name(char out[32])
 {
 	uint64_t nonce;
 	if (getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
-		abort(); /* cannot happen: the pool is ready since boot, and 8 bytes are never cut */
+		abort(); /* cannot happen: the pool is ready since boot, and 8 bytes are never cut
+			  */
 	snprintf(out, 32, ".tmp.%016llx", (unsigned long long)nonce);
 }
 
@@ -106,7 +107,8 @@ blob_begin(int store, struct blob_writer *w, struct err *err)
 		return -1;
 	char name[32];
 	blob_tmp_name(name);
-	made.fd = openat(made.blobs, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	made.fd =
+	    openat(made.blobs, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (made.fd < 0)
 		return err_sys(err, errno, "create blobs/%s", name);
 	memcpy(made.tmp, name, sizeof made.tmp);
@@ -184,8 +186,8 @@ blob_open(int store, const struct digest *d, uint64_t *out_bytes, struct err *er
 	auto_close int fd = path_open(store, path, O_RDONLY | O_NONBLOCK, err);
 	if (fd < 0) {
 		if (errno == ENOENT)
-			return err_set(err, ERR_CORRUPT, "the archive %.12s is missing from the store",
-				       name.text);
+			return err_set(err, ERR_CORRUPT,
+				       "the archive %.12s is missing from the store", name.text);
 		return -1;
 	}
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
@@ -223,6 +225,7 @@ blob_read(int store, const struct digest *d, struct buf *out, struct err *err)
 		return err_add(err, "read %.12s", name.text);
 	const struct digest is = digest_of(buf_view(out));
 	if (!digest_equal(&is, d))
-		return err_set(err, ERR_CORRUPT, "%.12s does not hold what its name says", name.text);
+		return err_set(err, ERR_CORRUPT, "%.12s does not hold what its name says",
+			       name.text);
 	return 0;
 }

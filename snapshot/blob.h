@@ -6,7 +6,8 @@
  *   STORE/idx/<hex>.idx         entries of a layer (idx.h)
  *   STORE/refs/                 mutable facts (oci.h)
  *
- * Order of a commit: bytes → fsync → rename → fsync of the directory. What is at its name is whole. */
+ * Order of a commit: bytes → fsync → rename → fsync of the directory. What is at its name is whole.
+ */
 #ifndef BERTH_BLOB_H
 #define BERTH_BLOB_H
 
@@ -16,18 +17,19 @@ enum { BLOB_SMALL_MAX_BYTES = 4 << 20 }; /* of a manifest or config */
 
 struct blob_writer {
 	int blobs; /* owned; STORE/blobs */
-	int fd;	   /* owned; write and read here */
+	int fd;    /* owned; write and read here */
 	char tmp[32];
 };
 
 #define BLOB_WRITER_NONE ((struct blob_writer){.blobs = -1, .fd = -1})
-#define auto_blob __attribute__((cleanup(blob_abort))) struct blob_writer
+#define auto_blob        __attribute__((cleanup(blob_abort))) struct blob_writer
 
 /* Makes the store's directories where they are missing. */
 int blob_store_init(int store, struct err *err) must_check;
 int blob_begin(int store, struct blob_writer *w, struct err *err) must_check;
 /* To blobs/sha256/<digest>. One of the same name and size that is there already is kept. */
-int blob_commit(struct blob_writer *w, int store, const struct digest *d, struct err *err) must_check;
+int blob_commit(struct blob_writer *w, int store, const struct digest *d,
+		struct err *err) must_check;
 /* To dir/name, in place of what is there. */
 int blob_commit_as(struct blob_writer *w, int dir, const char *name, struct err *err) must_check;
 /* Removes the temp file; nothing when it was committed. */

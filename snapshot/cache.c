@@ -118,8 +118,8 @@ cache_say_space(const struct cache_new *c, uint64_t needed_bytes, struct err *er
 		       (unsigned long long)fs.f_bavail * (unsigned long long)fs.f_bsize);
 }
 
-/* Not synced, on purpose: on ext4 that would wait for all of the layer's data. A marker that a power
- * cut takes away is one that is not trusted. */
+/* Not synced, on purpose: on ext4 that would wait for all of the layer's data. A marker that a
+ * power cut takes away is one that is not trusted. */
 static int
 write_marker(const struct cache_new *c, const struct digest *d, struct err *err)
 {
@@ -230,7 +230,8 @@ layer_sweep(int store, int cache, struct err *err)
 			return err_add(err, "sweep the store");
 	}
 	if (cache >= 0) {
-		auto_close int layers = path_open(cache, "layers", O_RDONLY | O_DIRECTORY, &ignored);
+		auto_close int layers =
+		    path_open(cache, "layers", O_RDONLY | O_DIRECTORY, &ignored);
 		if (layers >= 0 && blob_tmp_sweep(layers, err) < 0)
 			return err_add(err, "sweep the layer cache");
 	}

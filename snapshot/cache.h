@@ -11,7 +11,7 @@
 
 #include "layer.h"
 
-struct cache_new { /* a layer that is being made */
+struct cache_new {  /* a layer that is being made */
 	int layers; /* owned; CACHE/layers */
 	int dir;    /* owned; empty at first */
 	char tmp[32];
@@ -21,7 +21,8 @@ struct cache_new { /* a layer that is being made */
 #define auto_cache_new __attribute__((cleanup(cache_abort))) struct cache_new
 
 int cache_begin(int cache, struct cache_new *c, struct err *err) must_check;
-/* Marks it as of this boot and not synced, and gives it its name. What stood there untrusted goes. */
+/* Marks it as of this boot and not synced, and gives it its name. What stood there untrusted goes.
+ */
 int cache_commit(struct cache_new *c, const struct digest *d, struct err *err) must_check;
 void cache_abort(struct cache_new *c);
 /* For an error of NO_SPACE: says how much was needed (as far as it is known) and is free. */

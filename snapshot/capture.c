@@ -49,7 +49,7 @@ struct run {
 	struct links links;
 	struct level *levels; /* owned */
 	size_t n_levels, levels_cap;
-	struct buf gone;      /* below this path all records of before are dealt with */
+	struct buf gone; /* below this path all records of before are dealt with */
 	bool has_gone;
 	struct seen match;
 	int64_t racy_from_ns;
@@ -277,8 +277,7 @@ find_extents(struct run *r, int fd, struct entry *e, struct err *err)
 			to = (off_t)e->size;
 		if ((uint64_t)from >= e->size)
 			break;
-		r->extents[e->n_extents++] =
-		    (struct extent){(uint64_t)from, (uint64_t)(to - from)};
+		r->extents[e->n_extents++] = (struct extent){(uint64_t)from, (uint64_t)(to - from)};
 		at = to;
 	}
 	const bool solid = e->n_extents == 1 && r->extents[0].at == 0 && r->extents[0].n == e->size;
@@ -326,8 +325,8 @@ static int
 load_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct err *err)
 {
 	unsigned marks = 0;
-	const enum entry_type type = S_ISREG(w->st.st_mode)   ? ENTRY_FILE
-				     : S_ISLNK(w->st.st_mode) ? ENTRY_SYMLINK
+	const enum entry_type type = S_ISREG(w->st.st_mode)    ? ENTRY_FILE
+				     : S_ISLNK(w->st.st_mode)  ? ENTRY_SYMLINK
 				     : S_ISFIFO(w->st.st_mode) ? ENTRY_FIFO
 							       : ENTRY_WHITEOUT;
 
@@ -341,15 +340,15 @@ load_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct er
 	v->e = entry_of(&w->st, type, w->path, &v->attrs);
 	if (type == ENTRY_SYMLINK && load_link(w, v, err) < 0)
 		return -1;
-	if (type == ENTRY_WHITEOUT || (type == ENTRY_FILE && marks & MARK_WHITEOUT && !w->st.st_size))
+	if (type == ENTRY_WHITEOUT ||
+	    (type == ENTRY_FILE && marks & MARK_WHITEOUT && !w->st.st_size))
 		v->e = (struct entry){.type = ENTRY_WHITEOUT, .path = w->path};
 	if (v->e.type == ENTRY_FILE && w->st.st_size &&
 	    (uint64_t)w->st.st_blocks * 512 < (uint64_t)w->st.st_size &&
 	    find_extents(r, v->fd, &v->e, err) < 0)
 		return -1;
 	v->seen.type = (uint32_t)v->e.type;
-	if (v->seen.flags & SEEN_RACY &&
-	    digest_content(&v->e, v->fd, &v->seen.content, err) < 0)
+	if (v->seen.flags & SEEN_RACY && digest_content(&v->e, v->fd, &v->seen.content, err) < 0)
 		return -1;
 	return 1;
 }
@@ -394,7 +393,8 @@ enter_other(struct run *r, const struct walk_entry *w, struct err *err)
 		return compare_add(&r->now, w->path, &v.seen, err);
 	}
 	if (S_ISCHR(w->st.st_mode) && before && before->type == ENTRY_WHITEOUT && !is_forced(r)) {
-		v.seen.type = ENTRY_WHITEOUT; /* overlayfs makes them links of one inode: its ctime moves */
+		v.seen.type =
+		    ENTRY_WHITEOUT; /* overlayfs makes them links of one inode: its ctime moves */
 		return compare_add(&r->now, w->path, &v.seen, err);
 	}
 	v.seen.flags |= before ? before->flags & SEEN_RACY : 0; /* then its content decides */
@@ -437,11 +437,11 @@ enter_changed_dir(struct run *r, const struct walk_entry *w, const struct seen *
 		now->flags |= SEEN_OPAQUE;
 
 	const bool was_dir = before && before->type == ENTRY_DIR;
-	const bool opaque = marks & MARK_OPAQUE &&
-			    (is_forced(r) || !was_dir || before->ino != now->ino ||
-			     !(before->flags & SEEN_OPAQUE));
-	const bool unchanged = same && before->flags & SEEN_RACY &&
-			       digest_equal(&before->content, &now->content);
+	const bool opaque =
+	    marks & MARK_OPAQUE &&
+	    (is_forced(r) || !was_dir || before->ino != now->ino || !(before->flags & SEEN_OPAQUE));
+	const bool unchanged =
+	    same && before->flags & SEEN_RACY && digest_equal(&before->content, &now->content);
 	if (opaque && was_dir)
 		set_gone(r, w->path);
 	struct level *l = push_level(r, &w->st, w->path, opaque || is_forced(r), err);
@@ -451,7 +451,7 @@ enter_changed_dir(struct run *r, const struct walk_entry *w, const struct seen *
 		return 0;
 	if (w->path.len == 0 && !before && !opaque && is_plain_root(&w->st, &attrs))
 		return 0; /* invariant 4: it is written with the first entry */
-	r->n_levels--; /* the way to it, without it */
+	r->n_levels--;    /* the way to it, without it */
 	int result = write_way(r, w->path, err);
 	r->n_levels++;
 	if (result == 0)
@@ -470,8 +470,8 @@ enter_dir(struct run *r, const struct walk_entry *w, struct err *err)
 	if (catch_up(r, w->path, &before, err) < 0)
 		return -1;
 	struct seen now = seen_of(&w->st, ENTRY_DIR, r->racy_from_ns);
-	const bool same = before && !is_forced(r) && before->type == ENTRY_DIR &&
-			  seen_same(before, &now);
+	const bool same =
+	    before && !is_forced(r) && before->type == ENTRY_DIR && seen_same(before, &now);
 	if (same && !((before->flags | now.flags) & SEEN_RACY)) {
 		now.flags |= before->flags & SEEN_OPAQUE;
 		if (!push_level(r, &w->st, w->path, false, err))

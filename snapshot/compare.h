@@ -1,10 +1,10 @@
 /* What one walk saw of an upper, for the next walk to compare with: one record an entry, in the
  * order of the walk, in a file without a name. Memory does not grow with the workspace.
  *
- * An entry is unchanged when inode, ctime, mtime, size, mode and owner are: ctime cannot be set. But
- * a change within the clock's tick of the first walk leaves the ctime as it was, so entries with a
- * ctime that near to it, or later, are *racy*: their record holds a digest of what they contain,
- * and that decides. */
+ * An entry is unchanged when inode, ctime, mtime, size, mode and owner are: ctime cannot be set.
+ * But a change within the clock's tick of the first walk leaves the ctime as it was, so entries
+ * with a ctime that near to it, or later, are *racy*: their record holds a digest of what they
+ * contain, and that decides. */
 #ifndef BERTH_COMPARE_H
 #define BERTH_COMPARE_H
 
@@ -25,12 +25,12 @@ struct seen {
 };
 
 struct compare {
-	int fd;		 /* owned; -1: none */
-	struct buf out;	 /* not written yet */
-	struct buf in;	 /* read, not taken yet, from in_at on */
+	int fd;         /* owned; -1: none */
+	struct buf out; /* not written yet */
+	struct buf in;  /* read, not taken yet, from in_at on */
 	size_t in_at;
 	uint64_t read_at;
-	bool have;	 /* `seen` and `path` are the next record */
+	bool have; /* `seen` and `path` are the next record */
 	struct seen seen;
 	struct buf path;
 };

@@ -93,7 +93,8 @@ dirs_leave(struct dirs *d, struct err *err)
 		if (fd < 0 || fstat(fd, &st) < 0)
 			return err_sys(err, errno, "go back to an outer directory");
 		if (st.st_dev != outer->dev || st.st_ino != outer->ino)
-			return err_set(err, ERR_INTERNAL, "a directory was moved while it was read");
+			return err_set(err, ERR_INTERNAL,
+				       "a directory was moved while it was read");
 		outer->fd = fd_steal(&fd);
 	}
 	fd_close(&inner->fd);
@@ -116,7 +117,8 @@ dirs_open(int root, struct str path, struct err *err)
 			while (n && path.at[n] != '/')
 				n--;
 			if (n == 0)
-				return err_set(err, ERR_CORRUPT, "a name is longer than any can be");
+				return err_set(err, ERR_CORRUPT,
+					       "a name is longer than any can be");
 		}
 		memcpy(part, path.at, n);
 		part[n] = '\0';
@@ -192,8 +194,10 @@ dirs_remove_tree(int dir, const char *name, struct err *err)
 			if (dirs_enter(&d, inner, err) < 0)
 				return -1;
 			if (d.at[d.n - 1].dev != device)
-				return err_set(err, ERR_INTERNAL, "remove %s: another filesystem is "
-								  "mounted there", inner);
+				return err_set(err, ERR_INTERNAL,
+					       "remove %s: another filesystem is "
+					       "mounted there",
+					       inner);
 			buf_add(&names, inner, strlen(inner) + 1);
 			if (buf_bad(&names))
 				return err_set(err, ERR_UNAVAILABLE, "no memory for a name");

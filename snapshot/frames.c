@@ -2,9 +2,9 @@
  *
  *   owner ──FILLED──▶ compressor (n) ──DONE──▶ writer (1) ──FREE──▶ owner
  *
- * All share one ring of slots under one lock; slot i holds frames i, i + slots, i + 2 * slots, …, so
- * order needs no bookkeeping. A thread that fails leaves the first error and wakes all; from then on
- * everybody only looks for the way out. */
+ * All share one ring of slots under one lock; slot i holds frames i, i + slots, i + 2 * slots, …,
+ * so order needs no bookkeeping. A thread that fails leaves the first error and wakes all; from
+ * then on everybody only looks for the way out. */
 #include "frames.h"
 #include "base/fd.h"
 
@@ -26,7 +26,7 @@ struct slot {
 };
 
 struct frames_writer {
-	int fd;	   /* lent */
+	int fd; /* lent */
 	int level;
 	size_t bound;
 	struct slot *slots; /* owned */
@@ -40,7 +40,7 @@ struct frames_writer {
 	bool no_more, stop, failed;
 	struct err why;
 
-	struct frames_table table;		    /* the writer thread's until it has ended */
+	struct frames_table table;              /* the writer thread's until it has ended */
 	struct hasher *hash_file, *hash_stream; /* owned; likewise */
 };
 

@@ -28,7 +28,8 @@ struct frames_sum {
 /* ---- writing ---- */
 struct frames_writer;
 
-/* fd: lent, written from its position on. threads: 1 to FRAMES_THREADS_MAX compress. NULL: failed. */
+/* fd: lent, written from its position on. threads: 1 to FRAMES_THREADS_MAX compress. NULL: failed.
+ */
 struct frames_writer *frames_writer_new(int fd, int level, unsigned threads,
 					struct err *err) must_check;
 void frames_writer_free(struct frames_writer *w); /* ends the threads; what is unwritten is lost */
@@ -59,8 +60,8 @@ uint64_t frames_raw_bytes(const struct frames_reader *r);
 
 /* ---- the seek table, for both (frames_table.c) ---- */
 struct frame_place {
-	uint64_t at;	/* in the file */
-	uint64_t raw_at; /* in the stream */
+	uint64_t at;                         /* in the file */
+	uint64_t raw_at;                     /* in the stream */
 	uint32_t bytes, raw_bytes, checksum; /* checksum: the low half of XXH64 */
 };
 

@@ -15,8 +15,8 @@
 enum { SLOTS_MORE = 4, STACK_BYTES = 256 * 1024 };
 
 struct slot {
-	bool ready;	/* holds its frame */
-	unsigned users; /* owner and hasher, as far as they have not let go */
+	bool ready;        /* holds its frame */
+	unsigned users;    /* owner and hasher, as far as they have not let go */
 	char *raw, *bytes; /* owned; FRAME_BYTES, twice that */
 	size_t raw_n, n;
 };
@@ -29,7 +29,7 @@ struct frames_reader {
 	size_t n_slots;
 	pthread_t threads[FRAMES_THREADS_MAX + 1];
 	unsigned n_threads;
-	bool holding;	 /* the owner has the frame before `next` */
+	bool holding; /* the owner has the frame before `next` */
 
 	pthread_mutex_t lock; /* guards all below, and ready and users of the slots */
 	pthread_cond_t changed;

@@ -5,8 +5,8 @@
  *   for each frame: u32 compressed bytes, u32 bytes of the stream, u32 low half of XXH64
  *   u32 number of frames, u8 0x80 (checksums are there), u32 0x8F92EAB1
  *
- * All little endian. libzstd reads it as padding, so any decompressor takes the file. What is loaded
- * here comes from a disk and is judged in full before a number of it is used. */
+ * All little endian. libzstd reads it as padding, so any decompressor takes the file. What is
+ * loaded here comes from a disk and is judged in full before a number of it is used. */
 #include "frames.h"
 #include "base/fd.h"
 
@@ -85,13 +85,16 @@ load_rows(struct frames_table *t, const char *rows, size_t n, uint64_t raw_max, 
 	for (size_t i = 0; i < n; i++, rows += ROW_BYTES) {
 		const uint32_t bytes = get_u32(rows), raw = get_u32(rows + 4);
 		if (bytes < 4 || raw == 0 || raw > FRAME_BYTES || bytes > 2 * FRAME_BYTES)
-			return err_set(err, ERR_CORRUPT, "frame %zu of the archive has a size that "
-							 "cannot be", i);
+			return err_set(err, ERR_CORRUPT,
+				       "frame %zu of the archive has a size that "
+				       "cannot be",
+				       i);
 		if (frames_table_add(t, bytes, raw, get_u32(rows + 8), err) < 0)
 			return -1;
 		if (t->raw_bytes > raw_max)
-			return err_set(err, ERR_CORRUPT, "the archive holds more than the %llu bytes "
-							 "that are allowed",
+			return err_set(err, ERR_CORRUPT,
+				       "the archive holds more than the %llu bytes "
+				       "that are allowed",
 				       (unsigned long long)raw_max);
 	}
 	return 0;
@@ -113,10 +116,11 @@ frames_table_load(int fd, uint64_t raw_max, struct frames_table *out, struct buf
 	if (fd_pread_all(fd, foot, sizeof foot, size - sizeof foot, err) < 0)
 		return -1;
 	const uint64_t n = get_u32(foot), table_bytes = HEAD_BYTES + n * ROW_BYTES + FOOT_BYTES;
-	if (get_u32(foot + 5) != FOOT_MAGIC || (uint8_t)foot[4] != HAS_CHECKSUMS || n > FRAMES_MAX ||
-	    table_bytes > size)
-		return err_set(err, ERR_CORRUPT, "the archive does not end in a seek table: it is cut "
-						 "or was not written here");
+	if (get_u32(foot + 5) != FOOT_MAGIC || (uint8_t)foot[4] != HAS_CHECKSUMS ||
+	    n > FRAMES_MAX || table_bytes > size)
+		return err_set(err, ERR_CORRUPT,
+			       "the archive does not end in a seek table: it is cut "
+			       "or was not written here");
 	raw->max = table_bytes + 1;
 	char *at = buf_room(raw, table_bytes);
 	if (!at)

@@ -6,13 +6,13 @@
 #include <stdlib.h>
 
 struct idx_writer {
-	sqlite3 *db;	   /* owned */
+	sqlite3 *db;       /* owned */
 	sqlite3_stmt *put; /* owned */
 	uint64_t entries;
 };
 
 struct idx_reader {
-	sqlite3 *db;	    /* owned */
+	sqlite3 *db;        /* owned */
 	sqlite3_stmt *find; /* owned */
 };
 
@@ -22,9 +22,9 @@ fail(sqlite3 *db, const char *doing, struct err *err)
 	const int code = db ? sqlite3_errcode(db) : SQLITE_NOMEM;
 
 	return err_set(err,
-		       code == SQLITE_FULL				  ? ERR_NO_SPACE
+		       code == SQLITE_FULL                               ? ERR_NO_SPACE
 		       : code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? ERR_CORRUPT
-									  : ERR_INTERNAL,
+									 : ERR_INTERNAL,
 		       "%s the index of a layer: %s", doing, db ? sqlite3_errmsg(db) : "no memory");
 }
 
@@ -204,8 +204,9 @@ idx_layer(struct idx_reader *r, struct frames_sum *out, uint64_t *out_entries, s
 	sqlite3_stmt *s = NULL;
 	int result = -1;
 
-	if (sqlite3_prepare_v2(r->db, "SELECT digest, diff_id, bytes, raw_bytes, entries,"
-				      " (SELECT count(*) FROM entry) FROM layer",
+	if (sqlite3_prepare_v2(r->db,
+			       "SELECT digest, diff_id, bytes, raw_bytes, entries,"
+			       " (SELECT count(*) FROM entry) FROM layer",
 			       -1, &s, NULL) != SQLITE_OK)
 		return fail(r->db, "read", err);
 	if (sqlite3_step(s) != SQLITE_ROW || sqlite3_column_bytes(s, 0) != DIGEST_BYTES ||
@@ -243,7 +244,7 @@ idx_has(struct idx_reader *r, const struct entry *e, struct err *err)
 
 	bind_path(r->find, e, &key);
 	const int stepped = sqlite3_step(r->find);
-	const int result = stepped == SQLITE_ROW  ? row_is(r->find, e)
+	const int result = stepped == SQLITE_ROW    ? row_is(r->find, e)
 			   : stepped == SQLITE_DONE ? 0
 						    : fail(r->db, "read", err);
 	sqlite3_reset(r->find);

@@ -13,7 +13,7 @@
 
 struct file {
 	sqlite3_file base; /* first: SQLite allocates and casts */
-	int fd;		   /* lent */
+	int fd;            /* lent */
 };
 
 static int

@@ -25,7 +25,7 @@ struct layer_watch {
 
 struct layer_options {
 	int store, cache; /* lent; -1 where the act needs none */
-	int level;	  /* of zstd; 0: 1 */
+	int level;        /* of zstd; 0: 1 */
 	unsigned threads; /* 0: 1; at most FRAMES_THREADS_MAX are used */
 	struct layer_watch watch;
 };
@@ -37,7 +37,7 @@ enum { LAYER_ENTRIES_MAX = 20 * 1000 * 1000 };
 struct layer_counts {
 	uint64_t bytes, raw_bytes, entries, files;
 	uint64_t skipped; /* sockets and the like, not captured */
-	uint64_t torn;	  /* files that became shorter while they were read */
+	uint64_t torn;    /* files that became shorter while they were read */
 };
 
 /* ---- capture.c ---- */
@@ -51,9 +51,9 @@ void capture_free(struct capture *c);
 AUTO_OF(capture)
 /* The first time: all of the upper. Then: what differs from the run before, as a further layer on
  * top of that run's. Durable in the store when it returns.
- *   trust_nothing  compares nothing: all that is there is written again, and what is gone is deleted
- *   returns        1 a layer, 0 nothing to capture (out's digests are zero), -1; after a failure the
- *                  run before is still what the next one compares with */
+ *   trust_nothing  compares nothing: all that is there is written again, and what is gone is
+ * deleted returns        1 a layer, 0 nothing to capture (out's digests are zero), -1; after a
+ * failure the run before is still what the next one compares with */
 int capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
 		struct layer_counts *out_counts, struct err *err) must_check;
 
@@ -62,7 +62,8 @@ int capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
  *   diff_id  may be NULL: only the archive's digest is judged
  *   fails    CORRUPT: the archive is absent, damaged, or holds what no workspace can */
 int unpack_layer(const struct layer_options *o, const struct digest *digest,
-		 const struct digest *diff_id, struct layer_counts *out, struct err *err) must_check;
+		 const struct digest *diff_id, struct layer_counts *out,
+		 struct err *err) must_check;
 /* Makes CACHE/layers/<into> of n layers of the store, the lowest first, so that stacking it is
  * stacking them: deletions that may still hide something of the image stay. */
 int compact_layers(const struct layer_options *o, const struct digest *layers, size_t n,
@@ -70,7 +71,8 @@ int compact_layers(const struct layer_options *o, const struct digest *layers, s
 /* Reads all of an archive and its index, and fails with CORRUPT at the first byte that is not what
  * was written. diff_id: may be NULL. */
 int verify_layer(const struct layer_options *o, const struct digest *digest,
-		 const struct digest *diff_id, struct layer_counts *out, struct err *err) must_check;
+		 const struct digest *diff_id, struct layer_counts *out,
+		 struct err *err) must_check;
 
 /* ---- cache.c ---- */
 /* Whether CACHE/layers/<digest> is there and can be relied on: it was synced, or no power was lost

@@ -52,8 +52,7 @@ layer_out_put(struct layer_out *l, const struct entry *e, int fd, bool *out_torn
 	*out_torn = false;
 	if (tar_put(&l->tar, e, &data_at, err) < 0)
 		return blob_say_space(&l->blob, err);
-	if (e->type == ENTRY_FILE &&
-	    tar_put_file(&l->tar, e, fd, step, l, out_torn, err) < 0)
+	if (e->type == ENTRY_FILE && tar_put_file(&l->tar, e, fd, step, l, out_torn, err) < 0)
 		return blob_say_space(&l->blob, err);
 	if (idx_put(l->idx, e, data_at, err) < 0)
 		return blob_say_space(&l->index, err);

@@ -12,7 +12,7 @@ struct layer_out {
 	struct layer_options o;
 	struct blob_writer blob, index;
 	struct frames_writer *frames; /* owned */
-	struct idx_writer *idx;	      /* owned */
+	struct idx_writer *idx;       /* owned */
 	struct tar_writer tar;
 	struct layer_counts counts;
 	uint64_t stepped_at; /* entries at the last step */

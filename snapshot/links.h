@@ -10,7 +10,7 @@ struct links {
 	struct link_row {
 		uint64_t ino; /* 0: free */
 		size_t at;    /* of the path in `paths`, with its NUL */
-	} *rows;	      /* owned */
+	} * rows;             /* owned */
 	size_t n, cap;
 	struct buf paths;
 };

@@ -7,7 +7,7 @@
 #define MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
 #define CONFIG_TYPE   "application/vnd.oci.image.config.v1+json"
 #define LAYER_TYPE    "application/vnd.oci.image.layer.v1.tar+zstd"
-#define CREATED	      "org.opencontainers.image.created"
+#define CREATED       "org.opencontainers.image.created"
 
 #if defined(__x86_64__)
 #define ARCHITECTURE "amd64"
@@ -45,9 +45,12 @@ manifest_done(struct manifest *m)
 static size_t
 sequence(const uint8_t *p, size_t n)
 {
-	const size_t want = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3
-										   : *p < 0xf5 ? 4
-											       : 0;
+	const size_t want = *p < 0x80   ? 1
+			    : *p < 0xc2 ? 0
+			    : *p < 0xe0 ? 2
+			    : *p < 0xf0 ? 3
+			    : *p < 0xf5 ? 4
+					: 0;
 	if (want == 0 || want > n)
 		return 0;
 	if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) ||
@@ -145,8 +148,8 @@ manifest_format(const struct manifest *m, const struct digest *config, uint64_t 
 	json_t *layers = json_array(), *notes = json_object();
 
 	for (size_t i = 0; i < m->n_layers; i++)
-		json_array_append_new(layers, descriptor(LAYER_TYPE, &m->layers[i].digest,
-							 m->layers[i].bytes));
+		json_array_append_new(
+		    layers, descriptor(LAYER_TYPE, &m->layers[i].digest, m->layers[i].bytes));
 	set_text(notes, "berth.session", m->session);
 	set_text(notes, "berth.session-name", m->session_name);
 	set_text(notes, "berth.image", m->image);

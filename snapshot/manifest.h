@@ -30,7 +30,8 @@ struct manifest {
 	size_t n_layers;
 	bool has_parent;
 	struct digest parent, config; /* config: of one that was loaded */
-	char *session, *session_name, *image, *fingerprint, *made_by; /* owned, never NULL when loaded */
+	char *session, *session_name, *image, *fingerprint,
+	    *made_by;  /* owned, never NULL when loaded */
 	char *created; /* owned; RFC 3339 */
 };
 

@@ -73,13 +73,14 @@ format_ref(const struct manifest *m, struct str note, struct buf *out, struct er
 
 	for (size_t i = 0; i < m->n_layers; i++)
 		json_array_append_new(
-		    layers, json_pack("{s:o,s:I}", "digest",
-				      json_sprintf("sha256:%s",
-						   digest_text(&m->layers[i].digest).text),
-				      "size", (json_int_t)m->layers[i].bytes));
-	json_t *j = json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "version", 1, "session", m->session,
-			      "session_name", m->session_name, "image", m->image, "made_by",
-			      m->made_by, "created", m->created, "note", note_text, "layers", layers);
+		    layers,
+		    json_pack("{s:o,s:I}", "digest",
+			      json_sprintf("sha256:%s", digest_text(&m->layers[i].digest).text),
+			      "size", (json_int_t)m->layers[i].bytes));
+	json_t *j =
+	    json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "version", 1, "session", m->session,
+		      "session_name", m->session_name, "image", m->image, "made_by", m->made_by,
+		      "created", m->created, "note", note_text, "layers", layers);
 	if (j && m->has_parent)
 		json_object_set_new(j, "parent",
 				    json_sprintf("sha256:%s", digest_text(&m->parent).text));

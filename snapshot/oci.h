@@ -12,7 +12,7 @@
 
 struct oci_snapshot { /* all lent */
 	struct str session, session_name, image, made_by, note, fingerprint;
-	const struct digest *parent;		/* NULL: the first of its session */
+	const struct digest *parent;            /* NULL: the first of its session */
 	const struct digest *layers, *diff_ids; /* n_layers each, the lowest first */
 	const uint64_t *sizes;
 	size_t n_layers;

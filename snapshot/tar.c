@@ -105,10 +105,11 @@ is_utf8(struct str s)
 	const uint8_t *p = (const uint8_t *)s.at, *end = p + s.len;
 
 	while (p < end) {
-		const unsigned more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1
-						  : *p >= 0xe0 && *p < 0xf0	? 2
-						  : *p >= 0xf0 && *p < 0xf5	? 3
-										: 9;
+		const unsigned more = *p < 0x80                 ? 0
+				      : *p >= 0xc2 && *p < 0xe0 ? 1
+				      : *p >= 0xe0 && *p < 0xf0 ? 2
+				      : *p >= 0xf0 && *p < 0xf5 ? 3
+								: 9;
 		if (more == 9 || (size_t)(end - p) <= more)
 			return false;
 		if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) ||
@@ -227,16 +228,17 @@ build_pax(struct tar_writer *t, const struct entry *e, uint64_t size, struct hea
 		if (put_attr(pax, &e->attrs->at[i], err) < 0)
 			return -1;
 	if (buf_bad(pax))
-		return err_set(err, ERR_USAGE, "the path and the extended attributes of one file are "
-					       "more than 1 MiB");
+		return err_set(err, ERR_USAGE,
+			       "the path and the extended attributes of one file are "
+			       "more than 1 MiB");
 	return 0;
 }
 
 static int
 put_pax(struct tar_writer *t, struct err *err)
 {
-	struct header h = {.name = "././@PaxHeader", .type = 'x', .magic = "ustar",
-			   .version = {'0', '0'}};
+	struct header h = {
+	    .name = "././@PaxHeader", .type = 'x', .magic = "ustar", .version = {'0', '0'}};
 
 	put_octal(h.mode, sizeof h.mode, 0644);
 	put_octal(h.uid, sizeof h.uid, 0);

@@ -20,8 +20,8 @@
 /* ---- writing ---- */
 struct tar_writer {
 	struct frames_writer *frames; /* lent */
-	uint64_t at;		      /* bytes of the stream so far */
-	uint64_t left;		      /* bytes of data that the current entry still wants */
+	uint64_t at;                  /* bytes of the stream so far */
+	uint64_t left;                /* bytes of data that the current entry still wants */
 	struct buf name, link, pax, map;
 };
 

@@ -11,11 +11,11 @@
 struct tar_reader {
 	struct frames_reader *frames; /* lent */
 	struct archive *archive;      /* owned */
-	struct err why;		      /* of the frames, when they fail in a callback */
+	struct err why;               /* of the frames, when they fail in a callback */
 	bool frames_failed;
 	struct buf path, link;
 	struct attrs attrs;
-	uint64_t size; /* of the current file */
+	uint64_t size;           /* of the current file */
 	locale_t locale, before; /* owned, 0: the thread's own will do; what to go back to */
 };
 
@@ -56,7 +56,8 @@ take_locale(struct tar_reader *t, struct err *err)
 		return 0;
 	t->locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
 	if (!t->locale)
-		return err_set(err, ERR_UNAVAILABLE, "the locale C.UTF-8 is missing on this machine");
+		return err_set(err, ERR_UNAVAILABLE,
+			       "the locale C.UTF-8 is missing on this machine");
 	t->before = uselocale(t->locale);
 	return 0;
 }
@@ -121,8 +122,9 @@ take_type(struct archive_entry *a, enum entry_type *out, struct err *err)
 		*out = ENTRY_FIFO;
 		return 0;
 	default:
-		return err_set(err, ERR_CORRUPT, "the archive holds a device or another entry that no "
-						 "workspace can");
+		return err_set(err, ERR_CORRUPT,
+			       "the archive holds a device or another entry that no "
+			       "workspace can");
 	}
 }
 
@@ -136,8 +138,9 @@ take_link(struct tar_reader *t, struct archive_entry *a, struct entry *e, struct
 	} else if (e->type == ENTRY_SYMLINK) {
 		const char *target = archive_entry_symlink(a);
 		if (!target || !*target || strlen(target) > 4095)
-			return err_set(err, ERR_CORRUPT, "a symbolic link without a target, or one "
-							 "longer than 4095 bytes");
+			return err_set(err, ERR_CORRUPT,
+				       "a symbolic link without a target, or one "
+				       "longer than 4095 bytes");
 		buf_text(&t->link, target);
 	}
 	e->link = buf_view(&t->link);
@@ -230,8 +233,9 @@ tar_read(struct tar_reader *t, struct str *out, uint64_t *out_at, struct err *er
 		if (n == 0)
 			continue;
 		if (at < 0 || (uint64_t)at > t->size || n > t->size - (uint64_t)at)
-			return err_set(err, ERR_CORRUPT, "a file of the archive is longer than its "
-							 "header says");
+			return err_set(err, ERR_CORRUPT,
+				       "a file of the archive is longer than its "
+				       "header says");
 		*out = (struct str){bytes, n};
 		*out_at = (uint64_t)at;
 		return 1;

@@ -9,9 +9,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-struct level { /* a directory that is being listed */
-	struct buf names;	/* NUL-terminated, one after another */
-	const char **sorted;	/* owned; into names */
+struct level {               /* a directory that is being listed */
+	struct buf names;    /* NUL-terminated, one after another */
+	const char **sorted; /* owned; into names */
 	size_t n, next, path_len;
 };
 

@@ -16,7 +16,7 @@
 struct walk_entry {
 	struct str path;  /* lent for the call; empty: the root */
 	const char *name; /* its last part; "." for the root */
-	int dir;	  /* lent: where that name is */
+	int dir;          /* lent: where that name is */
 	struct stat st;
 };
 

@@ -99,6 +99,7 @@ struct session {
 	struct digest manifest_a, manifest;
 	bool has_manifest;
 	uint64_t capture_bytes; /* progress */
+	struct timer ref_timer;
 	struct errand *errand;	/* of a worker beside the acts (session_store.c) */
 };
 

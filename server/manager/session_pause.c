@@ -149,6 +149,7 @@ session_pause_begin(struct session *s)
 
 	s->a = s->b = (struct capture_result){0};
 	s->wrote_a = s->has_manifest = false;
+	timer_cancel(&s->ref_timer); /* this act writes the ref */
 	s->capture_bytes = 0;
 	s->n_layers = 0;
 	if (s->current->grace_ns == 0)

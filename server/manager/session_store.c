@@ -259,6 +259,7 @@ collect_unsynced(void *ctx, const struct upper_row *row, struct err *err)
 void
 session_errand_stop(struct session *s)
 {
+	timer_cancel(&s->ref_timer);
 	if (!s->errand)
 		return;
 	job_end(s->errand->job);
@@ -322,10 +323,21 @@ session_sync_later(struct session *s)
 		run_errand(s, false);
 }
 
-/* A session that was never paused has a ref too; acts that write it wait for this one. */
+/* A session that was never paused has a ref too. It is written when the first call has had its time, so
+ * that a worker's start does not stand beside it; acts that write the ref themselves forget this one, or
+ * wait for it once it is under way. */
+#define REF_AFTER_NS (500 * NS_PER_MS)
+
+static void
+write_ref(void *ctx)
+{
+	struct session *s = ctx;
+	if (!s->errand)
+		run_errand(s, true);
+}
+
 void
 session_ref_later(struct session *s)
 {
-	if (!s->errand)
-		run_errand(s, true);
+	timer_set(&s->m->loop, &s->ref_timer, time_now_ns() + REF_AFTER_NS, write_ref, s);
 }

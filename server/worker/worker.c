@@ -80,8 +80,7 @@ serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
 			 "%llu files became shorter while they were read",
 			 (unsigned long long)n.skipped, (unsigned long long)n.torn);
 	const size_t bytes = any ? DIGEST_BYTES : 0;
-	return wire_send(&w->wire, captured, err,
-			 .digest = {(const char *)sum.digest.at, bytes},
+	return wire_send(&w->wire, captured, err, .digest = {(const char *)sum.digest.at, bytes},
 			 .diff_id = {(const char *)sum.diff_id.at, bytes}, .bytes = n.bytes,
 			 .raw_bytes = n.raw_bytes, .entries = n.entries, .files = n.files);
 }
@@ -179,7 +178,8 @@ serve_unpack(struct worker *w, const struct msg_unpack *m, struct err *err)
 	struct digest digest, diff_id;
 	struct layer_counts n;
 
-	if (take_digest(m->digest, &digest, err) < 0 || take_digest(m->diff_id, &diff_id, err) < 0 ||
+	if (take_digest(m->digest, &digest, err) < 0 ||
+	    take_digest(m->diff_id, &diff_id, err) < 0 ||
 	    unpack_layer(&w->options, &digest, &diff_id, &n, err) < 0)
 		return -1;
 	return say_worked(w, &n, err);
@@ -217,7 +217,8 @@ static int
 serve(struct worker *w, const struct message *m, struct err *err)
 {
 	w->told_ns = time_now_ns();
-	switch ((unsigned)m->id) { /* the other messages of the table cannot come: wire refuses them */
+	switch (
+	    (unsigned)m->id) { /* the other messages of the table cannot come: wire refuses them */
 	case MSG_capture:
 		return serve_capture(w, &m->capture, err);
 	case MSG_snapshot_write:
@@ -285,8 +286,8 @@ answer_requests(struct worker *w, struct err *err)
 {
 	for (;;) {
 		struct err why;
-		/* No deadline of its own: the manager keeps a worker as long as it has a use for it,
-		 * and EOF ends the wait. */
+		/* No deadline of its own: the manager keeps a worker as long as it has a use for
+		 * it, and EOF ends the wait. */
 		const int got = wire_recv_wait(&w->wire, UINT64_MAX, err);
 		if (got < 0)
 			return -1;

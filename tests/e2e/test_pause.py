@@ -271,3 +271,47 @@ def test_a_full_disk_while_capturing_is_73_and_the_session_goes_on(small_disk, n
         server.remove()
     finally:
         server.discard()
+
+
+def test_after_a_power_cut_only_what_was_synced_or_archived_is_trusted(own_server, name):
+    """Acted out: another boot id stands in the index and in the cache's marks, and the bytes under them are lost."""
+    server = own_server
+    server.ssh(name, "echo whole > a")
+    server.verb("pause", name)
+    assert server.stop() == 0
+    drop = server.state / "cache" / "layers"
+    shutil.rmtree(drop, ignore_errors=True)
+    server.start()
+    # unpack once into the cache, so that both kinds of copies are there
+    sid = server.session(name)["id"]
+    assert server.stop() == 0
+    upper = next((server.state / "sessions" / sid).glob("upper.1/fs/workspace/a"))
+    upper.write_bytes(b"")  # renamed, but its data never reached the disk
+    import sqlite3
+    c = sqlite3.connect(server.state / "index.db")
+    c.execute("UPDATE uppers SET boot='another boot', synced=0")
+    c.commit()
+    c.close()
+    server.start()
+    assert server.ssh(name, "cat a").out == b"whole\n", "the archive, not the upper"
+    assert server.stop() == 0
+    layers = [p for p in (server.state / "cache/layers").iterdir() if p.is_dir()]
+    assert len(layers) == 1
+    (layers[0] / "workspace/a").write_bytes(b"")
+    mark = layers[0].with_name(layers[0].name + ".json")
+    told = json.loads(mark.read_text())
+    told.update({k: ("00000000-0000-0000-0000-000000000000" if isinstance(v, str) else False) for k, v in told.items()})
+    mark.write_text(json.dumps(told))
+    server.start()
+    assert server.ssh(name, "cat a").out == b"whole\n", "unpacked again"
+
+
+def test_a_session_that_was_never_paused_has_a_ref(server, name):
+    server.ssh(name, "true")
+    sid = server.session(name)["id"]
+    ref = server.state / "store" / "refs" / f"session-{sid}.json"
+    wait_until("its ref", ref.exists)
+    assert json.loads(ref.read_text())["name"] == name
+    server.ssh(name, "echo x > a")
+    server.verb("pause", name)
+    assert json.loads(ref.read_text())["head"] == server.json("snapshots", name)[0]["snapshot"]

@@ -31,3 +31,21 @@ def test_each_executable_is_hardened(program):
     assert not any("GNU_STACK" in line and "RWE" in line for line in out.splitlines())
     if program != "berth-init":
         assert "BIND_NOW" in out or "NOW" in out
+
+
+def test_an_installed_berth_finds_its_parts(tmp_path):
+    import os
+    import conftest
+    subprocess.run(["cmake", "--install", BUILD, "--prefix", tmp_path / "usr"], check=True, stdout=subprocess.DEVNULL)
+    init = tmp_path / "usr/libexec/berth/berth-init"
+    assert init.stat().st_mode & 0o777 == 0o711
+    os.chmod(tmp_path, 0o755)
+    server = conftest.make_server()
+    try:
+        before, conftest.BUILD = conftest.BUILD, tmp_path / "usr/sbin"
+        server.start()
+        assert server.ssh("demo", "echo installed; cat /proc/1/comm").out == b"installed\nberth-init\n"
+        server.remove()
+    finally:
+        conftest.BUILD = before
+        server.discard()

@@ -125,7 +125,8 @@ test_no_session_can_forge_a_mark(void **state)
 	put_attr_at(room.upper, "d", "user.overlay.overlay.overlay.whiteout", "y", 1);
 	put_attr_at(room.upper, "d", "user.overlay.origin", "", 0);
 	put_text(room.upper, "gone", "");
-	put_attr_at(room.upper, "gone", "user.overlay.whiteout", "y", 1); /* the kernel's own form */
+	put_attr_at(room.upper, "gone", "user.overlay.whiteout", "y",
+		    1); /* the kernel's own form */
 	struct capture *c = begin(1);
 	assert_int_equal(run(c, false, &sum), 1);
 	unpack(&sum.digest, NULL);
@@ -178,9 +179,11 @@ test_a_racy_change_is_found_by_its_content(void **state)
 		struct err why;
 		for (must(compare_rewind(&c->before, &why), &why); c->before.have;
 		     must(compare_next(&c->before, &why), &why))
-			racy |= c->before.seen.type == ENTRY_FILE && c->before.seen.flags & SEEN_RACY;
+			racy |=
+			    c->before.seen.type == ENTRY_FILE && c->before.seen.flags & SEEN_RACY;
 	}
-	/* The clock's tick may hide it from all that stat says: so make the record say that it did. */
+	/* The clock's tick may hide it from all that stat says: so make the record say that it did.
+	 */
 	put_text(room.upper, "f", "two");
 	struct stat st;
 	ok(fstatat(room.upper, "f", &st, 0));
@@ -217,8 +220,9 @@ mount_stack(const char *at, const char *lowers, const char *upper)
 	snprintf(target, sizeof target, "%s/%s", room.path, at);
 	mkdir(target, 0755);
 	if (upper)
-		snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/%s,workdir=%s/work,userxattr",
-			 lowers, room.path, upper, room.path);
+		snprintf(options, sizeof options,
+			 "lowerdir=%s,upperdir=%s/%s,workdir=%s/work,userxattr", lowers, room.path,
+			 upper, room.path);
 	else
 		snprintf(options, sizeof options, "lowerdir=%s,userxattr", lowers);
 	ok(mount("overlay", target, "overlay", 0, options));
@@ -264,12 +268,13 @@ dice(unsigned n)
 static const char *
 pick(char out[64])
 {
-	static const char *const tops[] = {"a", "b", "c", "n"}, *const inner[] = {"x", "f0", "f1", "y"},
+	static const char *const tops[] = {"a", "b", "c", "n"},
+				 *const inner[] = {"x", "f0", "f1", "y"},
 				 *const deep[] = {"deep", "f0", "z"};
 	const unsigned depth = dice(3);
 
-	snprintf(out, 64, "%s%s%s%s%s", tops[dice(4)], depth ? "/" : "", depth ? inner[dice(4)] : "",
-		 depth > 1 ? "/" : "", depth > 1 ? deep[dice(3)] : "");
+	snprintf(out, 64, "%s%s%s%s%s", tops[dice(4)], depth ? "/" : "",
+		 depth ? inner[dice(4)] : "", depth > 1 ? "/" : "", depth > 1 ? deep[dice(3)] : "");
 	return out;
 }
 
@@ -277,7 +282,8 @@ static void
 remove_all(int dir, const char *name)
 {
 	struct err err;
-	if (path_remove_tree(dir, name, &err) < 0 && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+	if (path_remove_tree(dir, name, &err) < 0 &&
+	    faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		must(-1, &err);
 }
 
@@ -338,7 +344,8 @@ change(int dir, unsigned round)
 			renameat(dir, "moved", dir, b);
 		}
 		return;
-	default: /* a directory made anew, and what was in it moved back: opaque, with old entries */
+	default: /* a directory made anew, and what was in it moved back: opaque, with old entries
+		  */
 		snprintf(b, sizeof b, "%s/y", a);
 		if (renameat(dir, b, dir, "moved") == 0) {
 			remove_all(dir, a);
@@ -390,7 +397,8 @@ one_history(unsigned changes)
 	for (size_t i = n; i-- > 0;) {
 		const size_t at = strlen(lowers);
 		snprintf(lowers + at, sizeof lowers - at, "%s/l%zu:", room.path, i);
-		snprintf(flat, sizeof flat, "%s/cache/layers/%s", room.path, digest_text(&layers[i]).text);
+		snprintf(flat, sizeof flat, "%s/cache/layers/%s", room.path,
+			 digest_text(&layers[i]).text);
 		char link[128];
 		snprintf(link, sizeof link, "%s/l%zu", room.path, i);
 		ok(symlink(flat, link)); /* mount(2) takes one page of options */
@@ -444,7 +452,8 @@ test_a_directory_made_anew_is_written_with_its_old_entries(void **state)
 	ok(mkdirat(live, "a", 0755));
 	ok(renameat(live, "kept", live, "a/own"));
 	assert_int_equal(run(c, false, &sum_b), 1);
-	assert_int_equal(counts.files, 1); /* invariant 3: the opaque mark hides the first layer's */
+	assert_int_equal(counts.files,
+			 1);              /* invariant 3: the opaque mark hides the first layer's */
 	assert_true(counts.entries <= 6); /* root, a, own, file, marks of a and own; no deletions */
 	unpack(&sum_b.digest, NULL);
 	const int back = open_layer(&sum_b.digest);
@@ -480,7 +489,8 @@ test_a_merged_directory_that_replaces_something_is_opaque(void **state)
 	for (int i = 0; i < 3; i++) {
 		const int fd = openat(merged, names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		ok(fd);
-		assert_int_equal(fgetxattr(fd, "user.overlay.opaque", value, sizeof value), i < 2 ? 1 : -1);
+		assert_int_equal(fgetxattr(fd, "user.overlay.opaque", value, sizeof value),
+				 i < 2 ? 1 : -1);
 		close(fd);
 	}
 	close(merged);
@@ -571,7 +581,8 @@ test_stock_tar_reads_what_is_written(void **state)
 	assert_int_equal(run(c, false, &sum), 1);
 	const int plain = room_dir("plain");
 	snprintf(command, sizeof command,
-		 "tar --zstd --xattrs --xattrs-include='*' -C %s/plain -xpf %s/store/blobs/sha256/%s 2>%s/said",
+		 "tar --zstd --xattrs --xattrs-include='*' -C %s/plain -xpf "
+		 "%s/store/blobs/sha256/%s 2>%s/said",
 		 room.path, room.path, digest_text(&sum.digest).text, room.path);
 	const pid_t pid = fork();
 	if (pid == 0) {
@@ -581,8 +592,9 @@ test_stock_tar_reads_what_is_written(void **state)
 	int status = -1;
 	waitpid(pid, &status, 0);
 	assert_int_equal(status, 0);
-	static const char *const names[] = {"d/plain", "d/run-me", "links/three", "large", "holes", "d/fifo",
-					    "d/link", "new\nline", "utf-8 \xc3\xa4", "not utf-8 \xff\xfe"};
+	static const char *const names[] = {
+	    "d/plain", "d/run-me", "links/three", "large",          "holes",
+	    "d/fifo",  "d/link",   "new\nline",   "utf-8 \xc3\xa4", "not utf-8 \xff\xfe"};
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (differ_entry(room.upper, plain, names[i], names[i], false))
 			fail_msg("%s", difference);

@@ -22,7 +22,8 @@ test_records_come_back_in_order_as_often_as_wanted(void **state)
 		must(compare_rewind(&c, &err), &err);
 		for (uint64_t i = 0; i < N; i++) {
 			assert_true(c.have);
-			snprintf(path, sizeof path, "%0*llu", (int)(i % 300 + 6), (unsigned long long)i);
+			snprintf(path, sizeof path, "%0*llu", (int)(i % 300 + 6),
+				 (unsigned long long)i);
 			assert_string_equal(buf_cstr(&c.path), path);
 			assert_int_equal(c.seen.ino, i);
 			assert_int_equal(c.seen.size, i * i);
@@ -58,7 +59,8 @@ test_a_path_of_the_greatest_size(void **state)
 static void
 test_each_change_of_a_file_makes_a_difference(void **state)
 {
-	static const struct stat base = {.st_ino = 1, .st_size = 2, .st_nlink = 1, .st_mode = S_IFREG | 0644};
+	static const struct stat base = {
+	    .st_ino = 1, .st_size = 2, .st_nlink = 1, .st_mode = S_IFREG | 0644};
 	const struct seen a = seen_of(&base, ENTRY_FILE, INT64_MAX);
 	struct stat st = base;
 

@@ -34,7 +34,8 @@ write_input(int fd, unsigned threads, size_t piece)
 
 	assert_non_null(w);
 	for (size_t at = 0; at < input_n; at += piece)
-		must(frames_add(w, input + at, input_n - at < piece ? input_n - at : piece, &err), &err);
+		must(frames_add(w, input + at, input_n - at < piece ? input_n - at : piece, &err),
+		     &err);
 	must(frames_finish(w, &sum, &err), &err);
 	return sum;
 }
@@ -43,7 +44,8 @@ write_input(int fd, unsigned threads, size_t piece)
 static int
 read_input(int fd, unsigned threads, uint64_t raw_max, struct frames_sum *sum, struct err *err)
 {
-	auto_of(frames_reader) struct frames_reader *r = frames_reader_new(fd, threads, raw_max, err);
+	auto_of(frames_reader) struct frames_reader *r =
+	    frames_reader_new(fd, threads, raw_max, err);
 	struct str bytes;
 	size_t at = 0;
 	int more;
@@ -64,7 +66,12 @@ read_input(int fd, unsigned threads, uint64_t raw_max, struct frames_sum *sum, s
 static void
 test_what_is_written_is_read(void **state)
 {
-	static const size_t sizes[] = {0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 7 * FRAME_BYTES,
+	static const size_t sizes[] = {0,
+				       1,
+				       FRAME_BYTES - 1,
+				       FRAME_BYTES,
+				       FRAME_BYTES + 1,
+				       7 * FRAME_BYTES,
 				       9 * FRAME_BYTES + 12345};
 	(void)state;
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {

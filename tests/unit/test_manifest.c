@@ -44,7 +44,8 @@ test_a_snapshot_is_read_as_it_was_written(void **state)
 {
 	struct err err;
 	(void)state;
-	const struct digest a = write_snapshot(2, NULL, "pause"), b = write_snapshot(3, &a, "call c_1");
+	const struct digest a = write_snapshot(2, NULL, "pause"),
+			    b = write_snapshot(3, &a, "call c_1");
 	const struct digest again = write_snapshot(3, &a, "call c_1");
 	assert_true(digest_equal(&b, &again));
 	auto_manifest m = {0};
@@ -66,7 +67,8 @@ test_a_snapshot_is_read_as_it_was_written(void **state)
 	assert_true(digest_equal(&m.layers[0].diff_id, &want));
 	auto_buf text = BUF_MAX(1 << 20);
 	must(blob_read(room.store, &b, &text, &err), &err);
-	assert_non_null(strstr(buf_cstr(&text), "\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\""));
+	assert_non_null(strstr(buf_cstr(&text),
+			       "\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\""));
 	assert_non_null(strstr(buf_cstr(&text), "\"schemaVersion\":2"));
 	assert_no_temp(room.store);
 }
@@ -98,10 +100,16 @@ static void
 test_what_is_no_manifest_of_ours_is_refused(void **state)
 {
 	static const char *const texts[] = {
-	    "", "[]", "{}", "{\"schemaVersion\":2}", "{\"schemaVersion\":2,\"layers\":[]}",
+	    "",
+	    "[]",
+	    "{}",
+	    "{\"schemaVersion\":2}",
+	    "{\"schemaVersion\":2,\"layers\":[]}",
 	    "{\"schemaVersion\":2,\"layers\":[],\"config\":{\"digest\":\"md5:00\"}}",
-	    "{\"schemaVersion\":2,\"layers\":[{}],\"config\":{}}", "{\"schemaVersion\":2,\"layers\":{}}",
-	    "{\"schemaVersion\":2,\"schemaVersion\":2,\"layers\":[]}", "{\"a\":\"\xff\"}"};
+	    "{\"schemaVersion\":2,\"layers\":[{}],\"config\":{}}",
+	    "{\"schemaVersion\":2,\"layers\":{}}",
+	    "{\"schemaVersion\":2,\"schemaVersion\":2,\"layers\":[]}",
+	    "{\"a\":\"\xff\"}"};
 	(void)state;
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
 		struct manifest m;
@@ -125,8 +133,12 @@ static void
 test_foreign_text_becomes_text(void **state)
 {
 	static const char *const rows[][2] = {
-	    {"plain", "plain"}, {"\xc3\xa4", "\xc3\xa4"}, {"\xff", "\xef\xbf\xbd"}, {"a\xc3", "a\xef\xbf\xbd"},
-	    {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}};
+	    {"plain", "plain"},
+	    {"\xc3\xa4", "\xc3\xa4"},
+	    {"\xff", "\xef\xbf\xbd"},
+	    {"a\xc3", "a\xef\xbf\xbd"},
+	    {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+	    {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}};
 	(void)state;
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		auto_free char *text = manifest_text(str_of(rows[i][0]));
@@ -139,8 +151,10 @@ main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, room_open, room_close)
 	const struct CMUnitTest tests[] = {
-	    T(test_a_snapshot_is_read_as_it_was_written), T(test_a_snapshot_without_layers_is_one),
-	    T(test_a_missing_parent_does_not_stop_a_snapshot), T(test_what_is_no_manifest_of_ours_is_refused),
+	    T(test_a_snapshot_is_read_as_it_was_written),
+	    T(test_a_snapshot_without_layers_is_one),
+	    T(test_a_missing_parent_does_not_stop_a_snapshot),
+	    T(test_what_is_no_manifest_of_ours_is_refused),
 	    T(test_foreign_text_becomes_text),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

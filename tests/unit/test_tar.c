@@ -45,10 +45,25 @@ static void
 test_numbers_that_do_not_fit_octal(void **state)
 {
 	static const struct entry rows[] = {
-	    {.type = ENTRY_FIFO, .mode = 07777, .uid = 4294967294u, .gid = 2097152, .mtime_s = 1, .mtime_ns = 1},
-	    {.type = ENTRY_FIFO, .mode = 0, .uid = 2097151, .gid = 0, .mtime_s = 8589934592, .mtime_ns = 0},
+	    {.type = ENTRY_FIFO,
+	     .mode = 07777,
+	     .uid = 4294967294u,
+	     .gid = 2097152,
+	     .mtime_s = 1,
+	     .mtime_ns = 1},
+	    {.type = ENTRY_FIFO,
+	     .mode = 0,
+	     .uid = 2097151,
+	     .gid = 0,
+	     .mtime_s = 8589934592,
+	     .mtime_ns = 0},
 	    {.type = ENTRY_FIFO, .mode = 01, .uid = 1, .gid = 65535, .mtime_s = -1, .mtime_ns = 0},
-	    {.type = ENTRY_FIFO, .mode = 01, .uid = 1, .gid = 65535, .mtime_s = -5, .mtime_ns = 999999999},
+	    {.type = ENTRY_FIFO,
+	     .mode = 01,
+	     .uid = 1,
+	     .gid = 65535,
+	     .mtime_s = -5,
+	     .mtime_ns = 999999999},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -173,7 +188,8 @@ test_the_golden_archive_is_read_for_ever(void **state)
 	struct err err;
 	struct entry e;
 	(void)state;
-	snprintf(path, sizeof path, "%.*sgolden", (int)(strstr(__FILE__, "unit/") - __FILE__), __FILE__);
+	snprintf(path, sizeof path, "%.*sgolden", (int)(strstr(__FILE__, "unit/") - __FILE__),
+		 __FILE__);
 	auto_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ok(dir);
 	auto_close int fd = openat(dir, "v1-basic.tar.zst", O_RDONLY | O_CLOEXEC);
@@ -199,7 +215,8 @@ test_the_golden_archive_is_read_for_ever(void **state)
 	must(more, &err);
 	struct frames_sum sum;
 	must(frames_reader_sum(r, &sum, &err), &err);
-	buf_fmt(&is, "digest %s\ndiff_id %s\n", digest_text(&sum.digest).text, digest_text(&sum.diff_id).text);
+	buf_fmt(&is, "digest %s\ndiff_id %s\n", digest_text(&sum.digest).text,
+		digest_text(&sum.diff_id).text);
 	if (getenv("BERTH_GOLDEN_PRINT"))
 		fputs(buf_cstr(&is), stdout);
 	assert_string_equal(buf_cstr(&is), buf_cstr(&want));

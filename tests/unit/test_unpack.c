@@ -100,8 +100,9 @@ static void
 test_names_that_lead_out_are_refused(void **state)
 {
 	static const char *const names[] = {
-	    "../evil", "/evil", "a/../../evil", "a/..", "..", "a//b", "a/./evil", "././evil", "./../evil",
-	    "d/.wh..", "d/.wh...", ".wh.", "a/.wh.", ".wh.x/evil", ".wh..wh..opq/evil", ".wh..wh.x", "/", "//"};
+	    "../evil",  "/evil",      "a/../../evil",      "a/..",      "..",       "a//b",
+	    "a/./evil", "././evil",   "./../evil",         "d/.wh..",   "d/.wh...", ".wh.",
+	    "a/.wh.",   ".wh.x/evil", ".wh..wh..opq/evil", ".wh..wh.x", "/",        "//"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -120,7 +121,8 @@ test_no_way_leads_over_a_link(void **state)
 
 	(void)state;
 	snprintf(target, sizeof target, "%s/scratch", room.path);
-	static const char *const inner[] = {"l/evil", "l/deeper/evil", "l/.wh.evil", "l/.wh..wh..opq"};
+	static const char *const inner[] = {"l/evil", "l/deeper/evil", "l/.wh.evil",
+					    "l/.wh..wh..opq"};
 	for (size_t i = 0; i < sizeof inner / sizeof *inner; i++) {
 		tar_begin();
 		tar_entry("l", AE_IFLNK, target, NULL, NULL);
@@ -139,8 +141,8 @@ test_no_way_leads_over_a_link(void **state)
 static void
 test_links_stay_inside_and_among_files(void **state)
 {
-	static const char *const targets[] = {"../../secret", "/etc/passwd", "l/secret", "d", "gone",
-					      "absent",	      "self",	     ".",	 "./"};
+	static const char *const targets[] = {
+	    "../../secret", "/etc/passwd", "l/secret", "d", "gone", "absent", "self", ".", "./"};
 	(void)state;
 	put_text(room.scratch, "secret", "x");
 	for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
@@ -236,7 +238,8 @@ good_archive(void)
 	for (int i = 0; i < 50; i++) {
 		char name[64];
 		snprintf(name, sizeof name, "file-%d", i);
-		tar_entry(name, AE_IFREG, NULL, NULL, "some text that compresses, compresses, compresses");
+		tar_entry(name, AE_IFREG, NULL, NULL,
+			  "some text that compresses, compresses, compresses");
 	}
 	return tar_store();
 }
@@ -306,8 +309,13 @@ test_a_layer_of_another_boot_is_trusted_only_when_synced(void **state)
 	(void)state;
 	must(try_unpack(&sum, NULL, &err), &err);
 	assert_true(cache_layer_trusted(room.cache, &sum.digest));
-	static const char *const bad[] = {"{\"boot_id\":\"other\",\"synced\":false}", "", "junk", "[]", "{}",
-					  "{\"boot_id\":\"\",\"synced\":false}", "{\"synced\":\"true\"}"};
+	static const char *const bad[] = {"{\"boot_id\":\"other\",\"synced\":false}",
+					  "",
+					  "junk",
+					  "[]",
+					  "{}",
+					  "{\"boot_id\":\"\",\"synced\":false}",
+					  "{\"synced\":\"true\"}"};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		put_marker(&sum.digest, bad[i]);
 		assert_false(cache_layer_trusted(room.cache, &sum.digest));

@@ -59,7 +59,8 @@ test_the_index_leads_to_the_bytes(void **state)
 	must(idx_layer(r, &said, &entries, &err), &err);
 	assert_memory_equal(&said, &sum, sizeof sum);
 	const int blob = blob_open(room.store, &sum.digest, &bytes, &err);
-	auto_of(frames_reader) struct frames_reader *f = frames_reader_new(blob, 1, 1ull << 40, &err);
+	auto_of(frames_reader) struct frames_reader *f =
+	    frames_reader_new(blob, 1, 1ull << 40, &err);
 	while (frames_next(f, &piece, &err) > 0) {
 		if (at >= stream_at && at + 10 <= stream_at + piece.len)
 			memcpy(found, piece.at + (at - stream_at), 10);
@@ -78,7 +79,8 @@ test_an_index_that_lies_is_found(void **state)
 	    "UPDATE entry SET link=CAST('x' AS BLOB) WHERE path=CAST('links/three' AS BLOB)",
 	    "UPDATE entry SET type='f' WHERE path=CAST('d/deleted' AS BLOB)",
 	    "DELETE FROM entry WHERE path=CAST('d/old' AS BLOB)",
-	    "INSERT INTO entry SELECT CAST('more' AS BLOB),type,size,mode,uid,gid,mtime_ns,link,data_at,sparse"
+	    "INSERT INTO entry SELECT CAST('more' AS "
+	    "BLOB),type,size,mode,uid,gid,mtime_ns,link,data_at,sparse"
 	    " FROM entry WHERE path=CAST('d/old' AS BLOB)",
 	    "UPDATE layer SET diff_id=digest",
 	    "DELETE FROM layer",
@@ -89,14 +91,16 @@ test_an_index_that_lies_is_found(void **state)
 	(void)state;
 	capture();
 	char command[600], name[200];
-	snprintf(name, sizeof name, "%s/store/idx/%s.idx", room.path, digest_text(&sum.digest).text);
+	snprintf(name, sizeof name, "%s/store/idx/%s.idx", room.path,
+		 digest_text(&sum.digest).text);
 	for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
 		sqlite3 *db;
 		snprintf(command, sizeof command, "%s", lies[i]);
 		const int fd = open_index(O_RDWR);
 		char *whole = malloc(1 << 20);
 		const ssize_t n = pread(fd, whole, 1 << 20, 0);
-		assert_int_equal(sqlite3_open_v2(name, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+		assert_int_equal(sqlite3_open_v2(name, &db, SQLITE_OPEN_READWRITE, "unix"),
+				 SQLITE_OK);
 		assert_int_equal(sqlite3_exec(db, command, NULL, NULL, NULL), SQLITE_OK);
 		sqlite3_close(db);
 		if (judge(&err) == 0)

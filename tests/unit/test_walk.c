@@ -49,15 +49,17 @@ test_the_order_is_that_of_the_bytes(void **state)
 	put_text(room.upper, "\xff", "");
 	put_text(room.upper, "B", "");
 	ok(symlinkat("/", room.upper, "c"));
-	assert_string_equal(walk(&skipped), "+ +B +a -a +b +b/x +b/x/1 -b/x -b +b- +b.c +c +run -run "
-					    "+\xff - ");
+	assert_string_equal(walk(&skipped),
+			    "+ +B +a -a +b +b/x +b/x/1 -b/x -b +b- +b.c +c +run -run "
+			    "+\xff - ");
 	assert_int_equal(skipped, 0);
 }
 
 static void
 test_the_walk_and_its_order_agree(void **state)
 {
-	static const char *const sorted[] = {"", "B", "a", "a/b", "a/b/c", "a/b-", "a-", "a-/b", "a.", "a0", "\xff"};
+	static const char *const sorted[] = {"",   "B",    "a",  "a/b", "a/b/c", "a/b-",
+					     "a-", "a-/b", "a.", "a0",  "\xff"};
 	enum { N = sizeof sorted / sizeof *sorted };
 	(void)state;
 	for (int i = 0; i < N; i++)

@@ -42,8 +42,10 @@ static void
 test_names_that_are_refused(void **state)
 {
 	static const char *const names[] = {
-	    "", "/", "/a", "..", "../a", "a/..", "a/../b", "a//b", "a/./b", "./.", ".wh.", ".wh..", ".wh...",
-	    "a/.wh.", ".wh.a/b", ".wh..wh.x", ".wh..wh..opq/b", "a/.wh..wh..opq/b", "a//", "./", "."};
+	    "",       "/",      "/a",      "..",        "../a",           "a/..",
+	    "a/../b", "a//b",   "a/./b",   "./.",       ".wh.",           ".wh..",
+	    ".wh...", "a/.wh.", ".wh.a/b", ".wh..wh.x", ".wh..wh..opq/b", "a/.wh..wh..opq/b",
+	    "a//",    "./",     "."};
 	(void)state;
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
 		auto_buf path = BUF_MAX(1000);
@@ -59,7 +61,8 @@ test_names_that_are_refused(void **state)
 		auto_buf path = BUF_MAX(1000);
 		struct err err;
 		enum entry_type type = ENTRY_FILE;
-		assert_int_equal(whiteout_decode((struct str){name, n}, &type, &path, &err), n < 256 ? 0 : -1);
+		assert_int_equal(whiteout_decode((struct str){name, n}, &type, &path, &err),
+				 n < 256 ? 0 : -1);
 	}
 	auto_buf link = BUF_MAX(1000);
 	struct err err;
@@ -73,10 +76,13 @@ test_names_that_are_refused(void **state)
 static void
 test_encoding_loses_nothing(void **state)
 {
-	static const char *const parts[] = {"a", ".wh.", ".wh.a", ".wh..opq", ".wh..wh..opq", ".wh..esc.",
-					    ".wh..wh..esc.", ".wh..wh..esc.a", ".wh..wh.a", "...", ".w"};
+	static const char *const parts[] = {
+	    "a",         ".wh.",          ".wh.a",          ".wh..opq",  ".wh..wh..opq",
+	    ".wh..esc.", ".wh..wh..esc.", ".wh..wh..esc.a", ".wh..wh.a", "...",
+	    ".w"};
 	enum { N = sizeof parts / sizeof *parts };
-	static const enum entry_type types[] = {ENTRY_FILE, ENTRY_DIR, ENTRY_WHITEOUT, ENTRY_OPAQUE};
+	static const enum entry_type types[] = {ENTRY_FILE, ENTRY_DIR, ENTRY_WHITEOUT,
+						ENTRY_OPAQUE};
 	static char seen[N * N * 4][128];
 	size_t n = 0;
 	(void)state;

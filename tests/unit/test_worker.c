@@ -27,8 +27,8 @@ start(int upper)
 	must(wire_open(&manager, pair[0], ROLE_MANAGER, ROLE_WORKER, PHASE_OPEN, &err), &err);
 	const int fds[4] = {room.store, room.cache, upper, room.scratch};
 	must(wire_send_fds(&manager, MSG_job,
-			   &(struct msg_job){.subject = STR_LIT("demo"), .level = 1, .threads = 2}, fds, 4,
-			   &err),
+			   &(struct msg_job){.subject = STR_LIT("demo"), .level = 1, .threads = 2},
+			   fds, 4, &err),
 	     &err);
 }
 
@@ -60,7 +60,10 @@ take(struct str bytes)
 	return d;
 }
 
-#define DIGEST(d) {(const char *)(d).at, sizeof(d).at}
+#define DIGEST(d)                                                                                  \
+	{                                                                                          \
+		(const char *)(d).at, sizeof(d).at                                                 \
+	}
 
 static void
 test_a_job_from_capture_to_cache(void **state)
@@ -87,10 +90,11 @@ test_a_job_from_capture_to_cache(void **state)
 	for (int i = 0; i < 8; i++)
 		size[i] = (uint8_t)(bytes >> 8 * i);
 	must(wire_send(&manager, snapshot_write, &err, .session = STR_LIT("s_aaaaaaaaaaaaaaaa"),
-		       .session_name = STR_LIT("demo"), .layers = DIGEST(layer), .diff_ids = DIGEST(diff_id),
-		       .sizes = {(const char *)size, 8}, .image = STR_LIT("host:1234"),
-		       .made_by = STR_LIT("pause"), .note = STR_LIT("a \"note\"\xff"),
-		       .fingerprint = STR_LIT("f"), .created_ns = 1234567890123456789ull),
+		       .session_name = STR_LIT("demo"), .layers = DIGEST(layer),
+		       .diff_ids = DIGEST(diff_id), .sizes = {(const char *)size, 8},
+		       .image = STR_LIT("host:1234"), .made_by = STR_LIT("pause"),
+		       .note = STR_LIT("a \"note\"\xff"), .fingerprint = STR_LIT("f"),
+		       .created_ns = 1234567890123456789ull),
 	     &err);
 	m = answer();
 	assert_int_equal(m->id, MSG_snapshot_written);
@@ -113,7 +117,8 @@ test_a_job_from_capture_to_cache(void **state)
 	     &err);
 	assert_int_equal(answer()->id, MSG_worked);
 	assert_true(path_exists(room.store, "refs/session-s_aaaaaaaaaaaaaaaa.json"));
-	must(wire_send(&manager, unpack, &err, .digest = DIGEST(layer), .diff_id = DIGEST(diff_id)), &err);
+	must(wire_send(&manager, unpack, &err, .digest = DIGEST(layer), .diff_id = DIGEST(diff_id)),
+	     &err);
 	assert_int_equal(answer()->id, MSG_worked);
 	must(wire_send(&manager, sync_cache, &err, .digests = DIGEST(layer)), &err);
 	assert_int_equal(answer()->id, MSG_worked);
@@ -126,7 +131,8 @@ test_a_job_from_capture_to_cache(void **state)
 	assert_same_tree(room.upper, unpacked, true);
 	close(unpacked);
 	const struct digest into = digest_of(STR_LIT("into"));
-	must(wire_send(&manager, flatten, &err, .layers = DIGEST(layer), .into = DIGEST(into)), &err);
+	must(wire_send(&manager, flatten, &err, .layers = DIGEST(layer), .into = DIGEST(into)),
+	     &err);
 	assert_int_equal(answer()->id, MSG_worked);
 	assert_true(cache_layer_trusted(room.cache, &into));
 	assert_int_equal(end(), 0);
@@ -142,18 +148,21 @@ test_a_failed_request_is_said_and_the_next_one_served(void **state)
 
 	(void)state;
 	start(room.upper);
-	must(wire_send(&manager, unpack, &err, .digest = DIGEST(none), .diff_id = DIGEST(none)), &err);
+	must(wire_send(&manager, unpack, &err, .digest = DIGEST(none), .diff_id = DIGEST(none)),
+	     &err);
 	struct message *m = answer();
 	assert_int_equal(m->id, MSG_work_failed);
 	assert_int_equal(m->work_failed.code, ERR_CORRUPT);
 	assert_true(m->work_failed.why.len > 10);
-	must(wire_send(&manager, session_ref, &err, .id = STR_LIT("../x"), .json = STR_LIT("{}")), &err);
+	must(wire_send(&manager, session_ref, &err, .id = STR_LIT("../x"), .json = STR_LIT("{}")),
+	     &err);
 	assert_int_equal(answer()->id, MSG_work_failed);
 	must(wire_send(&manager, session_ref, &err, .id = STR_LIT("s_aaaaaaaaaaaaaaaa"),
 		       .json = STR_LIT("not json")),
 	     &err);
 	assert_int_equal(answer()->id, MSG_work_failed);
-	must(wire_send(&manager, flatten, &err, .layers = STR_LIT("cut"), .into = DIGEST(none)), &err);
+	must(wire_send(&manager, flatten, &err, .layers = STR_LIT("cut"), .into = DIGEST(none)),
+	     &err);
 	assert_int_equal(answer()->id, MSG_work_failed);
 	must(wire_send(&manager, snapshot_write, &err, .sizes = STR_LIT("12345678")), &err);
 	assert_int_equal(answer()->id, MSG_work_failed);
@@ -254,8 +263,8 @@ main(void)
 	    T(test_a_failed_request_is_said_and_the_next_one_served),
 	    T(test_eof_in_the_middle_of_work_ends_it_and_leaves_nothing),
 	    T(test_a_manager_that_breaks_the_table_is_left),
-	    cmocka_unit_test_setup_teardown(test_nothing_outside_the_job_can_be_opened, open_with_secret,
-					    room_close),
+	    cmocka_unit_test_setup_teardown(test_nothing_outside_the_job_can_be_opened,
+					    open_with_secret, room_close),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

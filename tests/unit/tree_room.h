@@ -152,9 +152,10 @@ static UNUSED void
 put_rich_tree(int dir)
 {
 	static const unsigned char capability[20] = {1, 0, 0, 2, 0, 0x20}; /* net_raw, effective */
-	static const unsigned char acl[] = {2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 232, 3, 0,
-					    0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255,
-					    255, 32, 0, 5, 0, 255, 255, 255, 255};
+	static const unsigned char acl[] = {2,   0,   0,   0,   1,   0,   7,  0,   255, 255, 255,
+					    255, 2,   0,   7,   0,   232, 3,  0,   0,   4,   0,
+					    5,   0,   255, 255, 255, 255, 16, 0,   7,   0,   255,
+					    255, 255, 255, 32,  0,   5,   0,  255, 255, 255, 255};
 	char name[300];
 
 	ok(mkdirat(dir, "d", 0750));
@@ -286,10 +287,12 @@ static int
 differ_attrs(int a, int b, const char *path, bool marks)
 {
 	char list[2][4096], va[8192], vb[8192];
-	ssize_t n[2] = {flistxattr(a, list[0], sizeof list[0]), flistxattr(b, list[1], sizeof list[1])};
+	ssize_t n[2] = {flistxattr(a, list[0], sizeof list[0]),
+			flistxattr(b, list[1], sizeof list[1])};
 
 	for (int side = 0; side < 2; side++)
-		for (const char *name = list[side]; name < list[side] + n[side]; name += strlen(name) + 1) {
+		for (const char *name = list[side]; name < list[side] + n[side];
+		     name += strlen(name) + 1) {
 			if (strcmp(name, "user.overlay.origin") == 0 ||
 			    strcmp(name, "user.overlay.impure") == 0 ||
 			    (!marks && strcmp(name, "user.overlay.opaque") == 0))
@@ -344,7 +347,8 @@ differ_entry(int a, int b, const char *name, const char *path, bool marks)
 	if (sa.st_mtim.tv_sec != sb.st_mtim.tv_sec || sa.st_mtim.tv_nsec != sb.st_mtim.tv_nsec)
 		return differ(path, "mtime");
 	if (S_ISLNK(sa.st_mode)) {
-		const ssize_t na = readlinkat(a, name, la, sizeof la), nb = readlinkat(b, name, lb, sizeof lb);
+		const ssize_t na = readlinkat(a, name, la, sizeof la),
+			      nb = readlinkat(b, name, lb, sizeof lb);
 		return na != nb || memcmp(la, lb, (size_t)na) ? differ(path, "target") : 0;
 	}
 	if (!S_ISDIR(sa.st_mode) && (sa.st_nlink != sb.st_nlink || sa.st_size != sb.st_size))
