@@ -72,7 +72,7 @@ cut_option(struct str *rest, struct str *name, struct str *value)
 		*value = (struct str){rest->at + from, n - from};
 		n = n < rest->len ? n + 1 : n;
 	}
-	if (n < rest->len) /* the comma, or whatever stands there instead: the next name is wrong then */
+	if (n < rest->len && rest->at[n] == ',') /* else the next name begins with what stands here */
 		n++;
 	rest->at += n;
 	rest->len -= n;

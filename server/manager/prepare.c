@@ -38,6 +38,28 @@ struct build {
 
 /* ---- in the building process ---- */
 
+/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, so that what a
+ * session set there outlives its pause. It gets its name when it is as it should be. */
+static int
+make_fs(int upper, const struct workspace *w, struct err *err)
+{
+	struct stat st = {.st_mode = 0755};
+
+	if (w->n_lowers && fstat(w->lowers[0], &st) < 0)
+		return err_sys(err, errno, "look at the topmost layer");
+	if (path_remove_tree(upper, ".fs", err) < 0)
+		return -1;
+	if (mkdirat(upper, ".fs", 0700) < 0)
+		return err_sys(err, errno, "make upper.%u/fs", w->upper);
+	const struct timespec times[2] = {st.st_mtim, st.st_mtim};
+	if (fchownat(upper, ".fs", st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fchmodat(upper, ".fs", st.st_mode & 07777, 0) < 0 ||
+	    (w->n_lowers && utimensat(upper, ".fs", times, AT_SYMLINK_NOFOLLOW) < 0) ||
+	    renameat(upper, ".fs", upper, "fs") < 0)
+		return err_sys(err, errno, "set up upper.%u/fs", w->upper);
+	return 0;
+}
+
 /* upper.N, which holds fs and work. Their modes are set when they are made, never again: fs is the
  * session's root directory, and its mode the session's business. */
 static int
@@ -53,12 +75,8 @@ open_upper(const struct workspace *w, struct err *err)
 		return err_add(err, "drop the work directory of %s", name);
 	if (mkdirat(upper, "work", 0700) < 0 && errno != EEXIST)
 		return err_sys(err, errno, "make %s/work", name);
-	if (mkdirat(upper, "fs", 0755) == 0)
-		return fchmodat(upper, "fs", 0755, 0) < 0
-			   ? err_sys(err, errno, "set up %s/fs", name)
-			   : fd_steal(&upper);
-	if (errno != EEXIST)
-		return err_sys(err, errno, "make %s/fs", name);
+	if (!path_exists(upper, "fs") && make_fs(upper, w, err) < 0)
+		return -1;
 	return fd_steal(&upper);
 }
 

@@ -39,6 +39,7 @@ subprocess.run(["rm", "-rf", "/etc/skel", "/etc/shells"]); write("/etc/skel", b"
 os.mkdir("/etc/shells"); write("/etc/shells/inside", b"i")
 subprocess.run(["rm", "-rf", "/etc/profile.d"]); os.mkdir("/etc/profile.d"); write("/etc/profile.d/only", b"mine")
 os.makedirs("/root/.cache/x"); write("/root/.cache/x/y", b"y")
+os.chmod("/", 0o751); os.chown("/", 0, 5)
 os.utime("/workspace/tree/deep", ns=(7, 1600000000_000000007))
 '''
 
@@ -63,6 +64,7 @@ def one(p):
     out[p.decode("latin-1")] = e
     if stat.S_ISDIR(st.st_mode):
         for n in sorted(os.listdir(p)): one(p + b"/" + n)
+st = os.lstat(b"/"); out["/"] = [oct(st.st_mode), st.st_uid, st.st_gid]
 for top in (b"/workspace", b"/etc", b"/root", b"/var/lib", b"/opt"): one(top)
 json.dump(out, sys.stdout)
 '''
