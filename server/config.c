@@ -16,13 +16,14 @@ struct option {
 	const char *standard, *help;
 };
 
-#define TEXT	       OPTION_TEXT, 0, 0
-#define YESNO	       OPTION_YESNO, 0, 1
+#define TEXT           OPTION_TEXT, 0, 0
+#define YESNO          OPTION_YESNO, 0, 1
 #define NUMBER(lo, hi) OPTION_NUMBER, lo, hi
 #define DURATION       OPTION_DURATION, 0, UINT64_MAX
-#define SIZE	       OPTION_SIZE, 0, UINT64_MAX
+#define SIZE           OPTION_SIZE, 0, UINT64_MAX
 static const struct option options[] = {
-#define OPTION(field, type, standard, help) {#field, offsetof(struct config, field), type, standard, help},
+#define OPTION(field, type, standard, help)                                                        \
+	{#field, offsetof(struct config, field), type, standard, help},
 #include "config.def"
 #undef OPTION
 };
@@ -45,7 +46,8 @@ store(struct config *c, const struct option *o, struct str value, struct err *er
 		return str_copy(value, field, CONFIG_TEXT_BYTES, err);
 	case OPTION_YESNO:
 		if (!str_is(value, "yes") && !str_is(value, "no"))
-			return err_set(err, ERR_USAGE, "not yes or no: %.*s", (int)value.len, value.at);
+			return err_set(err, ERR_USAGE, "not yes or no: %.*s", (int)value.len,
+				       value.at);
 		*(bool *)field = str_is(value, "yes");
 		return 0;
 	case OPTION_NUMBER:
@@ -141,5 +143,6 @@ void
 config_help(struct buf *out)
 {
 	for (size_t i = 0; i < OPTIONS; i++)
-		buf_fmt(out, "# %s\n%s = %s\n", options[i].help, options[i].name, options[i].standard);
+		buf_fmt(out, "# %s\n%s = %s\n", options[i].help, options[i].name,
+			options[i].standard);
 }

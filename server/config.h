@@ -12,12 +12,12 @@ enum { CONFIG_TEXT_BYTES = 512, CONFIG_FILE_MAX_BYTES = 65536 };
 
 /* One field an option: text as an array, the rest as one number or bool. */
 struct config {
-#define TEXT(field)		 char field[CONFIG_TEXT_BYTES];
-#define YESNO(field)		 bool field;
-#define NUMBER(lo, hi)		 CONFIG_NUMBER
-#define CONFIG_NUMBER(field)	 uint64_t field;
-#define DURATION(field)		 uint64_t field;
-#define SIZE(field)		 uint64_t field;
+#define TEXT(field)                         char field[CONFIG_TEXT_BYTES];
+#define YESNO(field)                        bool field;
+#define NUMBER(lo, hi)                      CONFIG_NUMBER
+#define CONFIG_NUMBER(field)                uint64_t field;
+#define DURATION(field)                     uint64_t field;
+#define SIZE(field)                         uint64_t field;
 #define OPTION(field, type, standard, help) type(field)
 #include "config.def"
 #undef OPTION

@@ -56,15 +56,16 @@ confine_identity(uid_t uid, gid_t gid, struct err *err)
 	return 0;
 }
 
-/* Of the bounding set: a right that this process has no use for must not come back by an exec. Without
- * CAP_SETPCAP there is nothing to drop it with, and no new privileges to fear. */
+/* Of the bounding set: a right that this process has no use for must not come back by an exec.
+ * Without CAP_SETPCAP there is nothing to drop it with, and no new privileges to fear. */
 static int
 drop_bounding(unsigned long long keep, struct err *err)
 {
 	for (unsigned cap = 0; cap < 64; cap++) {
 		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) < 0)
 			break; /* beyond the last that this kernel knows */
-		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EPERM)
+		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
+		    errno != EPERM)
 			return err_sys(err, errno, "drop capability %u", cap);
 	}
 	return 0;
@@ -87,10 +88,13 @@ int
 confine_syscalls(const int *allowed, size_t n, struct err *err)
 {
 	static const int for_sanitizers[] = {
-	    SYS_mmap,	      SYS_munmap,   SYS_mprotect,	 SYS_madvise, SYS_sigaltstack,
-	    SYS_rt_sigaction, SYS_futex,    SYS_gettid,		 SYS_getpid,  SYS_readlinkat,
-	    SYS_openat,	      SYS_clone,    SYS_prctl,		 SYS_write,   SYS_sched_yield,
-	    SYS_kill,	      SYS_wait4,    SYS_sched_getaffinity, SYS_tgkill, SYS_exit,
+	    SYS_mmap,       SYS_munmap,      SYS_mprotect,
+	    SYS_madvise,    SYS_sigaltstack, SYS_rt_sigaction,
+	    SYS_futex,      SYS_gettid,      SYS_getpid,
+	    SYS_readlinkat, SYS_openat,      SYS_clone,
+	    SYS_prctl,      SYS_write,       SYS_sched_yield,
+	    SYS_kill,       SYS_wait4,       SYS_sched_getaffinity,
+	    SYS_tgkill,     SYS_exit,
 #ifdef SYS_readlink
 	    SYS_readlink,
 #endif
@@ -178,7 +182,7 @@ confine_conn(uid_t uid, gid_t gid, struct err *err)
 {
 	/* recvfrom and sendto: libssh's socket. pread64: journals. setsockopt: TCP_QUICKACK. */
 	static const int allowed[] = {
-	    CALLS_OF_ALL,  SYS_recvfrom,	SYS_sendto,    SYS_pread64, SYS_setsockopt,
+	    CALLS_OF_ALL,   SYS_recvfrom,    SYS_sendto,   SYS_pread64,  SYS_setsockopt,
 	    SYS_getsockopt, SYS_getpeername, SYS_shutdown, SYS_eventfd2,
 	};
 	/* The bounding set first: the change of uid takes the right to drop it. */
@@ -194,12 +198,18 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 	/* openat2, openat, mkdirat, unlinkat: its calls/ directory and the calls' cgroups, by fd.
 	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals. */
 	static const int allowed[] = {
-	    CALLS_OF_ALL,  SYS_openat,	  SYS_openat2,	SYS_mkdirat,	SYS_unlinkat, SYS_renameat,
-	    SYS_pread64,   SYS_pwrite64,  SYS_pwritev,	SYS_pwritev2,	SYS_fallocate, SYS_fsync,
-	    SYS_fdatasync, SYS_ftruncate, SYS_pipe2,	SYS_eventfd2,	SYS_socketpair, SYS_accept4,
-	    SYS_setsockopt, SYS_getsockopt, SYS_waitid, SYS_wait4,	SYS_ioctl,    SYS_dup3,
-	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal, SYS_fchmod,
-	    SYS_fchmodat,  SYS_getdents64, SYS_fstatfs, SYS_shutdown, SYS_readlinkat, SYS_memfd_create,
+	    CALLS_OF_ALL,       SYS_openat,          SYS_openat2,
+	    SYS_mkdirat,        SYS_unlinkat,        SYS_renameat,
+	    SYS_pread64,        SYS_pwrite64,        SYS_pwritev,
+	    SYS_pwritev2,       SYS_fallocate,       SYS_fsync,
+	    SYS_fdatasync,      SYS_ftruncate,       SYS_pipe2,
+	    SYS_eventfd2,       SYS_socketpair,      SYS_accept4,
+	    SYS_setsockopt,     SYS_getsockopt,      SYS_waitid,
+	    SYS_wait4,          SYS_ioctl,           SYS_dup3,
+	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
+	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
+	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
+	    SYS_memfd_create,
 	};
 	/* The bounding set first: the change of uid takes the right to drop it. */
 	if (drop_bounding(0, err) < 0 || confine_identity(uid, gid, err) < 0 ||
@@ -214,18 +224,26 @@ int
 confine_worker(const int *dirs, size_t n, struct err *err)
 {
 	static const int allowed[] = {
-	    CALLS_OF_ALL,    SYS_openat,       SYS_openat2,	  SYS_statx,	  SYS_getdents64,
-	    SYS_pread64,     SYS_pwrite64,     SYS_pwritev,	  SYS_mkdirat,	  SYS_mknodat,
-	    SYS_symlinkat,   SYS_linkat,       SYS_unlinkat,	  SYS_renameat,	  SYS_renameat2,
-	    SYS_readlinkat,  SYS_fchmod,       SYS_fchmodat,	  SYS_fchown,	  SYS_fchownat,
-	    SYS_utimensat,   SYS_ftruncate,    SYS_fallocate,	  SYS_fsync,	  SYS_fdatasync,
-	    SYS_syncfs,	     SYS_fstatfs,      SYS_fgetxattr,	  SYS_flistxattr, SYS_fsetxattr,
-	    SYS_getxattr,    SYS_listxattr,    SYS_setxattr,	  SYS_lgetxattr,  SYS_llistxattr,
-	    SYS_lsetxattr,   SYS_copy_file_range, SYS_sendfile,	  SYS_fadvise64,  SYS_clone3,
-	    SYS_clone,	     SYS_sched_getaffinity, SYS_sched_yield, SYS_prctl,	  SYS_eventfd2,
-	    SYS_pipe2,	     SYS_getuid,       SYS_geteuid,	  SYS_getgid,	  SYS_getegid,
-	    SYS_getcwd,	     SYS_fchdir,       SYS_umask,	  SYS_access,	  SYS_faccessat,
-	    SYS_faccessat2,  SYS_fremovexattr, SYS_lremovexattr,  SYS_dup3,	  SYS_setpriority,
+	    CALLS_OF_ALL,        SYS_openat,     SYS_openat2,
+	    SYS_statx,           SYS_getdents64, SYS_pread64,
+	    SYS_pwrite64,        SYS_pwritev,    SYS_mkdirat,
+	    SYS_mknodat,         SYS_symlinkat,  SYS_linkat,
+	    SYS_unlinkat,        SYS_renameat,   SYS_renameat2,
+	    SYS_readlinkat,      SYS_fchmod,     SYS_fchmodat,
+	    SYS_fchown,          SYS_fchownat,   SYS_utimensat,
+	    SYS_ftruncate,       SYS_fallocate,  SYS_fsync,
+	    SYS_fdatasync,       SYS_syncfs,     SYS_fstatfs,
+	    SYS_fgetxattr,       SYS_flistxattr, SYS_fsetxattr,
+	    SYS_getxattr,        SYS_listxattr,  SYS_setxattr,
+	    SYS_lgetxattr,       SYS_llistxattr, SYS_lsetxattr,
+	    SYS_copy_file_range, SYS_sendfile,   SYS_fadvise64,
+	    SYS_clone3,          SYS_clone,      SYS_sched_getaffinity,
+	    SYS_sched_yield,     SYS_prctl,      SYS_eventfd2,
+	    SYS_pipe2,           SYS_getuid,     SYS_geteuid,
+	    SYS_getgid,          SYS_getegid,    SYS_getcwd,
+	    SYS_fchdir,          SYS_umask,      SYS_access,
+	    SYS_faccessat,       SYS_faccessat2, SYS_fremovexattr,
+	    SYS_lremovexattr,    SYS_dup3,       SYS_setpriority,
 	};
 	const unsigned long long keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE |
 					1ull << CAP_FOWNER | 1ull << CAP_FSETID |

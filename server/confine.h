@@ -1,5 +1,6 @@
 /* Rights given up, one function a role: called before the first foreign byte is read. What each
- * process may still do stands at the top of its main file; e2e/test_confinement.py tries the rest. */
+ * process may still do stands at the top of its main file; e2e/test_confinement.py tries the rest.
+ */
 #ifndef BERTH_CONFINE_H
 #define BERTH_CONFINE_H
 

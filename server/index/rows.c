@@ -1,5 +1,5 @@
-/* Every statement on the index, as one small language over SQLite: bind by a type string, read columns
- * in order. Values are always bound, never pasted into a statement. */
+/* Every statement on the index, as one small language over SQLite: bind by a type string, read
+ * columns in order. Values are always bound, never pasted into a statement. */
 #include "rows.h"
 #include "schema.h"
 
@@ -18,8 +18,8 @@ failed_with(struct index *ix, struct err *err)
 	return err_set(err, ERR_INTERNAL, "index.db: %s", sqlite3_errmsg(ix->db));
 }
 
-/* Binds by type: t text (const char *), i integer (uint64_t), d digest (const struct digest *, may be
- * NULL), b bytes (const void *, size_t). */
+/* Binds by type: t text (const char *), i integer (uint64_t), d digest (const struct digest *, may
+ * be NULL), b bytes (const void *, size_t). */
 static int
 bind_all(sqlite3_stmt *st, const char *types, va_list ap)
 {
@@ -28,7 +28,8 @@ bind_all(sqlite3_stmt *st, const char *types, va_list ap)
 	for (int i = 1; *types && rc == SQLITE_OK; types++, i++) {
 		switch (*types) {
 		case 't':
-			rc = sqlite3_bind_text(st, i, va_arg(ap, const char *), -1, SQLITE_TRANSIENT);
+			rc = sqlite3_bind_text(st, i, va_arg(ap, const char *), -1,
+					       SQLITE_TRANSIENT);
 			break;
 		case 'i':
 			rc = sqlite3_bind_int64(st, i, (sqlite3_int64)va_arg(ap, uint64_t));
@@ -171,21 +172,25 @@ check_changed(struct index *ix, const struct session_row *r, struct err *err)
 {
 	if (sqlite3_changes(ix->db) == 1)
 		return 0;
-	return err_set(err, ERR_AGAIN, "session %s has another owner, or another head, by now", r->name);
+	return err_set(err, ERR_AGAIN, "session %s has another owner, or another head, by now",
+		       r->name);
 }
 
 int
 index_put_session(struct index *ix, const struct session_row *r, struct err *err)
 {
 	if (run(ix, err,
-		   "INSERT INTO sessions(id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
-		   "created_ns,used_ns,deleted_ns) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)"
-		   " ON CONFLICT(id) DO UPDATE SET name=?2,state=?3,reason=?4,image=?5,head=?6,slot=?7,"
-		   "upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14 WHERE fence<=?10",
-		   "tttttdiiiitiii", r->id, r->name, r->state, r->reason, r->image,
-		   r->has_head ? &r->head : NULL, (uint64_t)r->slot, (uint64_t)r->upper,
-		   (uint64_t)r->unclean, r->fence, r->owner, r->created_ns, r->used_ns,
-		   r->deleted_ns) < 0)
+		"INSERT INTO "
+		"sessions(id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
+		"created_ns,used_ns,deleted_ns) "
+		"VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)"
+		" ON CONFLICT(id) DO UPDATE SET "
+		"name=?2,state=?3,reason=?4,image=?5,head=?6,slot=?7,"
+		"upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14 WHERE fence<=?10",
+		"tttttdiiiitiii", r->id, r->name, r->state, r->reason, r->image,
+		r->has_head ? &r->head : NULL, (uint64_t)r->slot, (uint64_t)r->upper,
+		(uint64_t)r->unclean, r->fence, r->owner, r->created_ns, r->used_ns,
+		r->deleted_ns) < 0)
 		return -1;
 	return check_changed(ix, r, err);
 }
@@ -195,7 +200,8 @@ index_move_session(struct index *ix, const struct session_row *r, const struct d
 		   struct err *err)
 {
 	if (run(ix, err,
-		"UPDATE sessions SET state=?2,reason=?3,head=?4,upper=?5,unclean=?6,used_ns=?7,deleted_ns=?8 "
+		"UPDATE sessions SET "
+		"state=?2,reason=?3,head=?4,upper=?5,unclean=?6,used_ns=?7,deleted_ns=?8 "
 		"WHERE id=?1 AND fence=?9 AND head IS ?10",
 		"tttdiiiiid", r->id, r->state, r->reason, r->has_head ? &r->head : NULL,
 		(uint64_t)r->upper, (uint64_t)r->unclean, r->used_ns, r->deleted_ns, r->fence,
@@ -213,10 +219,11 @@ index_drop_session(struct index *ix, const char *id, struct err *err)
 int
 index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err)
 {
-	sqlite3_stmt *st = query(ix, err,
-				 "SELECT id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
-				 "created_ns,used_ns,deleted_ns FROM sessions ORDER BY name, created_ns",
-				 "");
+	sqlite3_stmt *st =
+	    query(ix, err,
+		  "SELECT id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
+		  "created_ns,used_ns,deleted_ns FROM sessions ORDER BY name, created_ns",
+		  "");
 	if (!st)
 		return -1;
 	int got;
@@ -258,14 +265,15 @@ index_put_snapshot(struct index *ix, const struct snapshot_row *r, const struct 
 		   size_t n_layers, struct err *err)
 {
 	if (run(ix, err,
-		"INSERT OR REPLACE INTO snapshots(digest,session,parent,name,note,made_by,image,created_ns,"
+		"INSERT OR REPLACE INTO "
+		"snapshots(digest,session,parent,name,note,made_by,image,created_ns,"
 		"bytes,total_bytes) VALUES(?,?,?,NULLIF(?,''),?,?,?,?,?,?)",
 		"dtdttttiii", &r->digest, r->session, r->has_parent ? &r->parent : NULL, r->name,
 		r->note, r->made_by, r->image, r->created_ns, r->bytes, r->total_bytes) < 0)
 		return -1;
 	for (size_t i = 0; i < n_layers; i++)
-		if (run(ix, err, "INSERT OR REPLACE INTO snapshot_layers VALUES(?,?,?)", "did", &r->digest,
-			(uint64_t)i, &layers[i]) < 0)
+		if (run(ix, err, "INSERT OR REPLACE INTO snapshot_layers VALUES(?,?,?)", "did",
+			&r->digest, (uint64_t)i, &layers[i]) < 0)
 			return -1;
 	return 0;
 }
@@ -280,10 +288,11 @@ int
 index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, void *ctx,
 		     struct err *err)
 {
-	sqlite3_stmt *st = query(ix, err,
-				 "SELECT digest,session,parent,name,note,made_by,image,created_ns,bytes,"
-				 "total_bytes FROM snapshots WHERE session=? ORDER BY created_ns, rowid",
-				 "t", session);
+	sqlite3_stmt *st =
+	    query(ix, err,
+		  "SELECT digest,session,parent,name,note,made_by,image,created_ns,bytes,"
+		  "total_bytes FROM snapshots WHERE session=? ORDER BY created_ns, rowid",
+		  "t", session);
 	if (!st)
 		return -1;
 	int got;
@@ -311,10 +320,11 @@ int
 index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
 		  struct err *err)
 {
-	sqlite3_stmt *st = query(ix, err,
-				 "SELECT l.digest,l.diff_id,l.bytes,l.raw_bytes,l.entries FROM layers l JOIN "
-				 "snapshot_layers s ON s.layer=l.digest WHERE s.snapshot=? ORDER BY s.position",
-				 "d", snapshot);
+	sqlite3_stmt *st =
+	    query(ix, err,
+		  "SELECT l.digest,l.diff_id,l.bytes,l.raw_bytes,l.entries FROM layers l JOIN "
+		  "snapshot_layers s ON s.layer=l.digest WHERE s.snapshot=? ORDER BY s.position",
+		  "d", snapshot);
 	if (!st)
 		return -1;
 	int got;
@@ -339,22 +349,24 @@ int
 index_put_upper(struct index *ix, const struct upper_row *r, struct err *err)
 {
 	return run(ix, err, "INSERT OR REPLACE INTO uppers VALUES(?,?,?,?,?)", "tibti", r->session,
-		   (uint64_t)r->n, (const void *)r->layers, r->n_layers * sizeof *r->layers, r->boot,
-		   (uint64_t)r->synced);
+		   (uint64_t)r->n, (const void *)r->layers, r->n_layers * sizeof *r->layers,
+		   r->boot, (uint64_t)r->synced);
 }
 
 int
 index_drop_upper(struct index *ix, const char *session, unsigned n, struct err *err)
 {
-	return run(ix, err, "DELETE FROM uppers WHERE session=? AND n=?", "ti", session, (uint64_t)n);
+	return run(ix, err, "DELETE FROM uppers WHERE session=? AND n=?", "ti", session,
+		   (uint64_t)n);
 }
 
 int
-index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx, struct err *err)
+index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx,
+		  struct err *err)
 {
 	sqlite3_stmt *st = query(
-	    ix, err, "SELECT session,n,layers,boot,synced FROM uppers WHERE session=? ORDER BY n", "t",
-	    session);
+	    ix, err, "SELECT session,n,layers,boot,synced FROM uppers WHERE session=? ORDER BY n",
+	    "t", session);
 	if (!st)
 		return -1;
 	int got;
@@ -364,8 +376,8 @@ index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *
 		r.n = (unsigned)int_at(st, 1);
 		const size_t bytes = (size_t)sqlite3_column_bytes(st, 2);
 		if (bytes % sizeof *r.layers || bytes > sizeof r.layers) {
-			got = err_set(err, ERR_CORRUPT, "index.db: a kept upper with %zu bytes of layers",
-				      bytes);
+			got = err_set(err, ERR_CORRUPT,
+				      "index.db: a kept upper with %zu bytes of layers", bytes);
 			break;
 		}
 		r.n_layers = bytes / sizeof *r.layers;
@@ -397,21 +409,22 @@ index_put_call_end(struct index *ix, const struct call_row *r, struct err *err)
 {
 	if (index_put_call_start(ix, r, err) < 0) /* its start may be on a spool that was lost */
 		return -1;
-	return run(ix, err,
-		   "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
-		   "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,output_sha256=?11,left_running=?12 "
-		   "WHERE id=?1",
-		   "tiiitiiiiitt", r->id, r->ended_ns, (uint64_t)r->exit_status, (uint64_t)r->signal,
-		   r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns, r->cpu_ns, r->peak_bytes,
-		   r->output_sha256, r->left_running);
+	return run(
+	    ix, err,
+	    "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
+	    "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,output_sha256=?11,left_running=?12 "
+	    "WHERE id=?1",
+	    "tiiitiiiiitt", r->id, r->ended_ns, (uint64_t)r->exit_status, (uint64_t)r->signal,
+	    r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns, r->cpu_ns, r->peak_bytes,
+	    r->output_sha256, r->left_running);
 }
 
 int
 index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct err *err)
 {
 	return run(ix, err,
-		   "UPDATE calls SET ended_ns=?2, ended_by='lost' WHERE session=?1 AND ended_by=''", "ti",
-		   session, now_ns);
+		   "UPDATE calls SET ended_ns=?2, ended_by='lost' WHERE session=?1 AND ended_by=''",
+		   "ti", session, now_ns);
 }
 
 #define CALL_COLUMNS                                                                               \

@@ -1,7 +1,7 @@
 /* Every statement on the index. One struct a table; text is of fixed size, so rows own nothing.
  *
- * What must change together is put between index_begin and index_commit; index_commit returns when it
- * is durable. A failure in between: index_rollback. */
+ * What must change together is put between index_begin and index_commit; index_commit returns when
+ * it is durable. A failure in between: index_rollback. */
 #ifndef BERTH_ROWS_H
 #define BERTH_ROWS_H
 
@@ -70,18 +70,18 @@ typedef int (*layer_row_fn)(void *ctx, const struct layer_row *row, struct err *
 typedef int (*upper_row_fn)(void *ctx, const struct upper_row *row, struct err *err);
 typedef int (*call_row_fn)(void *ctx, const struct call_row *row, struct err *err);
 
-/* Writes the row with this id: new, or over the old one. AGAIN when that has a higher fence: somebody
- * else owns the session now. */
+/* Writes the row with this id: new, or over the old one. AGAIN when that has a higher fence:
+ * somebody else owns the session now. */
 int index_put_session(struct index *ix, const struct session_row *row, struct err *err) must_check;
 /* The same, and only when the row still has this head (NULL: none). AGAIN otherwise. */
-int index_move_session(struct index *ix, const struct session_row *row, const struct digest *expected,
-		       struct err *err) must_check;
+int index_move_session(struct index *ix, const struct session_row *row,
+		       const struct digest *expected, struct err *err) must_check;
 int index_drop_session(struct index *ix, const char *id, struct err *err) must_check;
 int index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err) must_check;
 
 int index_put_layer(struct index *ix, const struct layer_row *row, struct err *err) must_check;
-int index_put_snapshot(struct index *ix, const struct snapshot_row *row, const struct digest *layers,
-		       size_t n_layers, struct err *err) must_check;
+int index_put_snapshot(struct index *ix, const struct snapshot_row *row,
+		       const struct digest *layers, size_t n_layers, struct err *err) must_check;
 int index_drop_snapshot(struct index *ix, const struct digest *digest, struct err *err) must_check;
 /* The oldest first. */
 int index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, void *ctx,
@@ -101,12 +101,14 @@ int index_put_call_end(struct index *ix, const struct call_row *row, struct err 
 int index_lose_calls(struct index *ix, const char *session, uint64_t now_ns,
 		     struct err *err) must_check;
 /* The newest first, at most `most`. */
-int index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn, void *ctx,
-		     struct err *err) must_check;
+int index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn,
+		     void *ctx, struct err *err) must_check;
 /* 1 found, 0 absent. */
-int index_find_call(struct index *ix, const char *id, struct call_row *out, struct err *err) must_check;
+int index_find_call(struct index *ix, const char *id, struct call_row *out,
+		    struct err *err) must_check;
 
-int index_spool_last(struct index *ix, const char *session, uint64_t *out, struct err *err) must_check;
+int index_spool_last(struct index *ix, const char *session, uint64_t *out,
+		     struct err *err) must_check;
 int index_put_spool_last(struct index *ix, const char *session, uint64_t last,
 			 struct err *err) must_check;
 

@@ -8,7 +8,8 @@
 static const char *const migrations[] = {
     /* 1 */
     "CREATE TABLE sessions("
-    " id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',"
+    " id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT "
+    "'',"
     " image TEXT NOT NULL, head BLOB, slot INTEGER NOT NULL, upper INTEGER NOT NULL,"
     " unclean INTEGER NOT NULL DEFAULT 0, fence INTEGER NOT NULL DEFAULT 0,"
     " owner TEXT NOT NULL, created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL,"
@@ -63,7 +64,8 @@ integer_of(sqlite3 *db, const char *sql, int *out, struct err *err)
 	sqlite3_stmt *st = NULL;
 	int result = -1;
 
-	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW) {
+	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) == SQLITE_OK &&
+	    sqlite3_step(st) == SQLITE_ROW) {
 		*out = sqlite3_column_int(st, 0);
 		result = 0;
 	} else {
@@ -99,9 +101,10 @@ migrate(sqlite3 *db, struct err *err)
 	if (integer_of(db, "PRAGMA user_version", &version, err) < 0)
 		return -1;
 	if (version > SCHEMA_VERSION)
-		return err_set(err, ERR_CONFIG,
-			       "index.db has schema version %d, this berthd knows %d: use a newer one",
-			       version, SCHEMA_VERSION);
+		return err_set(
+		    err, ERR_CONFIG,
+		    "index.db has schema version %d, this berthd knows %d: use a newer one",
+		    version, SCHEMA_VERSION);
 	for (int v = version; v < SCHEMA_VERSION; v++) {
 		char end[64];
 		snprintf(end, sizeof end, "PRAGMA user_version=%d; COMMIT", v + 1);
@@ -125,7 +128,8 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 	/* By the directory's fd: /proc/self/fd/N names it whatever path the operator used. */
 	snprintf(path, sizeof path, "/proc/self/fd/%d/index.db", state_dir);
 	int result = 0;
-	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
+	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
+	    SQLITE_OK)
 		result = failed_with(err, db, "open index.db");
 	if (result == 0 && path_exists(state_dir, "index.db"))
 		result = check_sound(db, err);

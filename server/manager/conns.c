@@ -1,5 +1,5 @@
-/* conn processes. Each message that comes from one is untrusted: its row was checked by wire.c, what it
- * may ask is decided here, by the phase of its link and by may(). */
+/* conn processes. Each message that comes from one is untrusted: its row was checked by wire.c,
+ * what it may ask is decided here, by the phase of its link and by may(). */
 #include "conns.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -132,10 +132,13 @@ answer_key(struct conn *c, const struct msg_key_query *q)
 	struct err err;
 	const struct key *k = keys_find(&c->m->keys, q->key);
 	const bool control = str_is(q->user, "berth");
-	bool ok = k != NULL; /* whatever the name: conn tells whose key is known what is wrong with it */
+	bool ok =
+	    k != NULL; /* whatever the name: conn tells whose key is known what is wrong with it */
 
-	if (ok && k->role == PRINCIPAL_OPERATOR && !c->loopback && !c->m->config.operator_anywhere) {
-		log_line("%s: an operator key is let in on loopback only (operator_anywhere)", c->peer);
+	if (ok && k->role == PRINCIPAL_OPERATOR && !c->loopback &&
+	    !c->m->config.operator_anywhere) {
+		log_line("%s: an operator key is let in on loopback only (operator_anywhere)",
+			 c->peer);
 		ok = false;
 	}
 	if (ok && q->proven) {
@@ -303,7 +306,8 @@ conn_start(struct conn *c, int client, struct err *err)
 		return -1;
 	const int fds[] = {theirs, client};
 	snprintf(uid, sizeof uid, "%llu",
-		 (unsigned long long)(m->config.uid_base - CONN_UID_OFFSET + m->conn_count++ % CONN_UIDS));
+		 (unsigned long long)(m->config.uid_base - CONN_UID_OFFSET +
+				      m->conn_count++ % CONN_UIDS));
 	const char *const argv[] = {uid, uid, NULL};
 	if (spawn_process(m->libexec, "berth-conn", argv, fds, 2, &c->pid, &pidfd, err) < 0)
 		return -1;

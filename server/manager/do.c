@@ -1,4 +1,5 @@
-/* A verb from a conn: decoded again by the table, its session found, its right checked, then done. */
+/* A verb from a conn: decoded again by the table, its session found, its right checked, then done.
+ */
 #include "do.h"
 #include "base/time.h"
 
@@ -87,8 +88,8 @@ session_of_call(struct manager *m, const struct request *r, struct err *err)
 	return s;
 }
 
-/* The session that a verb names, with the right to do so. A session outside one's scope is answered like
- * one that does not exist. */
+/* The session that a verb names, with the right to do so. A session outside one's scope is answered
+ * like one that does not exist. */
 static int
 find_subject(struct conn *c, const struct request *r, struct session **out, struct err *err)
 {
@@ -114,7 +115,8 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 		ref = str_of(s->row.name);
 	}
 	if (v->session >= 0 && !may(c->role, &c->scope, v, ref))
-		return err_set(err, ERR_DENIED, "this key's role is %s", principal_role_name(c->role));
+		return err_set(err, ERR_DENIED, "this key's role is %s",
+			       principal_role_name(c->role));
 	*out = s;
 	return 0;
 }
@@ -137,6 +139,7 @@ do_verb(struct conn *c, const struct msg_verb_start *v)
 			 fn(c->m, c, &r, s, &asker, &err) == 0)
 			return;
 	}
-	err_what(&err, "%.*s%s%s", (int)v->verb.len, v->verb.at, s ? " " : "", s ? s->row.name : "");
+	err_what(&err, "%.*s%s%s", (int)v->verb.len, v->verb.at, s ? " " : "",
+		 s ? s->row.name : "");
 	asker_end(&asker, &err);
 }

@@ -30,11 +30,13 @@ call_json(struct buf *out, const struct call_row *r)
 	json_put(out, str_of(r->principal));
 	buf_text(out, ",\"command\":");
 	json_put(out, str_of(r->command));
-	buf_fmt(out, ",\"started\":\"%s\",\"ended\":\"%s\",\"live\":%s,\"exit_status\":%u,\"signal\":%u",
+	buf_fmt(out,
+		",\"started\":\"%s\",\"ended\":\"%s\",\"live\":%s,\"exit_status\":%u,\"signal\":%u",
 		started, ended, r->ended_by[0] ? "false" : "true", r->exit_status, r->signal);
-	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu", r->ended_by,
-		(unsigned long long)r->out_bytes, (unsigned long long)r->err_bytes);
-	buf_fmt(out, ",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"output_sha256\":\"%s\"",
+	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu",
+		r->ended_by, (unsigned long long)r->out_bytes, (unsigned long long)r->err_bytes);
+	buf_fmt(out,
+		",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"output_sha256\":\"%s\"",
 		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
 		(unsigned long long)r->peak_bytes, r->output_sha256);
 	buf_text(out, ",\"left_running\":[");
@@ -57,7 +59,8 @@ exit_text(const struct call_row *r, char out[32])
 	if (!r->ended_by[0])
 		snprintf(out, 32, "live");
 	else if (r->signal)
-		snprintf(out, 32, "SIG%s", sigabbrev_np((int)r->signal) ? sigabbrev_np((int)r->signal) : "?");
+		snprintf(out, 32, "SIG%s",
+			 sigabbrev_np((int)r->signal) ? sigabbrev_np((int)r->signal) : "?");
 	else
 		snprintf(out, 32, "%u", r->exit_status);
 }
@@ -81,8 +84,8 @@ list_one(void *ctx, const struct call_row *r, struct err *err)
 		for (char *p = command; *p; p++)
 			if ((unsigned char)*p < 0x20 || *p == 0x7f)
 				*p = ' ';
-		buf_fmt(l->out, "%-18s %5s %8s %-8s %10s  %s\n", r->id, age, ended, r->ended_by, bytes,
-			command);
+		buf_fmt(l->out, "%-18s %5s %8s %-8s %10s  %s\n", r->id, age, ended, r->ended_by,
+			bytes, command);
 	}
 	l->first = false;
 	return 0;
@@ -102,11 +105,11 @@ do_calls(struct manager *m, struct conn *c, const struct request *r, struct sess
 	if (r->json)
 		buf_char(&out, '[');
 	else
-		buf_fmt(&out, "%-18s %5s %8s %-8s %10s  %s\n", "CALL", "AGE", "EXIT", "BY", "OUTPUT",
-			"COMMAND");
+		buf_fmt(&out, "%-18s %5s %8s %-8s %10s  %s\n", "CALL", "AGE", "EXIT", "BY",
+			"OUTPUT", "COMMAND");
 	if (index_list_calls(&m->index, s->row.id,
-			     (unsigned)(most < CALLS_LISTED_MAX ? most : CALLS_LISTED_MAX), list_one, &l,
-			     err) < 0)
+			     (unsigned)(most < CALLS_LISTED_MAX ? most : CALLS_LISTED_MAX),
+			     list_one, &l, err) < 0)
 		return -1;
 	if (r->json)
 		buf_text(&out, l.first ? "]\n" : "\n]\n");
@@ -150,8 +153,9 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 		exit_text(&row, ended);
 		size_format(row.out_bytes, bytes[0]);
 		size_format(row.err_bytes, bytes[1]);
-		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call", row.id, "session",
-			s->row.name, "command", row.command, "by", row.principal, "started", started);
+		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call", row.id,
+			"session", s->row.name, "command", row.command, "by", row.principal,
+			"started", started);
 		buf_fmt(&out, "%-10s%s%s%s\n", "exit", ended, row.ended_by[0] ? ", ended by " : "",
 			row.ended_by);
 		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s\n", "wall", (double)row.wall_ns / 1e9,
@@ -191,7 +195,8 @@ hand_over(struct asker *a, const int fds[2], uint64_t from, bool follow, bool li
 
 	if (!a->conn)
 		return;
-	const struct msg_verb_journal j = {.seq = a->seq, .from = from, .follow = follow, .live = live};
+	const struct msg_verb_journal j = {
+	    .seq = a->seq, .from = from, .follow = follow, .live = live};
 	if (wire_send_fds(&a->conn->wire, MSG_verb_journal, &j, fds, 2, &err) < 0)
 		shutdown(a->conn->wire.fd, SHUT_RDWR);
 	else
@@ -206,9 +211,9 @@ give_file(struct session *s, const char *id, struct asker *a, uint64_t from, str
 	snprintf(name, sizeof name, "calls/%s.j", id);
 	auto_close int journal = path_open(s->dir, name, O_RDONLY, err);
 	if (journal < 0)
-		return errno == ENOENT
-			   ? err_set(err, ERR_INCOMPLETE, "the journal of this call is no longer kept")
-			   : -1;
+		return errno == ENOENT ? err_set(err, ERR_INCOMPLETE,
+						 "the journal of this call is no longer kept")
+				       : -1;
 	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (growth < 0)
 		return err_sys(err, errno, "make an eventfd");
@@ -230,11 +235,15 @@ do_call_output(struct manager *m, struct conn *c, const struct request *r, struc
 	if (row.ended_by[0] || !s->keeper.linked)
 		return give_file(s, row.id, asker, from, err);
 	struct watch_ask *a = xnew(1, sizeof *a);
-	*a = (struct watch_ask){.next = asks, .asker = *asker, .s = s, .from = from,
+	*a = (struct watch_ask){.next = asks,
+				.asker = *asker,
+				.s = s,
+				.from = from,
 				.follow = request_flag(r, "follow")};
 	a->seq = WATCH_SEQ | ++last_seq;
 	memcpy(a->call, row.id, sizeof a->call);
-	if (wire_send(&s->keeper.wire, journal_watch, err, .seq = a->seq, .call = str_of(row.id)) < 0) {
+	if (wire_send(&s->keeper.wire, journal_watch, err, .seq = a->seq, .call = str_of(row.id)) <
+	    0) {
 		free(a);
 		return -1;
 	}
@@ -243,7 +252,8 @@ do_call_output(struct manager *m, struct conn *c, const struct request *r, struc
 }
 
 bool
-do_keeper_answer(struct session *s, uint32_t seq, struct message *watched, const struct msg_done *done)
+do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
+		 const struct msg_done *done)
 {
 	struct err err;
 

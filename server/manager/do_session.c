@@ -57,8 +57,8 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	json_put(out, str_of(s->row.owner));
 	buf_text(out, ",\"image\":");
 	json_put(out, str_of(s->row.image));
-	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung, made,
-		used);
+	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung,
+		made, used);
 	if (s->row.has_head)
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
 	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu}", sum->snapshots,
@@ -75,8 +75,8 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 	if (r->json)
 		buf_char(&out, '[');
 	else
-		buf_fmt(&out, "%-24s %-10s %6s %9s %10s  %s\n", "NAME", "STATE", "USED", "SNAPSHOTS",
-			"SIZE", "REASON");
+		buf_fmt(&out, "%-24s %-10s %6s %9s %10s  %s\n", "NAME", "STATE", "USED",
+			"SNAPSHOTS", "SIZE", "REASON");
 	for (s = m->sessions; s; s = s->next) {
 		struct summary sum = {0};
 		if (s->state == SESSION_DELETED ||
@@ -119,10 +119,11 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 		buf_fmt(out, "%-12s%s\n", "reason", s->row.reason);
 	if (s->waits_for[0])
 		buf_fmt(out, "%-12s%s\n", "waits for", s->waits_for);
-	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s\n", "isolation", s->m->node.rung, "image", s->row.image,
-		"owner", s->row.owner);
+	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s\n", "isolation", s->m->node.rung, "image",
+		s->row.image, "owner", s->row.owner);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
-	buf_fmt(out, "%-12s%.12s\n", "head", s->row.has_head ? digest_text(&s->row.head).text : "none");
+	buf_fmt(out, "%-12s%.12s\n", "head",
+		s->row.has_head ? digest_text(&s->row.head).text : "none");
 	buf_fmt(out, "%-12s%u, %s\n", "snapshots", sum->snapshots, size);
 }
 

@@ -26,8 +26,8 @@ list_json(struct listing *l, const struct snapshot_row *r)
 	json_put(l->out, str_of(r->note));
 	buf_text(l->out, ",\"made_by\":");
 	json_put(l->out, str_of(r->made_by));
-	buf_fmt(l->out, ",\"created\":\"%s\",\"bytes\":%llu,\"total_bytes\":%llu,\"head\":%s}", made,
-		(unsigned long long)r->bytes, (unsigned long long)r->total_bytes,
+	buf_fmt(l->out, ",\"created\":\"%s\",\"bytes\":%llu,\"total_bytes\":%llu,\"head\":%s}",
+		made, (unsigned long long)r->bytes, (unsigned long long)r->total_bytes,
 		l->s->row.has_head && digest_equal(&l->s->row.head, &r->digest) ? "true" : "false");
 	return 0;
 }
@@ -48,8 +48,8 @@ list_one(void *ctx, const struct snapshot_row *r, struct err *err)
 		const bool head = l->s->row.has_head && digest_equal(&l->s->row.head, &r->digest);
 		buf_fmt(l->out, "%-12.12s %c %-12.12s %10s %10s %5s  %s%s%s\n",
 			digest_text(&r->digest).text, head ? '*' : ' ',
-			r->has_parent ? digest_text(&r->parent).text : "-", own, total, age, r->made_by,
-			r->note[0] ? ": " : "", r->note);
+			r->has_parent ? digest_text(&r->parent).text : "-", own, total, age,
+			r->made_by, r->note[0] ? ": " : "", r->note);
 	}
 	l->first = false;
 	return 0;
@@ -66,8 +66,8 @@ do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct 
 	if (r->json)
 		buf_char(&out, '[');
 	else
-		buf_fmt(&out, "%-12s   %-12s %10s %10s %5s  %s\n", "SNAPSHOT", "PARENT", "SIZE", "TOTAL",
-			"AGE", "MADE BY");
+		buf_fmt(&out, "%-12s   %-12s %10s %10s %5s  %s\n", "SNAPSHOT", "PARENT", "SIZE",
+			"TOTAL", "AGE", "MADE BY");
 	if (index_list_snapshots(&m->index, s->row.id, list_one, &l, err) < 0)
 		return -1;
 	if (r->json)

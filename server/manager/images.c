@@ -48,14 +48,14 @@ static const struct {
 static const char *const merged[] = {"bin", "sbin", "lib", "lib32", "lib64", "libx32"};
 
 static const char *const etc_names[] = {
-    "alternatives",   "bash.bashrc",    "ca-certificates.conf",
-    "debian_version", "default/locale", "gai.conf",
-    "host.conf",      "inputrc",        "ld.so.cache",
-    "ld.so.conf",     "ld.so.conf.d",   "locale.alias",
-    "localtime",      "login.defs",     "mime.types",
-    "nsswitch.conf",  "os-release",     "pam.d",
-    "profile",        "profile.d",      "protocols",
-    "services",       "shells",         "skel",
+    "alternatives",   "bash.bashrc",     "ca-certificates.conf",
+    "debian_version", "default/locale",  "gai.conf",
+    "host.conf",      "inputrc",         "ld.so.cache",
+    "ld.so.conf",     "ld.so.conf.d",    "locale.alias",
+    "localtime",      "login.defs",      "mime.types",
+    "nsswitch.conf",  "os-release",      "pam.d",
+    "profile",        "profile.d",       "protocols",
+    "services",       "shells",          "skel",
     "ssl/certs",      "ssl/openssl.cnf", "timezone",
 };
 

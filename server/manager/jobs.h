@@ -1,13 +1,13 @@
-/* One worker process: a job of a session. The manager asks, the worker answers each request with one
- * message; progress comes in between. */
+/* One worker process: a job of a session. The manager asks, the worker answers each request with
+ * one message; progress comes in between. */
 #ifndef BERTH_JOBS_H
 #define BERTH_JOBS_H
 
 #include "manager/manager.h"
 
 /* ctx of the callback is what job_start was given. Exactly one of message (a captured,
- * snapshot_written, worked or progress; lent) and failure (work_failed, or the worker is gone; lent)
- * is set. After a failure with gone the job is dead: job_end it. */
+ * snapshot_written, worked or progress; lent) and failure (work_failed, or the worker is gone;
+ * lent) is set. After a failure with gone the job is dead: job_end it. */
 typedef void (*job_fn)(void *ctx, const struct message *message, const struct err *failure);
 
 struct job;

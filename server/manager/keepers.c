@@ -28,8 +28,8 @@ adopt(struct session *s, const struct msg_grant_report *r)
 	auto_close int theirs = -1;
 
 	if (conns_adopt(s->m, r, &theirs, &err) < 0 ||
-	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt, &(struct msg_conn_adopt){.grant = r->grant},
-			  &theirs, 1, &err) < 0)
+	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt,
+			  &(struct msg_conn_adopt){.grant = r->grant}, &theirs, 1, &err) < 0)
 		log_err(&err, "session %s: a connection of it was not taken back", s->row.name);
 }
 
@@ -230,7 +230,8 @@ protect_from_oom(pid_t pid)
 	auto_close int fd = open(path, O_WRONLY | O_CLOEXEC);
 	static bool said;
 	if (fd >= 0 && write(fd, "-800", 4) < 0 && !said) {
-		log_line("keepers are not protected from the OOM killer: %s", strerrordesc_np(errno));
+		log_line("keepers are not protected from the OOM killer: %s",
+			 strerrordesc_np(errno));
 		said = true; /* the same for all of them: it takes CAP_SYS_RESOURCE */
 	}
 }
@@ -291,10 +292,11 @@ keeper_find(struct session *s, struct err *err)
 		return err_sys(err, errno, "make a socket");
 	if (connect(fd, (const struct sockaddr *)&a, sizeof a) < 0)
 		return 0;
-	/* The credentials of a listening socket are of who called listen(2) last: the keeper does so
-	 * when it starts, so this names it for sure as long as the connection stands. */
+	/* The credentials of a listening socket are of who called listen(2) last: the keeper does
+	 * so when it starts, so this names it for sure as long as the connection stands. */
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) < 0 || who.pid <= 0)
-		return err_set(err, ERR_CORRUPT, "the socket of session %s is not ours", s->row.name);
+		return err_set(err, ERR_CORRUPT, "the socket of session %s is not ours",
+			       s->row.name);
 	const int pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 	if (pidfd < 0)
 		return 0;

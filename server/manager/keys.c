@@ -1,6 +1,6 @@
 /* authorized_keys as sshd(8) describes it, with two options of ours: role="…" and sessions="…".
- * A line with an option that we do not honour is refused as a whole: to ignore a restriction would be
- * to widen it. */
+ * A line with an option that we do not honour is refused as a whole: to ignore a restriction would
+ * be to widen it. */
 #include "keys.h"
 #include "base/digest.h"
 #include "base/fd.h"
@@ -20,8 +20,12 @@
 enum { KEYS_FILE_MAX_BYTES = 4 << 20, KEYS_MAX = 16384, KEY_BLOB_MAX_BYTES = 16384 };
 
 static const char *const key_types[] = {
-    "ssh-ed25519",	   "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521", "ssh-rsa",		  "sk-ssh-ed25519@openssh.com",
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+    "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 };
 
@@ -72,7 +76,8 @@ cut_option(struct str *rest, struct str *name, struct str *value)
 		*value = (struct str){rest->at + from, n - from};
 		n = n < rest->len ? n + 1 : n;
 	}
-	if (n < rest->len && rest->at[n] == ',') /* else the next name begins with what stands here */
+	if (n < rest->len &&
+	    rest->at[n] == ',') /* else the next name begins with what stands here */
 		n++;
 	rest->at += n;
 	rest->len -= n;
@@ -88,14 +93,14 @@ parse_options(struct str options, struct key *out, struct err *err)
 		if (str_is(name, "role")) {
 			out->role = principal_role_parse(value);
 			if (out->role == PRINCIPAL_NOBODY)
-				return err_set(err, ERR_CONFIG, "no such role: %.*s", (int)value.len,
-					       value.at);
+				return err_set(err, ERR_CONFIG, "no such role: %.*s",
+					       (int)value.len, value.at);
 		} else if (str_is(name, "sessions")) {
 			if (scope_parse(value, &out->scope, err) < 0)
 				return -1;
 		} else if (!str_is(name, "no-pty") && !str_is(name, "no-port-forwarding") &&
-			   !str_is(name, "no-agent-forwarding") && !str_is(name, "no-x11-forwarding") &&
-			   !str_is(name, "no-user-rc")) {
+			   !str_is(name, "no-agent-forwarding") &&
+			   !str_is(name, "no-x11-forwarding") && !str_is(name, "no-user-rc")) {
 			return err_set(err, ERR_CONFIG, "option not supported: %.*s", (int)name.len,
 				       name.at);
 		}
@@ -226,8 +231,17 @@ make_key(const struct keys *k, const char *name, const char *comment, struct err
 	if (path_exists(k->dir, name))
 		return 0;
 	snprintf(path, sizeof path, "/proc/%d/fd/%d/%s", (int)getpid(), k->dir, name);
-	const char *const argv[] = {"/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "",
-				    "-C", comment, "-f", path, NULL};
+	const char *const argv[] = {"/usr/bin/ssh-keygen",
+				    "-q",
+				    "-t",
+				    "ed25519",
+				    "-N",
+				    "",
+				    "-C",
+				    comment,
+				    "-f",
+				    path,
+				    NULL};
 	if (spawn_run(argv, err) < 0) {
 		err_hint(err, "apt-get install openssh-client");
 		return err_add(err, "make the key %s", name);
@@ -242,8 +256,10 @@ authorize_operator(const struct keys *k, struct err *err)
 
 	if (path_exists(k->dir, "authorized_keys"))
 		return 0;
-	buf_text(&text, "# who may come in: [role=\"operator|developer|orchestrator\",sessions=\"glob,glob\"] "
-			"TYPE KEY COMMENT\nrole=\"operator\" ");
+	buf_text(
+	    &text,
+	    "# who may come in: [role=\"operator|developer|orchestrator\",sessions=\"glob,glob\"] "
+	    "TYPE KEY COMMENT\nrole=\"operator\" ");
 	if (path_read(k->dir, "operator.pub", &text, err) < 0)
 		return -1;
 	return path_replace(k->dir, "authorized_keys", 0600, buf_view(&text), err);

@@ -10,16 +10,16 @@
 #include <time.h>
 
 struct key {
-	char *blob;	     /* owned: base64 of the key, as in the file */
+	char *blob;          /* owned: base64 of the key, as in the file */
 	char principal[128]; /* SHA256:… fingerprint and comment */
 	enum principal_role role;
 	struct scope scope;
 };
 
 struct keys {
-	int dir;	   /* owned: STATE/keys */
-	struct buf host;   /* owned: the host key, OpenSSH private key text */
-	struct key *list;  /* owned */
+	int dir;          /* owned: STATE/keys */
+	struct buf host;  /* owned: the host key, OpenSSH private key text */
+	struct key *list; /* owned */
 	size_t n;
 	struct timespec mtime;
 	off_t size;
@@ -30,8 +30,8 @@ struct keys {
  *   state_path   only for what ssh-keygen is told and for messages */
 int keys_open(struct keys *k, int state_dir, const char *state_path, struct err *err) must_check;
 void keys_close(struct keys *k);
-/* The key with this text ("TYPE BASE64", as a conn sends it), NULL when it may not come in. Reads the
- * file again when it has changed. */
+/* The key with this text ("TYPE BASE64", as a conn sends it), NULL when it may not come in. Reads
+ * the file again when it has changed. */
 const struct key *keys_find(struct keys *k, struct str text);
 /* One line of authorized_keys. 1 a key, 0 nothing there (blank, comment), -1 not acceptable. */
 int keys_parse_line(struct str line, struct key *out, struct err *err) must_check;

@@ -81,9 +81,12 @@ static int
 parse_args(int argc, char **argv, struct args *out, struct err *err)
 {
 	static const struct option longs[] = {
-	    {"state", required_argument, NULL, 's'},  {"run", required_argument, NULL, 'r'},
-	    {"listen", required_argument, NULL, 'l'}, {"config", required_argument, NULL, 'c'},
-	    {"help", no_argument, NULL, 'h'},	      {"version", no_argument, NULL, 'v'},
+	    {"state", required_argument, NULL, 's'},
+	    {"run", required_argument, NULL, 'r'},
+	    {"listen", required_argument, NULL, 'l'},
+	    {"config", required_argument, NULL, 'c'},
+	    {"help", no_argument, NULL, 'h'},
+	    {"version", no_argument, NULL, 'v'},
 	    {NULL, 0, NULL, 0},
 	};
 	int c;
@@ -179,7 +182,8 @@ static bool
 is_loopback(const struct sockaddr_storage *a)
 {
 	if (a->ss_family == AF_INET6)
-		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+		return IN6_IS_ADDR_LOOPBACK(
+		    &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
 	const struct sockaddr_in *v4 = (const void *)a;
 	return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
 }
@@ -385,9 +389,9 @@ close_all(struct manager *m)
 	keys_close(&m->keys);
 	if (m->loop.batch)
 		loop_done(&m->loop);
-	int *const fds[] = {&m->state,	  &m->run,     &m->store, &m->cache,  &m->sessions_dir,
-			    &m->keepers,  &m->scratch, &m->lock,  &m->listen, &m->signals,
-			    &m->image};
+	int *const fds[] = {&m->state,        &m->run,     &m->store,   &m->cache,
+			    &m->sessions_dir, &m->keepers, &m->scratch, &m->lock,
+			    &m->listen,       &m->signals, &m->image};
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		fd_close(fds[i]);
 	free(m->cached);
@@ -397,9 +401,19 @@ close_all(struct manager *m)
 int
 main(int argc, char **argv)
 {
-	static struct manager m = {.state = -1, .run = -1, .store = -1, .cache = -1, .sessions_dir = -1,
-				   .keepers = -1, .scratch = -1, .lock = -1, .listen = -1, .signals = -1,
-				   .image = -1, .keys.dir = -1, .owner = &owner_index};
+	static struct manager m = {.state = -1,
+				   .run = -1,
+				   .store = -1,
+				   .cache = -1,
+				   .sessions_dir = -1,
+				   .keepers = -1,
+				   .scratch = -1,
+				   .lock = -1,
+				   .listen = -1,
+				   .signals = -1,
+				   .image = -1,
+				   .keys.dir = -1,
+				   .owner = &owner_index};
 	struct args args = {0};
 	struct err err;
 

@@ -27,20 +27,20 @@ struct manager {
 	const struct owner *owner;
 	struct keys keys;
 	char libexec[4096], hostname[256], listen_text[128];
-	int state, run;					    /* owned directories */
-	int store, cache, sessions_dir, keepers, scratch;   /* owned directories */
-	int lock, listen, signals, image;		    /* owned */
+	int state, run;                                   /* owned directories */
+	int store, cache, sessions_dir, keepers, scratch; /* owned directories */
+	int lock, listen, signals, image;                 /* owned */
 	bool listen_loopback;
 	char image_name[80];
 	struct watch listen_watch, signals_watch;
 	struct session *sessions; /* owned list, by name */
-	struct conn *conns;	  /* owned list */
+	struct conn *conns;       /* owned list */
 	size_t n_conns;
-	uint64_t conn_count; /* for the conns' uids */
+	uint64_t conn_count;   /* for the conns' uids */
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */
 	size_t n_cached, cached_cap;
 	struct call_batch *batch; /* owned: records.c */
-	unsigned stopping; /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */
+	unsigned stopping;        /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */
 };
 
 /* ---- cache entries known to be whole (manager.c) ---- */

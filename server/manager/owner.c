@@ -18,7 +18,8 @@ release(struct index *ix, struct session_row *row, struct err *err)
 }
 
 static int
-commit(struct index *ix, const struct session_row *row, const struct digest *expected, struct err *err)
+commit(struct index *ix, const struct session_row *row, const struct digest *expected,
+       struct err *err)
 {
 	return index_move_session(ix, row, expected, err);
 }

@@ -38,8 +38,8 @@ struct build {
 
 /* ---- in the building process ---- */
 
-/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, so that what a
- * session set there outlives its pause. It gets its name when it is as it should be. */
+/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, so that what
+ * a session set there outlives its pause. It gets its name when it is as it should be. */
 static int
 make_fs(int upper, const struct workspace *w, struct err *err)
 {

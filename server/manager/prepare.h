@@ -13,27 +13,27 @@ enum { LOWERS_MAX = 64 };
 
 /* What this node can do, probed once at start (node_open). */
 struct node {
-	int state;	/* owned: STATE through its nosuid,nodev mount; derive all others from it */
-	int run;	/* lent: RUN */
-	int init_exe;	/* owned: berth-init, O_PATH */
-	int seccomp;	/* owned: sealed memfd with the sessions' program */
-	int cgroup;	/* owned: our directory in the v2 hierarchy, -1: none */
+	int state;    /* owned: STATE through its nosuid,nodev mount; derive all others from it */
+	int run;      /* lent: RUN */
+	int init_exe; /* owned: berth-init, O_PATH */
+	int seccomp;  /* owned: sealed memfd with the sessions' program */
+	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
-	char rung[16];	      /* "root" */
+	char rung[16];        /* "root" */
 	unsigned uid_base;
 };
 
 struct workspace {
-	const char *id;	       /* s_… */
-	unsigned slot;	       /* uid range: node.uid_base + slot * 65536 */
-	int session_dir;       /* lent: sessions/<id>, opened beneath node.state */
-	unsigned upper;	       /* N of upper.N: made when absent (upper.N/fs, upper.N/work) */
-	bool fresh_work;       /* an unclean upper is mounted again: drop and remake its work */
-	const int *lowers;     /* lent: directories beneath node.state, the topmost first */
+	const char *id;    /* s_… */
+	unsigned slot;     /* uid range: node.uid_base + slot * 65536 */
+	int session_dir;   /* lent: sessions/<id>, opened beneath node.state */
+	unsigned upper;    /* N of upper.N: made when absent (upper.N/fs, upper.N/work) */
+	bool fresh_work;   /* an unclean upper is mounted again: drop and remake its work */
+	const int *lowers; /* lent: directories beneath node.state, the topmost first */
 	size_t n_lowers;
-	int image;	       /* lent: the image's root directory, below all lowers */
-	bool image_host;       /* bind the node's /usr over it */
+	int image;       /* lent: the image's root directory, below all lowers */
+	bool image_host; /* bind the node's /usr over it */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -53,9 +53,9 @@ unsigned node_slots(unsigned uid_base);
 
 /* libexec: directory of berth-init. Makes the private mount namespace, binds STATE on itself
  * nosuid,nodev, compiles the seccomp program, finds the cgroup. Called once, before any fd beneath
- * STATE is opened for keeps: fds from before belong to the old mount namespace and cannot be mounted.
- *   state   lent, not needed afterwards: n->state takes its place
- *   fails   DENIED when we are not root with CAP_SYS_ADMIN */
+ * STATE is opened for keeps: fds from before belong to the old mount namespace and cannot be
+ * mounted. state   lent, not needed afterwards: n->state takes its place fails   DENIED when we are
+ * not root with CAP_SYS_ADMIN */
 int node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
 	      unsigned uid_base, struct err *err) must_check;
 /* Live sessions are not touched: the next manager finds them where they are. */
@@ -64,11 +64,11 @@ void node_close(struct node *n);
 /* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
- *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the keeper's
- *           uid and the session root's gid, 0750, its files 0640: inside, root reads them by group
+ *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the
+ * keeper's uid and the session root's gid, 0750, its files 0640: inside, root reads them by group
  *   fails   AGAIN when processes of an earlier start of this session still live */
-int prepare_workspace(struct node *n, const struct workspace *w, int spill,
-		      int fds[KEEPER_FDS], struct err *err) must_check;
+int prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS],
+		      struct err *err) must_check;
 /* Whether a process of this session still lives (its cgroup is populated). */
 bool prepare_is_populated(struct node *n, const char *id);
 /* Kills what lives in the session's cgroup, waits until it is empty (bounded), removes it. */

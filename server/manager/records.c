@@ -1,5 +1,6 @@
-/* Call records from keepers' spools to rows. They are gathered for a moment and committed together; only
- * then are they acknowledged, so a record is in the spool or in the index, never in neither. */
+/* Call records from keepers' spools to rows. They are gathered for a moment and committed together;
+ * only then are they acknowledged, so a record is in the spool or in the index, never in neither.
+ */
 #include "base/log.h"
 #include "base/fd.h"
 #include "base/path.h"
@@ -61,7 +62,8 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 static int
 put(struct index *ix, const struct pending *p, struct err *err)
 {
-	if ((p->end ? index_put_call_end(ix, &p->row, err) : index_put_call_start(ix, &p->row, err)) < 0)
+	if ((p->end ? index_put_call_end(ix, &p->row, err)
+		    : index_put_call_start(ix, &p->row, err)) < 0)
 		return -1;
 	return index_put_spool_last(ix, p->session, p->record, err);
 }
@@ -149,7 +151,8 @@ records_replay(struct session *s)
 	struct manager *m = s->m;
 	struct err err;
 	struct replay replay = {.s = s};
-	auto_close int calls = openat(s->dir, "calls", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	auto_close int calls =
+	    openat(s->dir, "calls", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	if (calls < 0)
 		return;

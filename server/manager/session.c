@@ -1,10 +1,10 @@
-/* A session's life: which acts are asked for, one at a time, and the state that each leaves. The steps
- * of an act are in session_run.c and session_pause.c.
+/* A session's life: which acts are asked for, one at a time, and the state that each leaves. The
+ * steps of an act are in session_run.c and session_pause.c.
  *
  *   new ─▶ running ⇄ paused ─▶ deleted          run:    CACHE ▶ START
- *            │  pausing, resuming, restoring     pause:  HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW ▶
- *            └▶ failed ─▶ (resume tries again)           TERMINATE ▶ FREEZE_AGAIN ▶ CAPTURE_B ▶
- *                                                        WRITE_B ▶ REF ▶ KILL ▶ GONE                */
+ *            │  pausing, resuming, restoring     pause:  HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW
+ * ▶ └▶ failed ─▶ (resume tries again)           TERMINATE ▶ FREEZE_AGAIN ▶ CAPTURE_B ▶ WRITE_B ▶
+ * REF ▶ KILL ▶ GONE                */
 #include "session.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -17,10 +17,14 @@
 #include <unistd.h>
 
 static const char *const state_names[SESSION_STATES] = {
-    [SESSION_NEW] = "new",	     [SESSION_RUNNING] = "running",
-    [SESSION_PAUSED] = "paused",     [SESSION_DELETED] = "deleted",
-    [SESSION_PAUSING] = "pausing",   [SESSION_RESUMING] = "resuming",
-    [SESSION_RESTORING] = "restoring", [SESSION_FAILED] = "failed",
+    [SESSION_NEW] = "new",
+    [SESSION_RUNNING] = "running",
+    [SESSION_PAUSED] = "paused",
+    [SESSION_DELETED] = "deleted",
+    [SESSION_PAUSING] = "pausing",
+    [SESSION_RESUMING] = "resuming",
+    [SESSION_RESTORING] = "restoring",
+    [SESSION_FAILED] = "failed",
 };
 
 const char *
@@ -64,7 +68,8 @@ on_deadline(void *ctx)
 }
 
 void
-session_enter(struct session *s, enum session_step step, uint64_t deadline_ns, const char *waits_for)
+session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
+	      const char *waits_for)
 {
 	s->step = step;
 	s->since_ns = time_real_ns();
@@ -206,7 +211,8 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 }
 
 int
-session_load(struct manager *m, const struct session_row *row, struct session **out, struct err *err)
+session_load(struct manager *m, const struct session_row *row, struct session **out,
+	     struct err *err)
 {
 	struct session *s = session_new(m, row);
 
@@ -264,10 +270,11 @@ say_result(struct session *s, struct want *w)
 	if (s->has_manifest && w->kind != WANT_RUN)
 		snprintf(made, sizeof made, "%.12s", digest_text(&s->manifest).text);
 	if (w->asker.json) {
-		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name, s->row.id,
-			state_names[s->state]);
+		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name,
+			s->row.id, state_names[s->state]);
 		if (made[0])
-			buf_fmt(&out, ",\"snapshot\":\"sha256:%s\"", digest_text(&s->manifest).text);
+			buf_fmt(&out, ",\"snapshot\":\"sha256:%s\"",
+				digest_text(&s->manifest).text);
 		buf_text(&out, "}\n");
 	} else {
 		buf_fmt(&out, "%s: %s%s%s\n", s->row.name, state_names[s->state],

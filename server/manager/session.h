@@ -33,17 +33,17 @@ enum session_step {
 	STEP_START, /* the keeper starts pid 1 */
 	/* to pause, restore or remove a running session */
 	STEP_HOLD,
-	STEP_FREEZE,	/* before A */
+	STEP_FREEZE,    /* before A */
 	STEP_CAPTURE_A, /* what it is now */
-	STEP_WRITE_A,	/* its manifest, so that nothing is lost from here on */
+	STEP_WRITE_A,   /* its manifest, so that nothing is lost from here on */
 	STEP_THAW,
 	STEP_TERMINATE, /* SIGTERM, grace */
 	STEP_FREEZE_AGAIN,
 	STEP_CAPTURE_B, /* what shutdown wrote */
 	STEP_WRITE_B,
 	STEP_KILL,
-	STEP_GONE,  /* the keeper's end */
-	STEP_UNDO,  /* failed: thaw and admit calls again */
+	STEP_GONE, /* the keeper's end */
+	STEP_UNDO, /* failed: thaw and admit calls again */
 	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
 	STEP_REF, /* refs/session-<id>.json */
 };
@@ -53,7 +53,7 @@ enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE };
 struct want {
 	struct want *next;
 	enum want_kind kind;
-	struct asker asker; /* conn NULL: nobody waits (SIGINT, or the client has gone) */
+	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
 	struct digest target; /* of WANT_RESTORE */
 	char note[256], who[128];
 	uint64_t grace_ns;
@@ -67,7 +67,7 @@ struct capture_result {
 struct keeper {
 	struct wire wire;
 	struct watch ended; /* on pidfd */
-	int pidfd;	    /* owned; -1: no keeper */
+	int pidfd;          /* owned; -1: no keeper */
 	pid_t pid;
 	bool linked; /* the wire is open */
 };
@@ -85,14 +85,14 @@ struct session {
 	struct keeper keeper;
 	struct job *job;
 	struct want *wants, *current; /* owned */
-	uint32_t seq;		      /* of the keeper command that is under way */
-	struct err failure;	      /* why the act under way is being undone */
+	uint32_t seq;                 /* of the keeper command that is under way */
+	struct err failure;           /* why the act under way is being undone */
 	/* to run */
 	struct layer_row *layers; /* owned: the head's, the lowest first */
 	size_t n_layers;
-	size_t n_flat;		 /* so many of them come from one flattened directory */
-	struct digest flat;	 /* its name: digest of the digests */
-	struct digest asked;	 /* what the worker is making */
+	size_t n_flat;       /* so many of them come from one flattened directory */
+	struct digest flat;  /* its name: digest of the digests */
+	struct digest asked; /* what the worker is making */
 	/* to pause */
 	struct capture_result a, b;
 	bool wrote_a;
@@ -100,7 +100,7 @@ struct session {
 	bool has_manifest;
 	uint64_t capture_bytes; /* progress */
 	struct timer ref_timer;
-	struct errand *errand;	/* of a worker beside the acts (session_store.c) */
+	struct errand *errand; /* of a worker beside the acts (session_store.c) */
 };
 
 const char *session_state_name(enum session_state s);
@@ -125,7 +125,8 @@ void session_forget_conn(struct session *s, const struct conn *c);
 /* ---- between the files of a session ---- */
 
 /* session.c */
-void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns, const char *waits_for);
+void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
+		   const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
 		      struct err *err) must_check;
 /* The same with a new fence, in one write: this node owns the session from here. */
@@ -153,7 +154,8 @@ void session_pause_failed(struct session *s, const struct err *err);
 void session_pause_deadline(struct session *s);
 
 /* session_store.c: what the steps need from disk and index */
-int session_load_layers(struct session *s, const struct digest *snapshot, struct err *err) must_check;
+int session_load_layers(struct session *s, const struct digest *snapshot,
+			struct err *err) must_check;
 int session_open_upper(struct session *s, unsigned n, struct err *err) must_check;
 int session_send_snapshot(struct session *s, bool with_b, struct err *err) must_check;
 int session_send_ref(struct session *s, const struct digest *head, struct err *err) must_check;

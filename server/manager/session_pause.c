@@ -1,9 +1,9 @@
-/* From running to paused, and the same on the way to a restore or a removal: capture A while all are
- * frozen, then let them shut down, then capture B, what that wrote; kill; commit.
+/* From running to paused, and the same on the way to a restore or a removal: capture A while all
+ * are frozen, then let them shut down, then capture B, what that wrote; kill; commit.
  *
- * Until the kill every failure is undone: thawed, admitted, running as before. From the kill on, all
- * that the session had is in durable archives. An unclean upper, which has no keeper, is captured by
- * the same steps from CAPTURE_B on. */
+ * Until the kill every failure is undone: thawed, admitted, running as before. From the kill on,
+ * all that the session had is in durable archives. An unclean upper, which has no keeper, is
+ * captured by the same steps from CAPTURE_B on. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
@@ -46,7 +46,8 @@ send_capture(struct session *s, bool trust_nothing, struct err *err)
 {
 	if (!s->job) {
 		auto_close int upper = session_open_upper(s, s->row.upper, err);
-		if (upper < 0 || job_start(s->m, s->row.name, upper, session_job, s, &s->job, err) < 0)
+		if (upper < 0 ||
+		    job_start(s->m, s->row.name, upper, session_job, s, &s->job, err) < 0)
 			return -1;
 	}
 	return wire_send(job_wire(s->job), capture, err, .trust_nothing = trust_nothing);
@@ -182,7 +183,8 @@ session_pause_done(struct session *s, const struct msg_done *done)
 		return; /* of a command that was given up */
 	if (done->code && s->step != STEP_UNDO) {
 		struct err err;
-		err_set(&err, err_from_number(done->code), "%.*s", (int)done->why.len, done->why.at);
+		err_set(&err, err_from_number(done->code), "%.*s", (int)done->why.len,
+			done->why.at);
 		fail_with(s, &err);
 		return;
 	}
@@ -308,7 +310,8 @@ session_pause_failed(struct session *s, const struct err *failure)
 	s->failure = *failure;
 	job_end(s->job);
 	s->job = NULL;
-	if (s->keeper.linked && s->step != STEP_UNDO && s->step != STEP_KILL && s->step != STEP_GONE) {
+	if (s->keeper.linked && s->step != STEP_UNDO && s->step != STEP_KILL &&
+	    s->step != STEP_GONE) {
 		session_enter(s, STEP_UNDO, time_now_ns() + ANSWER_MAX_NS, "it to go on as before");
 		if (command(s, thaw, &err) == 0 && command(s, hold, &err, .hold = 0) == 0)
 			return;
@@ -334,8 +337,8 @@ session_pause_deadline(struct session *s)
 	fail_with(s, &err);
 }
 
-/* Its processes are gone with it, its files are not: the upper is unclean until a capture has read all
- * of it. */
+/* Its processes are gone with it, its files are not: the upper is unclean until a capture has read
+ * all of it. */
 void
 session_pause_keeper_gone(struct session *s)
 {

@@ -1,5 +1,5 @@
-/* From new, paused or failed to running: every layer under the workspace is there (unpacked by a worker
- * where it is not), the mounts are prepared, a keeper starts pid 1. */
+/* From new, paused or failed to running: every layer under the workspace is there (unpacked by a
+ * worker where it is not), the mounts are prepared, a keeper starts pid 1. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -174,9 +174,11 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fds[i] = -1;
-	if (prepare_is_populated(&m->node, s->row.id) && prepare_clear(&m->node, s->row.id, err) < 0)
+	if (prepare_is_populated(&m->node, s->row.id) &&
+	    prepare_clear(&m->node, s->row.id, err) < 0)
 		return -1;
-	auto_close int spill = keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
+	auto_close int spill =
+	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
 	const struct workspace w = {
@@ -207,12 +209,14 @@ go_on(struct session *s, struct err *err)
 
 	int result = find_lowers(s, &lowers, err);
 	if (result == 0 && lowers.missing) {
-		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS, "its layers to be unpacked");
+		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS,
+			      "its layers to be unpacked");
 		result = ask_worker(s, lowers.missing_layer, err);
 	} else if (result == 0) {
 		job_end(s->job);
 		s->job = NULL;
-		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its first process to start");
+		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS,
+			      "its first process to start");
 		result = start_keeper(s, &lowers, err);
 	}
 	close_lowers(&lowers);
@@ -262,7 +266,8 @@ note_fingerprint(struct session *s, char *notice, size_t size)
 {
 	notice[0] = '\0';
 	if (strcmp(s->row.image, s->m->image_name) != 0)
-		snprintf(notice, size, "the node's own packages have changed since this session was made");
+		snprintf(notice, size,
+			 "the node's own packages have changed since this session was made");
 }
 
 void

@@ -1,5 +1,5 @@
-/* What a session's acts need from disk and index: the layers of its head, its upper, the messages that
- * make a snapshot, and the one transaction that makes it count. */
+/* What a session's acts need from disk and index: the layers of its head, its upper, the messages
+ * that make a snapshot, and the one transaction that makes it count. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -82,7 +82,8 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 		add_layer(&digests, &diff_ids, &sizes, &s->b.layer);
 	if (buf_bad(&digests) || buf_bad(&sizes))
 		return err_set(err, ERR_UNAVAILABLE, "a chain of more than %d layers", LAYERS_MAX);
-	const struct str parent = {(const char *)s->row.head.at, s->row.has_head ? DIGEST_BYTES : 0};
+	const struct str parent = {(const char *)s->row.head.at,
+				   s->row.has_head ? DIGEST_BYTES : 0};
 	return wire_send(job_wire(s->job), snapshot_write, err, .session = str_of(s->row.id),
 			 .session_name = str_of(s->row.name), .parent = parent,
 			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
@@ -106,7 +107,8 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(s->row.image));
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
-	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}", (unsigned long long)s->row.created_ns,
+	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
+		(unsigned long long)s->row.created_ns,
 		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
@@ -287,9 +289,11 @@ errand_done(void *ctx, const struct message *msg, const struct err *failure)
 		if (index_put_upper(&s->m->index, &e->rows[i], &err) < 0)
 			log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
 	}
-	if (failure) /* no loss: after a power cut archives are unpacked, and a pause writes the ref */
+	if (failure) /* no loss: after a power cut archives are unpacked, and a pause writes the ref
+		      */
 		log_err(failure, "session %s: %s", s->row.name,
-			e->ref ? "its ref waits for its first pause" : "its kept upper stays unsynced");
+			e->ref ? "its ref waits for its first pause"
+			       : "its kept upper stays unsynced");
 	session_errand_stop(s);
 	session_next(s);
 	manager_stop_when_idle(s->m);
@@ -302,8 +306,8 @@ run_errand(struct session *s, bool ref)
 	struct err err;
 
 	*e = (struct errand){.s = s, .ref = ref};
-	int result = ref ? 0
-			 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
+	int result =
+	    ref ? 0 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
 	if (result == 0)
 		result = job_start(s->m, s->row.name, -1, errand_done, e, &e->job, &err);
 	if (result == 0 && ref)
@@ -323,9 +327,9 @@ session_sync_later(struct session *s)
 		run_errand(s, false);
 }
 
-/* A session that was never paused has a ref too. It is written when the first call has had its time, so
- * that a worker's start does not stand beside it; acts that write the ref themselves forget this one, or
- * wait for it once it is under way. */
+/* A session that was never paused has a ref too. It is written when the first call has had its
+ * time, so that a worker's start does not stand beside it; acts that write the ref themselves
+ * forget this one, or wait for it once it is under way. */
 #define REF_AFTER_NS (500 * NS_PER_MS)
 
 static void

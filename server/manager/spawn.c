@@ -85,8 +85,8 @@ spawn_with(const char *path, char *const argv[], const int *fds, size_t n_fds, b
 	if (rc == 0)
 		rc = posix_spawnattr_setsigdefault(&attr, &defaults);
 	if (rc == 0)
-		rc = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-							 POSIX_SPAWN_SETSID);
+		rc = posix_spawnattr_setflags(
+		    &attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
 	if (rc == 0)
 		rc = posix_spawn(out_pid, path, &acts, &attr, argv, environ);
 	for (size_t i = 0; i < n_high; i++)

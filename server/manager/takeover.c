@@ -63,8 +63,8 @@ end_processes(struct session *s, struct err *err)
 	}
 	if (prepare_clear(&s->m->node, s->row.id, err) < 0)
 		return -1;
-	/* A keeper that could not be named ends by itself once its pid 1 is dead; flock(2) has no event
-	 * to wait for, so this looks again and again, for a bounded time. */
+	/* A keeper that could not be named ends by itself once its pid 1 is dead; flock(2) has no
+	 * event to wait for, so this looks again and again, for a bounded time. */
 	const uint64_t until = time_now_ns() + KEEPER_DEATH_MAX_MS * NS_PER_MS;
 	while (keeper_lives(s)) {
 		if (time_now_ns() > until)
@@ -111,8 +111,8 @@ take_back(struct session *s, struct err *err)
 	log_line("session %s: its keeper is taken back", s->row.name);
 	if (s->state == SESSION_RUNNING)
 		return 0;
-	/* In the middle of a pause or restore: its old manager's death has already made the keeper thaw
-	 * and admit calls; said again, it does no harm. */
+	/* In the middle of a pause or restore: its old manager's death has already made the keeper
+	 * thaw and admit calls; said again, it does no harm. */
 	if (wire_send(&s->keeper.wire, thaw, err, .seq = ++s->seq) < 0 ||
 	    wire_send(&s->keeper.wire, hold, err, .seq = ++s->seq, .hold = 0) < 0)
 		return -1;

@@ -4,8 +4,8 @@
 
 #include "manager/manager.h"
 
-/* Loads every session and brings it to where the table of DESIGN section 2 says. Touches nothing whose
- * lock is held by a keeper that does not answer, but kills it. */
+/* Loads every session and brings it to where the table of DESIGN section 2 says. Touches nothing
+ * whose lock is held by a keeper that does not answer, but kills it. */
 int takeover(struct manager *m, struct err *err) must_check;
 
 #endif

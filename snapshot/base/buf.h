@@ -55,7 +55,7 @@ struct buf {
 };
 
 #define BUF_MAX(max_bytes) ((struct buf){.max = (max_bytes)})
-#define auto_buf __attribute__((cleanup(buf_free))) struct buf
+#define auto_buf           __attribute__((cleanup(buf_free))) struct buf
 
 void buf_free(struct buf *b);
 void buf_clear(struct buf *b);
@@ -88,7 +88,7 @@ char *xstrndup(struct str s);
 void *try_new(size_t n, size_t size);
 
 void free_ptr(void *pp);
-#define auto_free __attribute__((cleanup(free_ptr)))
+#define auto_free     __attribute__((cleanup(free_ptr)))
 #define auto_of(type) __attribute__((cleanup(type##_freep)))
 #define AUTO_OF(type)                                                                              \
 	static inline void type##_freep(struct type **p)                                           \

@@ -71,8 +71,7 @@ struct digest
 hasher_sum(const struct hasher *h)
 {
 	struct digest d;
-	const int ok =
-	    EVP_MD_CTX_copy_ex(h->sum, h->ctx) && EVP_DigestFinal_ex(h->sum, d.at, NULL);
+	const int ok = EVP_MD_CTX_copy_ex(h->sum, h->ctx) && EVP_DigestFinal_ex(h->sum, d.at, NULL);
 	assert(ok);
 	return d;
 }

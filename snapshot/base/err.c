@@ -132,9 +132,9 @@ size_t
 err_line(const struct err *err, char *out, size_t out_bytes)
 {
 	const char *hint = err->hint[0] ? err->hint : err_default_hint(err->code);
-	const int n = snprintf(out, out_bytes, "berth: %s%s%s%s%s%s", err->what,
-			       err->what[0] ? ": " : "", err->why, hint[0] ? " (" : "", hint,
-			       hint[0] ? ")" : "");
+	const int n =
+	    snprintf(out, out_bytes, "berth: %s%s%s%s%s%s", err->what, err->what[0] ? ": " : "",
+		     err->why, hint[0] ? " (" : "", hint, hint[0] ? ")" : "");
 	if (n < 0)
 		return 0;
 	if ((size_t)n >= out_bytes)

@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#define must_check   __attribute__((warn_unused_result))
+#define must_check       __attribute__((warn_unused_result))
 #define printflike(f, a) __attribute__((format(printf, f, a)))
 
 enum err_code {

@@ -29,7 +29,7 @@ struct watch { /* in the owner's struct; zero is "not watching" */
 struct timer { /* in the owner's struct; zero is "not set" */
 	struct loop *loop;
 	uint64_t deadline_ns; /* CLOCK_BOOTTIME */
-	size_t slot;	      /* place in the heap + 1; 0: not set */
+	size_t slot;          /* place in the heap + 1; 0: not set */
 	timer_fn fn;
 	void *ctx;
 };
@@ -47,8 +47,8 @@ struct loop {
 
 int loop_init(struct loop *l, struct err *err) must_check;
 void loop_done(struct loop *l);
-/* Waits for one batch of events (until timeout_ns from now at most, UINT64_MAX: no bound of its own)
- * and runs its callbacks, due timers, and deferred work. */
+/* Waits for one batch of events (until timeout_ns from now at most, UINT64_MAX: no bound of its
+ * own) and runs its callbacks, due timers, and deferred work. */
 int loop_turn(struct loop *l, uint64_t timeout_ns, struct err *err) must_check;
 /* Turns until somebody sets l->stop. */
 int loop_run(struct loop *l, struct err *err) must_check;

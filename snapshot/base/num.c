@@ -9,13 +9,14 @@ num_parse(struct str text, uint64_t least, uint64_t most, uint64_t *out, struct 
 	uint64_t n = 0;
 
 	if (text.len == 0 || text.len > 20)
-		return err_set(err, ERR_USAGE, "not a number: %.*s", (int)(text.len > 40 ? 40 : text.len),
-			       text.at ? text.at : "");
+		return err_set(err, ERR_USAGE, "not a number: %.*s",
+			       (int)(text.len > 40 ? 40 : text.len), text.at ? text.at : "");
 	for (size_t i = 0; i < text.len; i++) {
 		const char c = text.at[i];
 		if (c < '0' || c > '9' || __builtin_mul_overflow(n, (uint64_t)10, &n) ||
 		    __builtin_add_overflow(n, (uint64_t)(c - '0'), &n))
-			return err_set(err, ERR_USAGE, "not a number: %.*s", (int)text.len, text.at);
+			return err_set(err, ERR_USAGE, "not a number: %.*s", (int)text.len,
+				       text.at);
 	}
 	if (n < least || n > most)
 		return err_set(err, ERR_USAGE, "%llu is not between %llu and %llu",
@@ -58,11 +59,8 @@ int
 num_parse_duration(struct str text, uint64_t *out_ns, struct err *err)
 {
 	static const struct unit units[] = {
-	    {"ms", 1000000ull},
-	    {"s", 1000000000ull},
-	    {"m", 60000000000ull},
-	    {"h", 3600000000000ull},
-	    {"d", 86400000000000ull},
+	    {"ms", 1000000ull},      {"s", 1000000000ull},     {"m", 60000000000ull},
+	    {"h", 3600000000000ull}, {"d", 86400000000000ull},
 	};
 	return parse_with_unit(text, units, sizeof units / sizeof *units, "duration", out_ns, err);
 }
@@ -71,11 +69,7 @@ int
 num_parse_size(struct str text, uint64_t *out_bytes, struct err *err)
 {
 	static const struct unit units[] = {
-	    {"", 1},
-	    {"K", 1ull << 10},
-	    {"M", 1ull << 20},
-	    {"G", 1ull << 30},
-	    {"T", 1ull << 40},
+	    {"", 1}, {"K", 1ull << 10}, {"M", 1ull << 20}, {"G", 1ull << 30}, {"T", 1ull << 40},
 	};
 	return parse_with_unit(text, units, sizeof units / sizeof *units, "size", out_bytes, err);
 }
@@ -135,7 +129,8 @@ int
 hex_parse(struct str text, uint8_t *out, size_t n, struct err *err)
 {
 	if (text.len != 2 * n)
-		return err_set(err, ERR_USAGE, "%zu hex digits where %zu are needed", text.len, 2 * n);
+		return err_set(err, ERR_USAGE, "%zu hex digits where %zu are needed", text.len,
+			       2 * n);
 	for (size_t i = 0; i < n; i++) {
 		const int high = hex_digit(text.at[2 * i]), low = hex_digit(text.at[2 * i + 1]);
 		if (high < 0 || low < 0)

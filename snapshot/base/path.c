@@ -61,7 +61,8 @@ open_beneath(int dir, const char *name, int flags, mode_t mode)
 		const long fd = syscall(SYS_openat2, dir, name, &how, sizeof how);
 		if (fd >= 0)
 			return (int)fd;
-		if (errno == EAGAIN) /* a rename raced with the walk: the kernel asks for another try */
+		if (errno ==
+		    EAGAIN) /* a rename raced with the walk: the kernel asks for another try */
 			continue;
 		if (errno == ENOSYS)
 			return open_by_walk(dir, name, flags, mode);

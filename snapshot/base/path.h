@@ -27,7 +27,8 @@ int path_read(int dir, const char *name, struct buf *out, struct err *err) must_
 int path_replace(int dir, const char *name, mode_t mode, struct str bytes,
 		 struct err *err) must_check;
 int path_sync_dir(int dir, struct err *err) must_check;
-/* Removes a name and all below it, never following a link or crossing a mount. Absent is success. */
+/* Removes a name and all below it, never following a link or crossing a mount. Absent is success.
+ */
 int path_remove_tree(int dir, const char *name, struct err *err) must_check;
 bool path_exists(int dir, const char *name);
 

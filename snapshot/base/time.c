@@ -35,8 +35,7 @@ time_format(uint64_t real_ns, char out[TIME_TEXT_BYTES])
 
 	gmtime_r(&seconds, &tm);
 	strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(out, TIME_TEXT_BYTES, "%s.%03uZ", day,
-		 (unsigned)(real_ns % NS_PER_S / NS_PER_MS));
+	snprintf(out, TIME_TEXT_BYTES, "%s.%03uZ", day, (unsigned)(real_ns % NS_PER_S / NS_PER_MS));
 }
 
 const char *
