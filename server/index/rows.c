@@ -412,11 +412,12 @@ index_put_call_end(struct index *ix, const struct call_row *r, struct err *err)
 	return run(
 	    ix, err,
 	    "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
-	    "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,output_sha256=?11,left_running=?12 "
+	    "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,out_sha256=?11,err_sha256=?12,"
+	    "left_running=?13 "
 	    "WHERE id=?1",
-	    "tiiitiiiiitt", r->id, r->ended_ns, (uint64_t)r->exit_status, (uint64_t)r->signal,
+	    "tiiitiiiiittt", r->id, r->ended_ns, (uint64_t)r->exit_status, (uint64_t)r->signal,
 	    r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns, r->cpu_ns, r->peak_bytes,
-	    r->output_sha256, r->left_running);
+	    r->out_sha256, r->err_sha256, r->left_running);
 }
 
 int
@@ -429,7 +430,7 @@ index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct 
 
 #define CALL_COLUMNS                                                                               \
 	"SELECT id,session,principal,command,started_ns,ended_ns,exit_status,signal,ended_by,"     \
-	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,output_sha256,left_running FROM calls "
+	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running FROM calls "
 
 static void
 read_call(sqlite3_stmt *st, struct call_row *r)
@@ -449,8 +450,9 @@ read_call(sqlite3_stmt *st, struct call_row *r)
 	r->wall_ns = int_at(st, 11);
 	r->cpu_ns = int_at(st, 12);
 	r->peak_bytes = int_at(st, 13);
-	text_at(st, 14, r->output_sha256, sizeof r->output_sha256);
-	text_at(st, 15, r->left_running, sizeof r->left_running);
+	text_at(st, 14, r->out_sha256, sizeof r->out_sha256);
+	text_at(st, 15, r->err_sha256, sizeof r->err_sha256);
+	text_at(st, 16, r->left_running, sizeof r->left_running);
 }
 
 int

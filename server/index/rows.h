@@ -51,7 +51,8 @@ struct upper_row {
 };
 
 struct call_row {
-	char id[ID_BYTES], session[ID_BYTES], principal[128], ended_by[16], output_sha256[65];
+	char id[ID_BYTES], session[ID_BYTES], principal[128], ended_by[16];
+	char out_sha256[65], err_sha256[65];
 	char command[4097], left_running[1025];
 	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
 	unsigned exit_status, signal;

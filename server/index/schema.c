@@ -38,7 +38,8 @@ static const char *const migrations[] = {
     " ended_by TEXT NOT NULL DEFAULT '', out_bytes INTEGER NOT NULL DEFAULT 0,"
     " err_bytes INTEGER NOT NULL DEFAULT 0, wall_ns INTEGER NOT NULL DEFAULT 0,"
     " cpu_ns INTEGER NOT NULL DEFAULT 0, peak_bytes INTEGER NOT NULL DEFAULT 0,"
-    " output_sha256 TEXT NOT NULL DEFAULT '', left_running TEXT NOT NULL DEFAULT '') STRICT;"
+    " out_sha256 TEXT NOT NULL DEFAULT '', err_sha256 TEXT NOT NULL DEFAULT '',"
+    " left_running TEXT NOT NULL DEFAULT '') STRICT;"
     "CREATE INDEX calls_session ON calls(session, started_ns);"
     /* the last call record of each session's spool that is in the table above */
     "CREATE TABLE spools(session TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",

@@ -87,13 +87,33 @@ add_string(struct buf *b, struct str s)
 	buf_char(b, '\0');
 }
 
+/* What an interactive login runs: SHELL of the session's environment, as sshd takes it from passwd. */
+static struct str
+login_shell(const struct keeper *k)
+{
+	struct str rest = buf_view(&k->env), one;
+
+	while (rest.len && str_cut(&rest, '\0', &one))
+		if (str_starts(one, "SHELL=") && one.len > 6)
+			return (struct str){one.at + 6, one.len - 6};
+	return str_of(k->shell);
+}
+
+/* The command as records and journals tell it. */
+static struct str
+command_text(const struct keeper *k, const struct msg_call_start *m)
+{
+	return m->kind == KIND_SHELL ? login_shell(k) : m->command;
+}
+
 static int
 fill_argv(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
 {
-	add_string(out, str_of(k->shell));
 	if (m->kind == KIND_SHELL) {
+		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));
 	} else {
+		add_string(out, str_of(k->shell));
 		add_string(out, STR_LIT("-c"));
 		add_string(out, m->command);
 	}
@@ -212,7 +232,7 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
-	const struct str text = m->kind == KIND_SHELL ? STR_LIT("-l") : m->command;
+	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
 		memcpy(command, text.at, n);
@@ -232,7 +252,7 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id, k->journal_bytes_max, err) < 0)
 		return -1;
-	if (journal_start(&c->journal, c->id, m->kind == KIND_SHELL ? STR_LIT("-l") : m->command,
+	if (journal_start(&c->journal, c->id, command_text(k, m),
 			  str_of(c->principal), err) < 0)
 		return -1;
 	e->journal = journal_open_reader(k->fds[KEEPER_CALLS], c->id, err);

@@ -451,8 +451,8 @@ list_left(struct call *c, struct buf *out)
 static void
 spool_end(struct call *c, struct str left)
 {
-	const struct digest sum = hasher_sum(c->journal.sum_all);
-	const struct digest_text text = digest_text(&sum);
+	const struct digest out = hasher_sum(c->journal.sum_out), errors = hasher_sum(c->journal.sum_err);
+	const struct digest_text out_text = digest_text(&out), err_text = digest_text(&errors);
 	struct msg_call_record r = {
 	    .kind = STR_LIT("end"),
 	    .call = str_of(c->id),
@@ -467,7 +467,8 @@ spool_end(struct call *c, struct str left)
 	    .wall_ns = time_now_ns() - c->started_ns,
 	    .cpu_ns = c->cpu_ns,
 	    .peak_bytes = c->peak_bytes,
-	    .output_sha256 = str_of(text.text),
+	    .out_sha256 = str_of(out_text.text),
+	    .err_sha256 = str_of(err_text.text),
 	    .left_running = left,
 	};
 

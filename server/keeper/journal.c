@@ -74,7 +74,6 @@ journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes,
 	}
 	j->sum_out = hasher_new();
 	j->sum_err = hasher_new();
-	j->sum_all = hasher_new();
 	return 0;
 }
 
@@ -84,8 +83,7 @@ journal_close(struct journal *j)
 	fd_close(&j->fd);
 	hasher_free(j->sum_out);
 	hasher_free(j->sum_err);
-	hasher_free(j->sum_all);
-	j->sum_out = j->sum_err = j->sum_all = NULL;
+	j->sum_out = j->sum_err = NULL;
 }
 
 void
@@ -238,12 +236,10 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 	int result = 0;
 
 	assert(s != JOURNAL_OWN && n <= JOURNAL_WRITE_MAX_BYTES);
-	if (s == JOURNAL_LATE) {
+	if (s == JOURNAL_LATE)
 		n = late_room(j, n);
-	} else {
+	else
 		hasher_add(s == JOURNAL_OUT ? j->sum_out : j->sum_err, bytes, n);
-		hasher_add(j->sum_all, bytes, n);
-	}
 	while (n) {
 		if (room_at(j->at) == 0)
 			j->at = (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
@@ -354,7 +350,6 @@ journal_finish(struct journal *j, const struct journal_outcome *o, struct err *e
 	buf_fmt(&json, ",\"lost_bytes\":%llu", (unsigned long long)j->lost_bytes);
 	add_sum(&json, "out_sha256", j->sum_out);
 	add_sum(&json, "err_sha256", j->sum_err);
-	add_sum(&json, "sha256", j->sum_all);
 	buf_text(&json, "}");
 	if (j->torn)
 		return err_set(err, ERR_NO_SPACE, "this journal keeps no more");

@@ -33,7 +33,7 @@ struct journal {
 	uint64_t lost_bytes; /* counted and hashed, but there was no room on the disk */
 	bool keeps_no_more;  /* the file system cannot punch holes: only the end follows */
 	bool torn;           /* half a frame could not be taken back: nothing follows */
-	struct hasher *sum_out, *sum_err, *sum_all; /* owned */
+	struct hasher *sum_out, *sum_err; /* owned */
 };
 
 struct journal_outcome {

@@ -36,9 +36,9 @@ call_json(struct buf *out, const struct call_row *r)
 	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu",
 		r->ended_by, (unsigned long long)r->out_bytes, (unsigned long long)r->err_bytes);
 	buf_fmt(out,
-		",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"output_sha256\":\"%s\"",
+		",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"stdout_sha256\":\"%s\",\"stderr_sha256\":\"%s\"",
 		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
-		(unsigned long long)r->peak_bytes, r->output_sha256);
+		(unsigned long long)r->peak_bytes, r->out_sha256, r->err_sha256);
 	buf_text(out, ",\"left_running\":[");
 	struct str rest = str_of(r->left_running), line;
 	bool first = true;
@@ -161,8 +161,9 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s\n", "wall", (double)row.wall_ns / 1e9,
 			(double)row.cpu_ns / 1e9);
 		buf_fmt(&out, "%-10s%s, stderr %s\n", "stdout", bytes[0], bytes[1]);
-		if (row.output_sha256[0])
-			buf_fmt(&out, "%-10s%s\n", "sha256", row.output_sha256);
+		if (row.out_sha256[0])
+			buf_fmt(&out, "%-10s%s stdout\n%-10s%s stderr\n", "sha256", row.out_sha256, "",
+				row.err_sha256);
 		if (row.left_running[0])
 			buf_fmt(&out, "%-10s%s\n", "left", row.left_running);
 	}

@@ -201,7 +201,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	add_variable(&env, "HOME", "/root");
 	add_variable(&env, "USER", "root");
 	add_variable(&env, "LOGNAME", "root");
-	add_variable(&env, "SHELL", "/bin/bash");
+	add_variable(&env, "SHELL", access("/usr/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh");
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
 	    .name = str_of(s->row.name),

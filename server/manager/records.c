@@ -45,7 +45,8 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 	memcpy(c->session, session->id, sizeof c->session);
 	copy(c->principal, sizeof c->principal, r->principal);
 	copy(c->ended_by, sizeof c->ended_by, r->ended_by);
-	copy(c->output_sha256, sizeof c->output_sha256, r->output_sha256);
+	copy(c->out_sha256, sizeof c->out_sha256, r->out_sha256);
+	copy(c->err_sha256, sizeof c->err_sha256, r->err_sha256);
 	copy(c->command, sizeof c->command, r->command);
 	copy(c->left_running, sizeof c->left_running, r->left_running);
 	c->started_ns = p->end ? r->time_ns - r->wall_ns : r->time_ns;

@@ -72,8 +72,9 @@ def test_a_terminal_is_one_and_carries_size_and_exit(server, name):
 
 def test_a_login_shell_runs_on_a_terminal(server, name):
     p = server.popen(name, options=["-tt"])
-    out, _ = p.communicate(b"echo $((40+2))-$TERM; exit 5\n", timeout=30)
-    assert b"42-" in out and p.returncode == 5, out
+    out, _ = p.communicate(b"echo $((40+2))-$TERM; shopt -q login_shell && echo login-$BASH; exit 5\n", timeout=30)
+    assert b"42-" in out and b"login-/bin/bash" in out and p.returncode == 5, out
+    assert server.json("calls", name)[0]["command"] == "/bin/bash"
 
 
 def test_signals_end_a_call_with_exit_signal(server, name):
