@@ -9,8 +9,6 @@
 #include "base/log.h"
 #include "base/time.h"
 
-enum { ANSWER_S = 2 };
-
 void
 auth_count(struct conn *c)
 {
@@ -36,8 +34,9 @@ is_accepted_type(ssh_key key)
 	}
 }
 
-/* Asks the manager, and waits: libssh wants its answer at once. An answer that comes too late must
- * not be taken for that of the next question, so then the connection ends. */
+/* Asks the manager, and waits: libssh wants its answer at once, and there is nobody else to serve. A
+ * manager whose disk is busy may take its time: until the end of the login. An answer that comes too
+ * late must not be taken for that of the next question, so then the connection ends. */
 static int
 ask(struct conn *c, const char *user, ssh_key key, bool proven, struct err *err)
 {
@@ -52,7 +51,7 @@ ask(struct conn *c, const char *user, ssh_key key, bool proven, struct err *err)
 		return err_set(err, ERR_USAGE, "a key that is too long");
 	if (wire_send(&c->manager, key_query, err, .user = str_of(user), .key = buf_view(&text),
 		      .proven = proven) < 0 ||
-	    wire_recv_wait(&c->manager, time_now_ns() + ANSWER_S * NS_PER_S, err) < 0) {
+	    wire_recv_wait(&c->manager, c->login_until_ns, err) < 0) {
 		conn_end(c, "the manager does not answer");
 		return -1;
 	}

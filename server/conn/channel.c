@@ -355,10 +355,18 @@ drained(struct channel *ch)
 		if (!ch->lost && ch->notice.len) {
 			buf_char(&ch->notice, '\n');
 			channel_text(ch, TEXT_ERR, buf_view(&ch->notice));
+			if (!ch->exit_status && !ch->exit_signal)
+				ch->exit_status = (uint32_t)err_exit(ERR_INCOMPLETE);
 		}
 		channel_enter(ch, CHANNEL_ENDING);
 	} else if (ch->state == CHANNEL_VERB && ch->end_known &&
 		   (ch->out.journal < 0 || ch->out.finished)) {
+		if (ch->out.hung_up && !ch->verb_failed && !ch->out.end_frame.len) {
+			err_set(&ch->verb_err, ERR_INCOMPLETE, "its journal ends without a word");
+			err_hint(&ch->verb_err, "what became of it: ssh berth@HOST call show ID");
+			err_what(&ch->verb_err, "call output");
+			ch->verb_failed = true;
+		}
 		if (ch->verb_failed)
 			channel_fail(ch, &ch->verb_err);
 		else if (ch->out.has_gap)

@@ -35,7 +35,7 @@ enum {
 	STEPS_MAX = 64, /* of channels, before the socket is looked at again */
 	ALIVE_S = 15,
 	ALIVE_MISSED_MAX = 4,
-	CLOSING_S = 5,
+	CLOSING_S = 15, /* without a byte taken: a slow reader opens its window rarely */
 	PACKET_COST_BYTES = 38, /* of framing, padding and MAC: an estimate, at most that much */
 };
 
@@ -199,10 +199,26 @@ on_alive(void *ctx)
 		ssh_send_keepalive(c->ssh);
 }
 
+static void on_closing_late(void *ctx);
+
+/* As long as the client reads, it gets what is left for it. */
+static void
+wait_for_client(struct conn *c)
+{
+	c->closing_bytes = c->socket_count.out_bytes;
+	timer_set(&c->loop, &c->closing_timer, time_now_ns() + CLOSING_S * NS_PER_S,
+		  on_closing_late, c);
+}
+
 static void
 on_closing_late(void *ctx)
 {
-	conn_end(ctx, "did not take its last words");
+	struct conn *c = ctx;
+
+	if (c->socket_count.out_bytes == c->closing_bytes)
+		conn_end(c, "did not take its last words");
+	else
+		wait_for_client(c);
 }
 
 void
@@ -213,14 +229,14 @@ conn_close(struct conn *c)
 	c->closing = true;
 	for (struct channel *ch = c->channels; ch; ch = ch->next) {
 		struct err err;
-		if (ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost))
+		if ((ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost)) ||
+		    (ch->state == CHANNEL_VERB && ch->end_known && !ch->out.follow))
 			continue; /* it has an end of its own */
 		err_set(&err, ERR_AGAIN, "the server is being restarted");
 		err_what(&err, "%s", ch->verb ? ch->verb->name : "call");
 		channel_fail(ch, &err);
 	}
-	timer_set(&c->loop, &c->closing_timer, time_now_ns() + CLOSING_S * NS_PER_S,
-		  on_closing_late, c);
+	wait_for_client(c);
 }
 
 /* ---- the loop ---- */

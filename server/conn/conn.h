@@ -90,6 +90,7 @@ struct output {
 	uint64_t limit;	     /* file offset where the owner's output ends */
 	struct buf end_frame;
 	bool has_gap;
+	bool hung_up; /* nobody appends any more, so that no END may come */
 };
 
 struct keeper_link {
@@ -165,6 +166,7 @@ struct conn {
 	char *piece; /* owned: FLOW_PIECE_BYTES, used within one step */
 	uint64_t alive_packets;
 	unsigned alive_missed;
+	uint64_t closing_bytes; /* that the socket had taken when the closing timer was set */
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;
 };

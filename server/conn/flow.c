@@ -348,11 +348,22 @@ flow_output(struct channel *ch)
 	return send_journal_pieces(ch, window);
 }
 
+/* A watcher's growth is a pipe: emptied, so that there is room for the next word, and hung up when
+ * nobody appends any more. The owner's is an eventfd, whose end is told by its keeper's link. */
 static void
 on_growth(void *ctx, uint32_t events)
 {
-	(void)events;
-	conn_ready(ctx);
+	struct channel *ch = ctx;
+	char words[512];
+
+	if (events & EPOLLHUP) {
+		ch->out.follow = false;
+		ch->out.hung_up = true;
+	} else if (ch->state == CHANNEL_VERB) {
+		while (read(ch->out.growth, words, sizeof words) == (ssize_t)sizeof words)
+			;
+	}
+	conn_ready(ch);
 }
 
 int

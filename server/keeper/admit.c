@@ -75,7 +75,7 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	}
 	if (!record_has_room(&k->spool))
 		return err_set(err, ERR_UNAVAILABLE, "too many call records wait for the manager");
-	return 0;
+	return record_reserve(&k->spool, k->n_calls, err);
 }
 
 /* ---- what it runs with ---- */

@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,50 +40,6 @@ enter(struct call *c, enum call_state state, const char *waits_for)
 {
 	c->state = state;
 	c->waits_for = waits_for;
-}
-
-/* ---- growth ---- */
-
-static void
-tell_growth(void *ctx)
-{
-	struct call *c = ctx;
-	const uint64_t one = 1;
-
-	c->grown = false;
-	for (int i = 0; i < c->n_growth; i++)
-		if (c->growth[i] >= 0 && write(c->growth[i], &one, sizeof one) < 0)
-			continue; /* full: it has been told often enough */
-}
-
-static void
-grew(struct call *c)
-{
-	if (c->grown)
-		return;
-	c->grown = true;
-	loop_defer(&c->keeper->loop, tell_growth, c);
-}
-
-int
-call_watch(struct call *c, int *out_journal, int *out_growth, struct err *err)
-{
-	if (c->n_growth > CALL_WATCHERS_MAX)
-		return err_set(err, ERR_UNAVAILABLE, "call %s has %d readers already", c->id,
-			       CALL_WATCHERS_MAX);
-	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (growth < 0)
-		return err_sys(err, errno, "make an eventfd");
-	auto_close int copy = fd_dup(growth, err);
-	if (copy < 0)
-		return -1;
-	const int journal = journal_open_reader(c->keeper->fds[KEEPER_CALLS], c->id, err);
-	if (journal < 0)
-		return -1;
-	c->growth[c->n_growth++] = fd_steal(&growth);
-	*out_growth = fd_steal(&copy);
-	*out_journal = journal;
-	return 0;
 }
 
 /* ---- streams ---- */
@@ -118,7 +73,7 @@ append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
 
 	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
 		log_err(&err, "call %s: its output is not kept any more", c->id);
-	grew(c);
+	growth_note(c);
 }
 
 /* One read: false when there is nothing more to read now. */
@@ -181,16 +136,19 @@ stream_read(struct call_stream *s)
 		after_streams(c);
 }
 
-/* Reads what the streams hold, up to a bound, without looking at what comes after them. */
+/* Reads what the streams hold, without looking at what comes after them. Each has a bound of its
+ * own: a child that fills the one as fast as we read it must not hide what is in the other. */
 static void
 empty_streams(struct call *c)
 {
 	struct call_stream *const both[] = {&c->out, &c->err};
 
-	for (int i = 0; i < 2; i++)
-		while (both[i]->fd >= 0 && may_read(c) && c->drained_bytes < DRAIN_OVER_BYTES)
+	for (int i = 0; i < 2; i++) {
+		const uint64_t end = c->drained_bytes + DRAIN_OVER_BYTES / 2;
+		while (both[i]->fd >= 0 && may_read(c) && c->drained_bytes < end)
 			if (!stream_take(both[i]))
 				break;
+	}
 }
 
 /* ---- life ---- */
@@ -417,15 +375,20 @@ tell_owner(struct call *c)
 {
 	struct grant *g = c->owner;
 	const struct journal_outcome *o = &c->outcome;
+	char notice[160] = "";
 	struct err err;
 
 	c->owner = NULL;
 	if (!g || g->dead)
 		return;
+	if (c->journal.lost_bytes)
+		snprintf(notice, sizeof notice,
+			 "berth: call: %llu bytes of its output could not be kept, and are lost "
+			 "(free space on the server)", (unsigned long long)c->journal.lost_bytes);
 	if (wire_send(&g->conn, call_ended, &err, .channel = c->channel,
 		      .exit_status = o->exit_status, .signal = o->signal,
 		      .core_dumped = o->core_dumped, .ended_by = str_of(o->ended_by),
-		      .journal_bytes = c->journal.at) < 0)
+		      .journal_bytes = c->journal.at, .notice = str_of(notice)) < 0)
 		grant_cut(g, &err);
 }
 
@@ -539,8 +502,9 @@ finish(struct call *c)
 		add_exec_error(c, c->outcome.exec_errno);
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
 		log_err(&err, "call %s: the end of its journal", c->id);
-	tell_growth(c);
+	growth_tell(c);
 	tell_owner(c);
+	growth_end_watchers(c);
 	journal_disown(&c->journal);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);

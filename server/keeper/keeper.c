@@ -189,7 +189,7 @@ watch_journal(struct keeper *k, const struct msg_journal_watch *m)
 		keeper_done(k, m->seq, &err);
 		return;
 	}
-	if (call_watch(c, &journal, &growth, &err) < 0) {
+	if (growth_watch(c, &journal, &growth, &err) < 0) {
 		keeper_done(k, m->seq, &err);
 		return;
 	}

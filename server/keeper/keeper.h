@@ -3,7 +3,8 @@
  *   keeper.c   start, the links to manager and init, the end        call.c      one call
  *   grant.c    one link to a conn                                   terminal.c  stdin of a PTY
  *   admit.c    may a call start, and with what                     journal.c   its output
- *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool */
+ *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
+ *   growth.c   who is told that a journal grew */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -80,7 +81,8 @@ struct call {
 	struct call_stream out, err;
 	struct terminal terminal;
 	int input;                         /* owned: stdin's read end until the PTY is there, -1 */
-	int growth[1 + CALL_WATCHERS_MAX]; /* owned eventfds; [0] is the owner's */
+	int growth[1 + CALL_WATCHERS_MAX]; /* owned: [0] the owner's eventfd, then write ends of
+					    * pipes to watchers; -1: free */
 	int n_growth;
 	bool grown; /* to be told when the turn ends */
 
@@ -102,14 +104,24 @@ void call_resize(struct call *c, const struct msg_call_resize *m);
 void call_taken(struct call *c, uint64_t journal_bytes);
 /* The owner is gone: SIGHUP to its processes; it is journaled until it ends. */
 void call_leave(struct call *c);
-/* A reader of its own: a journal fd and an eventfd, both the caller's to close. */
-int call_watch(struct call *c, int *out_journal, int *out_growth, struct err *err) must_check;
 /* From init. */
 void call_take_pty(struct keeper *k, uint32_t number, int take_master);
 void call_exited(struct keeper *k, const struct msg_init_exited *m);
 /* No process of the session lives any more: every call ends now. */
 void call_end_all(struct keeper *k, const char *ended_by);
 void call_free_all(struct keeper *k);
+
+/* ---- growth.c ---- */
+
+/* Tells that the journal grew, when this turn ends. */
+void growth_note(struct call *c);
+/* The same at once. */
+void growth_tell(struct call *c);
+/* A reader of its own: a journal fd and the read end of a pipe, both the caller's to close. The pipe
+ * is readable when the journal grew, and hangs up when nobody appends to it any more. */
+int growth_watch(struct call *c, int *out_journal, int *out_growth, struct err *err) must_check;
+/* Nobody appends any more. */
+void growth_end_watchers(struct call *c);
 
 /* ---- admit.c ---- */
 

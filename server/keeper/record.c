@@ -8,7 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ROOM_LEAST_BYTES = 1 << 20 }; /* what admitted calls may still add */
+enum {
+	ROOM_LEAST_BYTES = 1 << 20,	   /* what admitted calls may still add */
+	CALL_RECORDS_BYTES = 12 << 10, /* start and end of one call, at most */
+};
 
 /* Finds the end of what is there, and the last number in it. */
 static int
@@ -71,6 +74,21 @@ record_has_room(const struct spool *s)
 }
 
 int
+record_reserve(struct spool *s, uint32_t live, struct err *err)
+{
+	const uint64_t need = (uint64_t)(live + 1) * CALL_RECORDS_BYTES;
+
+	if (s->reserved_to >= s->end_at + need)
+		return 0;
+	if (fallocate(s->fd, FALLOC_FL_KEEP_SIZE, (off_t)s->end_at,
+		      (off_t)(need + ROOM_LEAST_BYTES)) < 0 &&
+	    errno != EOPNOTSUPP)
+		return err_sys(err, errno, "make room for call records");
+	s->reserved_to = s->end_at + need + ROOM_LEAST_BYTES;
+	return 0;
+}
+
+int
 record_append(struct spool *s, struct msg_call_record *record, struct err *err)
 {
 	auto_buf b = BUF_MAX(SPOOL_RECORD_MAX_BYTES + 4);
@@ -91,6 +109,7 @@ record_append(struct spool *s, struct msg_call_record *record, struct err *err)
 		/* best effort: the next record overwrites what was written of this one */
 		const int ignored = ftruncate(s->fd, (off_t)s->end_at);
 		(void)ignored;
+		s->reserved_to = s->end_at;
 		return err_add(err, "spool call record %llu", (unsigned long long)record->record);
 	}
 	s->end_at += b.len;
@@ -130,7 +149,7 @@ record_ack(struct spool *s, uint64_t record)
 	if (!record_all_acked(s))
 		return;
 	if (ftruncate(s->fd, 0) == 0)
-		s->send_at = s->end_at = 0;
+		s->send_at = s->end_at = s->reserved_to = 0;
 }
 
 void

@@ -21,6 +21,7 @@ struct spool {
 	int fd;                   /* owned */
 	char *room;               /* owned: one record */
 	uint64_t next;            /* number of the next record */
+	uint64_t reserved_to;     /* of the disk: up to this offset of the file */
 	uint64_t sent, acked;     /* numbers: the last one of each */
 	uint64_t send_at, end_at; /* file offsets */
 	bool failed;              /* the last append did not fit: said once */
@@ -31,6 +32,9 @@ struct spool {
 int record_open(struct spool *s, int calls_dir, uint64_t next_record, struct err *err) must_check;
 void record_close(struct spool *s);
 bool record_has_room(const struct spool *s);
+/* Takes the disk's room for what `live` calls and one more have yet to say: however full it gets, their
+ * ends are told. */
+int record_reserve(struct spool *s, uint32_t live, struct err *err) must_check;
 
 /* Numbers the record and appends it. -1: it is lost (a full disk). */
 int record_append(struct spool *s, struct msg_call_record *record, struct err *err) must_check;

@@ -174,7 +174,7 @@ session_for(struct conn *c, struct err *err)
 	if (s && s->state != SESSION_DELETED) {
 		if (may(c->role, &c->scope, &verbs[VERB_exec], str_of(s->row.name)))
 			return s;
-		err_set(err, ERR_DENIED, "this key may not use session %s", s->row.name);
+		err_set(err, ERR_DENIED, "this key may not use session %s", c->user);
 		return NULL;
 	}
 	if (!may(c->role, &c->scope, &verbs[VERB_new], str_of(c->user)) || !m->config.auto_create) {
@@ -362,16 +362,16 @@ conns_adopt(struct manager *m, const struct msg_grant_report *r, int *out, struc
 	snprintf(c->peer, sizeof c->peer, "%.*s", (int)r->peer.len, r->peer.at);
 	snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
 	snprintf(c->principal, sizeof c->principal, "%.*s", (int)r->principal.len, r->principal.at);
-	c->role = principal_role_parse(r->role);
+	/* Its rights are its key's, as they are now: none when that is gone. */
+	const struct key *k = keys_find_principal(&m->keys, c->principal);
+	c->role = k ? k->role : PRINCIPAL_NOBODY;
+	if (k)
+		c->scope = k->scope;
 	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_OPEN, err) < 0 ||
 	    wire_watch(&c->wire, &m->loop, read_conn, c, err) < 0) {
 		conn_close(c);
 		return -1;
 	}
-	/* Its scope is the key's, as it is now; a key that is gone has lost its rights. */
-	for (size_t i = 0; i < m->keys.n; i++)
-		if (strcmp(m->keys.list[i].principal, c->principal) == 0)
-			c->scope = m->keys.list[i].scope;
 	*out = fd_steal(&theirs);
 	return 0;
 }

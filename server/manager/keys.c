@@ -222,6 +222,16 @@ keys_find(struct keys *k, struct str text)
 	return NULL;
 }
 
+const struct key *
+keys_find_principal(struct keys *k, const char *principal)
+{
+	reload(k);
+	for (size_t i = 0; i < k->n; i++)
+		if (strcmp(k->list[i].principal, principal) == 0)
+			return &k->list[i];
+	return NULL;
+}
+
 /* ssh-keygen writes OpenSSH's own format with the right modes; we only choose names. */
 static int
 make_key(const struct keys *k, const char *name, const char *comment, struct err *err)

@@ -33,6 +33,8 @@ void keys_close(struct keys *k);
 /* The key with this text ("TYPE BASE64", as a conn sends it), NULL when it may not come in. Reads
  * the file again when it has changed. */
 const struct key *keys_find(struct keys *k, struct str text);
+/* The key of a principal that an earlier manager let in. */
+const struct key *keys_find_principal(struct keys *k, const char *principal);
 /* One line of authorized_keys. 1 a key, 0 nothing there (blank, comment), -1 not acceptable. */
 int keys_parse_line(struct str line, struct key *out, struct err *err) must_check;
 

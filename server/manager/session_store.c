@@ -210,12 +210,15 @@ session_commit_pause(struct session *s, struct err *err)
 	if (s->has_manifest) {
 		row.has_head = true;
 		row.head = s->manifest;
-		row.upper++;
 	}
 	if (s->current->kind == WANT_RESTORE) {
 		row.has_head = true;
 		row.head = s->current->target;
 	}
+	/* An upper that was captured is a lower from here on; one that stood on another head is not used
+	 * again, be it empty. */
+	if (s->has_manifest || s->current->kind == WANT_RESTORE)
+		row.upper++;
 	row.unclean = false;
 	row.reason[0] = '\0';
 	row.used_ns = time_real_ns();

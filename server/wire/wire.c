@@ -293,6 +293,13 @@ send_packet(int fd, const char *at, size_t n, const int *fds, int n_fds)
 	}
 }
 
+/* What a waiting packet costs: a flood of small ones is bounded too. */
+static size_t
+queued_size(size_t n)
+{
+	return sizeof(struct packet) + n;
+}
+
 static int
 flush_queue(struct wire *w, struct err *err)
 {
@@ -306,7 +313,7 @@ flush_queue(struct wire *w, struct err *err)
 		w->queue = p->next;
 		if (!w->queue)
 			w->queue_tail = &w->queue;
-		w->queue_bytes -= p->n;
+		w->queue_bytes -= queued_size(p->n);
 		close_fds(p->fds, &p->n_fds);
 		free(p);
 	}
@@ -317,7 +324,7 @@ flush_queue(struct wire *w, struct err *err)
 static int
 enqueue(struct wire *w, const struct buf *b, const int *fds, int n, struct err *err)
 {
-	if (w->queue_bytes + b->len > WIRE_QUEUE_MAX_BYTES)
+	if (w->queue_bytes + queued_size(b->len) > WIRE_QUEUE_MAX_BYTES)
 		return err_set(err, ERR_UNAVAILABLE, "the %s reads nothing any more",
 			       role_name(w->peer));
 	struct packet *p = try_new(1, sizeof *p + b->len);
@@ -336,7 +343,7 @@ enqueue(struct wire *w, const struct buf *b, const int *fds, int n, struct err *
 	}
 	*w->queue_tail = p;
 	w->queue_tail = &p->next;
-	w->queue_bytes += p->n;
+	w->queue_bytes += queued_size(p->n);
 	watch_want(&w->watch, EPOLLIN | EPOLLOUT);
 	return 0;
 }
