@@ -17,7 +17,7 @@
 
 #include <stdint.h>
 
-enum { MANIFEST_LAYERS_MAX = 1024, MANIFEST_MAX_BYTES = 1 << 20 };
+enum { MANIFEST_LAYERS_MAX = 4096, MANIFEST_MAX_BYTES = 4 << 20 };
 
 struct manifest_layer {
 	struct digest digest, diff_id;

@@ -409,15 +409,15 @@ index_put_call_end(struct index *ix, const struct call_row *r, struct err *err)
 {
 	if (index_put_call_start(ix, r, err) < 0) /* its start may be on a spool that was lost */
 		return -1;
-	return run(
-	    ix, err,
-	    "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
-	    "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,out_sha256=?11,err_sha256=?12,"
-	    "left_running=?13 "
-	    "WHERE id=?1",
-	    "tiiitiiiiittt", r->id, r->ended_ns, (uint64_t)r->exit_status, (uint64_t)r->signal,
-	    r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns, r->cpu_ns, r->peak_bytes,
-	    r->out_sha256, r->err_sha256, r->left_running);
+	return run(ix, err,
+		   "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
+		   "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,out_sha256=?11,err_sha256=?12,"
+		   "left_running=?13 "
+		   "WHERE id=?1 AND session=?14",
+		   "tiiitiiiiitttt", r->id, r->ended_ns, (uint64_t)r->exit_status,
+		   (uint64_t)r->signal, r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns,
+		   r->cpu_ns, r->peak_bytes, r->out_sha256, r->err_sha256, r->left_running,
+		   r->session);
 }
 
 int
@@ -430,7 +430,8 @@ index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct 
 
 #define CALL_COLUMNS                                                                               \
 	"SELECT id,session,principal,command,started_ns,ended_ns,exit_status,signal,ended_by,"     \
-	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running FROM calls "
+	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running FROM "   \
+	"calls "
 
 static void
 read_call(sqlite3_stmt *st, struct call_row *r)

@@ -137,7 +137,7 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 	if (result == 0 &&
 	    sqlite3_exec(db,
 			 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
-			 "PRAGMA busy_timeout=0; PRAGMA trusted_schema=OFF",
+			 "PRAGMA busy_timeout=300; PRAGMA trusted_schema=OFF",
 			 NULL, NULL, NULL) != SQLITE_OK)
 		result = failed_with(err, db, "set up index.db");
 	if (result == 0)

@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -276,14 +277,12 @@ greet_manager(struct keeper *k, int take_fd, struct err *err)
 static bool
 manager_lives(struct keeper *k)
 {
-	char byte;
-	struct iovec iov = {&byte, 1};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	/* By hang-up, not by what is to be read: a dead one may have left messages. */
+	struct pollfd p = {.fd = k->manager.fd, .events = POLLRDHUP};
 
 	if (!wire_is_open(&k->manager))
 		return false;
-	const ssize_t n = recvmsg(k->manager.fd, &m, MSG_PEEK | MSG_DONTWAIT);
-	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+	return poll(&p, 1, 0) <= 0 || !(p.revents & (POLLHUP | POLLRDHUP | POLLERR));
 }
 
 static void

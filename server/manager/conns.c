@@ -34,8 +34,8 @@ conn_close(struct conn *c)
 	timer_cancel(&c->login);
 	wire_close(&c->wire);
 	for (struct session *s = m->sessions; s; s = s->next)
-		session_forget_conn(s, c);
-	do_forget_conn(m, c);
+		session_forget_conn(s, c, NULL);
+	do_forget_conn(c, NULL);
 	for (struct conn **at = &m->conns; *at; at = &(*at)->next)
 		if (*at == c) {
 			*at = c->next;
@@ -56,6 +56,30 @@ cut(struct conn *c, const struct err *err)
 }
 
 /* ---- answers ---- */
+
+bool
+asker_count(struct asker *a)
+{
+	struct err err;
+
+	if (a->conn->asked > a->conn->m->config.channels_max) {
+		err_set(&err, ERR_CORRUPT, "%u questions at once", a->conn->asked);
+		cut(a->conn, &err);
+		return false;
+	}
+	a->conn->asked++;
+	a->counted = true;
+	return true;
+}
+
+void
+asker_forget(struct asker *a)
+{
+	if (a->conn && a->counted)
+		a->conn->asked--;
+	a->conn = NULL;
+	a->counted = false;
+}
 
 void
 asker_print(struct asker *a, struct str bytes)
@@ -95,7 +119,7 @@ asker_end(struct asker *a, const struct err *failure)
 		      .what = fit(e->what, 128), .why = fit(e->why, 512),
 		      .hint = fit(e->hint, 160)) < 0)
 		cut(a->conn, &err);
-	a->conn = NULL;
+	asker_forget(a);
 }
 
 void
@@ -108,7 +132,7 @@ asker_session(struct asker *a, int keeper_link, const char *notice)
 	const struct msg_session_ready ready = {.seq = a->seq, .notice = fit(notice, 512)};
 	if (wire_send_fds(&a->conn->wire, MSG_session_ready, &ready, &keeper_link, 1, &err) < 0)
 		cut(a->conn, &err);
-	a->conn = NULL;
+	asker_forget(a);
 }
 
 void
@@ -121,7 +145,7 @@ asker_session_failed(struct asker *a, const struct err *failure)
 	if (wire_send(&a->conn->wire, session_failed, &err, .seq = a->seq, .code = failure->code,
 		      .why = fit(failure->why, 512), .hint = fit(failure->hint, 160)) < 0)
 		cut(a->conn, &err);
-	a->conn = NULL;
+	asker_forget(a);
 }
 
 /* ---- what a conn asks ---- */
@@ -198,6 +222,8 @@ want_session(struct conn *c, uint32_t seq)
 	struct err err;
 	struct asker a = {.conn = c, .seq = seq};
 
+	if (!asker_count(&a))
+		return;
 	if (c->control)
 		err_set(&err, ERR_DENIED, "user berth has no session");
 	struct session *s = c->control ? NULL : session_for(c, &err);
@@ -205,7 +231,7 @@ want_session(struct conn *c, uint32_t seq)
 		asker_session_failed(&a, &err);
 		return;
 	}
-	session_want(s, want_new(WANT_RUN, &a));
+	session_want(s, want_new(c->m, WANT_RUN, &a));
 }
 
 static void
@@ -223,10 +249,13 @@ dispatch(struct conn *c)
 	case MSG_verb_start:
 		do_verb(c, &msg->verb_start);
 		return;
-	case MSG_verb_cancel: /* what a verb has begun goes on; its answer is dropped */
+	case MSG_verb_cancel: { /* what a verb has begun goes on; its answer is dropped */
+		const uint32_t seq = msg->verb_cancel.seq;
 		for (struct session *s = c->m->sessions; s; s = s->next)
-			session_forget_conn(s, c);
+			session_forget_conn(s, c, &seq);
+		do_forget_conn(c, &seq);
 		return;
+	}
 	default:
 		return; /* no other row has this direction */
 	}
@@ -349,10 +378,14 @@ conns_accept(struct manager *m)
 }
 
 int
-conns_adopt(struct manager *m, const struct msg_grant_report *r, int *out, struct err *err)
+conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struct err *err)
 {
+	struct manager *m = s->m;
 	int pair[2];
 
+	if (session_find(m, r->user) != s)
+		return err_set(err, ERR_CORRUPT, "the keeper of %s speaks of user %.*s",
+			       s->row.name, (int)r->user.len, r->user.at);
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[1];

@@ -15,6 +15,7 @@ struct conn {
 	struct scope scope;
 	bool proven, control, loopback;
 	struct timer login; /* the end of its time to authenticate */
+	unsigned asked;     /* questions without an answer; bounded by channels_max */
 };
 
 /* Who waits for an answer to a verb or a session_want. conn is NULL once the client has gone. */
@@ -22,15 +23,23 @@ struct asker {
 	struct conn *conn;
 	uint32_t seq;
 	bool is_verb, json;
+	bool counted; /* in conn->asked */
 };
 
 /* Accepts what waits on the listener. */
 void conns_accept(struct manager *m);
-/* A conn of an earlier manager, known to a keeper: a new link, whose other end is put in *out. */
-int conns_adopt(struct manager *m, const struct msg_grant_report *report, int *out,
+/* A conn of an earlier manager, known to the keeper of s: a new link, whose other end is put in
+ * *out. A keeper can speak of conns of its own session alone; their rights are those of their keys
+ * now. */
+struct session;
+int conns_adopt(struct session *s, const struct msg_grant_report *report, int *out,
 		struct err *err) must_check;
 void conns_close_all(struct manager *m);
 
+/* Each question is counted until its answer; a conn with more than it has channels is cut. */
+bool asker_count(struct asker *a) must_check;
+/* Nobody waits any more. */
+void asker_forget(struct asker *a);
 /* Answers to verbs. A conn that is gone or does not read is cut; the caller need not know. */
 void asker_print(struct asker *a, struct str bytes);
 /* err NULL: done well. WHAT must have been set in err. */

@@ -34,6 +34,18 @@ age_format(uint64_t since_ns, char out[16])
 	snprintf(out, 16, "%llu%c", (unsigned long long)(s / steps[i].seconds), steps[i].unit);
 }
 
+int
+do_answer(struct asker *asker, struct buf *answer, struct err *err)
+{
+	if (buf_bad(answer)) {
+		err_set(err, ERR_USAGE, "more than %d MiB of answer", ANSWER_MAX_BYTES >> 20);
+		return err_hint(err, "ask for less, as with --limit");
+	}
+	asker_print(asker, buf_view(answer));
+	asker_end(asker, NULL);
+	return 0;
+}
+
 static do_fn
 function_of(enum verb_id id)
 {
@@ -129,6 +141,8 @@ do_verb(struct conn *c, const struct msg_verb_start *v)
 	struct session *s = NULL;
 	struct asker asker = {.conn = c, .seq = v->seq, .is_verb = true, .json = v->json != 0};
 
+	if (!asker_count(&asker))
+		return;
 	if (!c->control) {
 		err_set(&err, ERR_DENIED, "verbs are for user berth");
 	} else if (request_decode(v->verb, v->args, v->json != 0, &r, &err) == 0) {

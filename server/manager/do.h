@@ -16,7 +16,8 @@ void do_verb(struct conn *c, const struct msg_verb_start *v);
 bool do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 		      const struct msg_done *done);
 void do_keeper_gone(struct session *s);
-void do_forget_conn(struct manager *m, const struct conn *c);
+/* seq NULL: all of its questions. */
+void do_forget_conn(const struct conn *c, const uint32_t *seq);
 
 int do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	   struct asker *asker, struct err *err) must_check;
@@ -40,6 +41,10 @@ int do_call_show(struct manager *m, struct conn *c, const struct request *r, str
 		 struct asker *asker, struct err *err) must_check;
 int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		   struct asker *asker, struct err *err) must_check;
+
+enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
+/* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
+int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;
 
 /* ---- shared words of the answers (do.c) ---- */
 

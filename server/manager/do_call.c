@@ -36,7 +36,8 @@ call_json(struct buf *out, const struct call_row *r)
 	buf_fmt(out, ",\"ended_by\":\"%s\",\"stdout_bytes\":%llu,\"stderr_bytes\":%llu",
 		r->ended_by, (unsigned long long)r->out_bytes, (unsigned long long)r->err_bytes);
 	buf_fmt(out,
-		",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"stdout_sha256\":\"%s\",\"stderr_sha256\":\"%s\"",
+		",\"wall_ns\":%llu,\"cpu_ns\":%llu,\"peak_bytes\":%llu,\"stdout_sha256\":\"%s\","
+		"\"stderr_sha256\":\"%s\"",
 		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
 		(unsigned long long)r->peak_bytes, r->out_sha256, r->err_sha256);
 	buf_text(out, ",\"left_running\":[");
@@ -95,7 +96,7 @@ int
 do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	 struct asker *asker, struct err *err)
 {
-	auto_buf out = BUF_MAX(64 << 20);
+	auto_buf out = BUF_MAX(ANSWER_MAX_BYTES);
 	struct listing l = {.out = &out, .json = r->json, .first = true};
 	const uint64_t most = request_number(r, "limit", CALLS_LISTED);
 
@@ -113,9 +114,7 @@ do_calls(struct manager *m, struct conn *c, const struct request *r, struct sess
 		return -1;
 	if (r->json)
 		buf_text(&out, l.first ? "]\n" : "\n]\n");
-	asker_print(asker, buf_view(&out));
-	asker_end(asker, NULL);
-	return 0;
+	return do_answer(asker, &out, err);
 }
 
 static int
@@ -162,14 +161,12 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 			(double)row.cpu_ns / 1e9);
 		buf_fmt(&out, "%-10s%s, stderr %s\n", "stdout", bytes[0], bytes[1]);
 		if (row.out_sha256[0])
-			buf_fmt(&out, "%-10s%s stdout\n%-10s%s stderr\n", "sha256", row.out_sha256, "",
-				row.err_sha256);
+			buf_fmt(&out, "%-10s%s stdout\n%-10s%s stderr\n", "sha256", row.out_sha256,
+				"", row.err_sha256);
 		if (row.left_running[0])
 			buf_fmt(&out, "%-10s%s\n", "left", row.left_running);
 	}
-	asker_print(asker, buf_view(&out));
-	asker_end(asker, NULL);
-	return 0;
+	return do_answer(asker, &out, err);
 }
 
 /* ---- call output: the journal's fd to the conn, never its bytes through us ---- */
@@ -184,10 +181,48 @@ struct watch_ask {
 	char call[ID_BYTES];
 	uint64_t from;
 	bool follow;
+	struct timer deadline;
 };
 
 static struct watch_ask *asks; /* waiting for a keeper's answer; few and short-lived */
 static uint32_t last_seq;
+
+#define WATCH_MAX_NS (30 * NS_PER_S)
+
+/* Takes one out of the list; the caller answers, then drops it. */
+static struct watch_ask *
+take_ask(const struct session *s, uint32_t seq, bool any)
+{
+	for (struct watch_ask **at = &asks; *at; at = &(*at)->next) {
+		struct watch_ask *a = *at;
+		if (a->s != s || (!any && a->seq != seq))
+			continue;
+		*at = a->next;
+		timer_cancel(&a->deadline);
+		return a;
+	}
+	return NULL;
+}
+
+static void
+give_up(struct watch_ask *a, enum err_code code, const char *why)
+{
+	struct err err;
+
+	err_set(&err, code, "%s", why);
+	err_what(&err, "call output");
+	asker_end(&a->asker, &err);
+	free(a);
+}
+
+static void
+overdue(void *ctx)
+{
+	struct watch_ask *a = ctx;
+
+	give_up(take_ask(a->s, a->seq, false), ERR_UNAVAILABLE,
+		"the session's keeper does not answer");
+}
 
 static void
 hand_over(struct asker *a, const int fds[2], uint64_t from, bool follow, bool live)
@@ -210,7 +245,8 @@ give_file(struct session *s, const char *id, struct asker *a, uint64_t from, str
 	char name[ID_BYTES + 16];
 
 	snprintf(name, sizeof name, "calls/%s.j", id);
-	auto_close int journal = path_open(s->dir, name, O_RDONLY, err);
+	auto_close int journal =
+	    session_open_dir(s, err) < 0 ? -1 : path_open(s->dir, name, O_RDONLY, err);
 	if (journal < 0)
 		return errno == ENOENT ? err_set(err, ERR_INCOMPLETE,
 						 "the journal of this call is no longer kept")
@@ -249,6 +285,7 @@ do_call_output(struct manager *m, struct conn *c, const struct request *r, struc
 		return -1;
 	}
 	asks = a;
+	timer_set(&m->loop, &a->deadline, time_now_ns() + WATCH_MAX_NS, overdue, a);
 	return 0;
 }
 
@@ -260,48 +297,33 @@ do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 
 	if (!(seq & WATCH_SEQ))
 		return false;
-	for (struct watch_ask **at = &asks; *at; at = &(*at)->next) {
-		struct watch_ask *a = *at;
-		if (a->seq != seq || a->s != s)
-			continue;
-		*at = a->next;
-		if (watched) {
-			hand_over(&a->asker, watched->fds, a->from, a->follow, true);
-		} else if (done->code && give_file(s, a->call, &a->asker, a->from, &err) < 0) {
-			/* it had ended meanwhile, and its file is gone too */
-			err_what(&err, "call output");
-			asker_end(&a->asker, &err);
-		}
-		free(a);
-		return true;
+	struct watch_ask *a = take_ask(s, seq, false);
+	if (!a)
+		return true; /* it was given up */
+	if (watched) {
+		hand_over(&a->asker, watched->fds, a->from, a->follow, true);
+	} else if (done && give_file(s, a->call, &a->asker, a->from, &err) < 0) {
+		/* it had ended meanwhile, and its file is gone too */
+		err_what(&err, "call output");
+		asker_end(&a->asker, &err);
 	}
+	free(a);
 	return true;
 }
 
 void
 do_keeper_gone(struct session *s)
 {
-	struct err err;
+	struct watch_ask *a;
 
-	for (struct watch_ask **at = &asks; *at;) {
-		struct watch_ask *a = *at;
-		if (a->s != s) {
-			at = &a->next;
-			continue;
-		}
-		*at = a->next;
-		err_set(&err, ERR_AGAIN, "the session's keeper ended");
-		err_what(&err, "call output");
-		asker_end(&a->asker, &err);
-		free(a);
-	}
+	while ((a = take_ask(s, 0, true)))
+		give_up(a, ERR_AGAIN, "the session's keeper ended");
 }
 
 void
-do_forget_conn(struct manager *m, const struct conn *c)
+do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
-	(void)m;
 	for (struct watch_ask *a = asks; a; a = a->next)
-		if (a->asker.conn == c)
-			a->asker.conn = NULL;
+		if (a->asker.conn == c && (!seq || a->asker.seq == *seq))
+			asker_forget(&a->asker);
 }

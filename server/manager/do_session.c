@@ -19,7 +19,7 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	}
 	if (session_create(m, name, c->principal, &there, err) < 0)
 		return -1;
-	session_want(there, want_new(WANT_RUN, asker));
+	session_want(there, want_new(m, WANT_RUN, asker));
 	return 0;
 }
 
@@ -69,7 +69,7 @@ int
 do_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
       struct asker *asker, struct err *err)
 {
-	auto_buf out = BUF_MAX(64 << 20);
+	auto_buf out = BUF_MAX(ANSWER_MAX_BYTES);
 	bool first = true;
 
 	if (r->json)
@@ -99,9 +99,7 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 	}
 	if (r->json)
 		buf_text(&out, first ? "]\n" : "\n]\n");
-	asker_print(asker, buf_view(&out));
-	asker_end(asker, NULL);
-	return 0;
+	return do_answer(asker, &out, err);
 }
 
 static void
@@ -143,9 +141,7 @@ do_show(struct manager *m, struct conn *c, const struct request *r, struct sessi
 	} else {
 		show_text(&out, s, &sum);
 	}
-	asker_print(asker, buf_view(&out));
-	asker_end(asker, NULL);
-	return 0;
+	return do_answer(asker, &out, err);
 }
 
 /* Live calls of somebody else stand in the way of what would end them. */
@@ -195,12 +191,12 @@ act(enum want_kind kind, struct conn *c, const struct request *r, struct session
 
 	if (check_others(s, c, r, err) < 0)
 		return -1;
-	struct want *w = want_new(kind, asker);
+	struct want *w = want_new(s->m, kind, asker);
 	snprintf(w->who, sizeof w->who, "%s", c->principal);
 	if (kind != WANT_REMOVE && request_text(r, "note", &note))
 		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
 	if (kind == WANT_PAUSE)
-		w->grace_ns = request_number(r, "grace", 0);
+		w->grace_ns = request_number(r, "grace", w->grace_ns);
 	session_want(s, w);
 	return 0;
 }
@@ -217,11 +213,10 @@ int
 do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err)
 {
-	(void)m;
 	(void)c;
 	(void)r;
 	(void)err;
-	session_want(s, want_new(WANT_RUN, asker));
+	session_want(s, want_new(m, WANT_RUN, asker));
 	return 0;
 }
 
@@ -278,7 +273,7 @@ do_restore(struct manager *m, struct conn *c, const struct request *r, struct se
 	}
 	if (check_others(s, c, r, err) < 0)
 		return -1;
-	struct want *w = want_new(WANT_RESTORE, asker);
+	struct want *w = want_new(m, WANT_RESTORE, asker);
 	w->target = l.found;
 	snprintf(w->who, sizeof w->who, "%s", c->principal);
 	if (request_text(r, "note", &note))

@@ -59,7 +59,7 @@ int
 do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err)
 {
-	auto_buf out = BUF_MAX(64 << 20);
+	auto_buf out = BUF_MAX(ANSWER_MAX_BYTES);
 	struct listing l = {.out = &out, .s = s, .json = r->json, .first = true};
 
 	(void)c;
@@ -72,7 +72,5 @@ do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct 
 		return -1;
 	if (r->json)
 		buf_text(&out, l.first ? "]\n" : "\n]\n");
-	asker_print(asker, buf_view(&out));
-	asker_end(asker, NULL);
-	return 0;
+	return do_answer(asker, &out, err);
 }

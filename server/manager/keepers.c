@@ -8,6 +8,7 @@
 #include "manager/session.h"
 #include "manager/spawn.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -27,7 +28,7 @@ adopt(struct session *s, const struct msg_grant_report *r)
 	struct err err;
 	auto_close int theirs = -1;
 
-	if (conns_adopt(s->m, r, &theirs, &err) < 0 ||
+	if (conns_adopt(s, r, &theirs, &err) < 0 ||
 	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt,
 			  &(struct msg_conn_adopt){.grant = r->grant}, &theirs, 1, &err) < 0)
 		log_err(&err, "session %s: a connection of it was not taken back", s->row.name);
@@ -76,14 +77,16 @@ keeper_read(struct session *s)
 		dispatch(s);
 	if (got >= 0 || !s->keeper.linked)
 		return;
-	/* Its end is told by the pidfd. A keeper that broke its row is presumed taken. */
+	/* A keeper that broke its row is presumed taken; one without a link can serve nobody. Both
+	 * are ended, and their end is told by the pidfd: until then nothing of the session is
+	 * touched. */
 	watch_remove(&s->keeper.wire.watch);
 	s->keeper.linked = false;
 	wire_close(&s->keeper.wire);
-	if (err.code != ERR_UNAVAILABLE) {
+	if (err.code != ERR_UNAVAILABLE)
 		log_err(&err, "session %s: its keeper is cut", s->row.name);
-		keeper_cut(s);
-	}
+	do_keeper_gone(s);
+	keeper_cut(s);
 }
 
 static void
@@ -129,7 +132,8 @@ keeper_close(struct session *s)
 int
 keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err)
 {
-	auto_close int fd = path_open_dir(s->dir, name, mode, err);
+	auto_close int fd =
+	    session_open_dir(s, err) < 0 ? -1 : path_open_dir(s->dir, name, mode, err);
 	if (fd < 0)
 		return -1;
 	const struct node *n = &s->m->node;
@@ -142,6 +146,8 @@ keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *er
 static int
 open_lock(struct session *s, struct err *err)
 {
+	if (session_open_dir(s, err) < 0)
+		return -1;
 	auto_close int fd = openat(s->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return err_sys(err, errno, "open the session's lock");
@@ -241,6 +247,7 @@ attach(struct session *s, int take_link, int take_pidfd, pid_t pid, struct err *
 {
 	struct keeper *k = &s->keeper;
 
+	assert(k->pidfd < 0); /* a session has one keeper */
 	*k = (struct keeper){.pidfd = take_pidfd, .pid = pid};
 	if (wire_open(&k->wire, take_link, ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, err) < 0)
 		return -1;
@@ -280,6 +287,18 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 	return 0;
 }
 
+static bool
+is_keeper(pid_t pid)
+{
+	char path[48], exe[4096];
+
+	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+	const ssize_t n = readlink(path, exe, sizeof exe - 1);
+	exe[n > 0 ? n : 0] = '\0';
+	const char *name = strrchr(exe, '/');
+	return name && strncmp(name, "/berth-keeper", 13) == 0;
+}
+
 int
 keeper_find(struct session *s, struct err *err)
 {
@@ -300,6 +319,10 @@ keeper_find(struct session *s, struct err *err)
 	const int pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 	if (pidfd < 0)
 		return 0;
+	if (!is_keeper(who.pid)) { /* its manager died before it had called listen(2) */
+		close(pidfd);
+		return 0;
+	}
 	if (attach(s, fd_steal(&fd), pidfd, who.pid, err) < 0) {
 		keeper_close(s);
 		return -1;

@@ -17,10 +17,12 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -243,7 +245,7 @@ pause_all(struct manager *m)
 {
 	for (struct session *s = m->sessions; s; s = s->next)
 		if (s->state == SESSION_RUNNING || s->step != STEP_IDLE)
-			session_want(s, want_new(WANT_PAUSE, NULL));
+			session_want(s, want_new(m, WANT_PAUSE, NULL));
 	manager_stop_when_idle(m);
 }
 
@@ -295,13 +297,22 @@ open_signals(struct manager *m, struct err *err)
 
 /* ---- start and end ---- */
 
+#define LOCK_MAX_NS (2 * NS_PER_S)
+
 static int
 lock_state(struct manager *m, struct err *err)
 {
 	m->lock = openat(m->state, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (m->lock < 0)
 		return err_sys(err, errno, "open the lock");
-	if (flock(m->lock, LOCK_EX | LOCK_NB) < 0) {
+	/* A child of a manager that was just killed may hold it for an instant more; flock(2) has
+	 * no event to wait for with a bound. */
+	const uint64_t until = time_now_ns() + LOCK_MAX_NS;
+	while (flock(m->lock, LOCK_EX | LOCK_NB) < 0) {
+		if (time_now_ns() < until) {
+			poll(NULL, 0, 20);
+			continue;
+		}
 		err_set(err, ERR_UNAVAILABLE, "another berthd uses this state directory");
 		return err_hint(err, "stop it, or choose another directory with --state");
 	}
@@ -329,6 +340,11 @@ open_all(struct manager *m, const struct args *a, struct err *err)
 	if (geteuid() != 0) {
 		err_set(err, ERR_DENIED, "berthd needs root");
 		return err_hint(err, "run it with sudo; a rung without root comes later");
+	}
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* a few for each session and connection */
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	if (open_signals(m, err) < 0 || spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
 		return -1;
@@ -376,6 +392,7 @@ serve(struct manager *m, struct err *err)
 static void
 close_all(struct manager *m)
 {
+	m->closing = true;
 	records_flush(m);
 	conns_close_all(m);
 	while (m->sessions)
@@ -387,15 +404,16 @@ close_all(struct manager *m)
 	if (m->index.db)
 		index_close(&m->index);
 	keys_close(&m->keys);
-	if (m->loop.batch)
+	if (m->loop.batch) {
+		records_free(m);
 		loop_done(&m->loop);
+	}
 	int *const fds[] = {&m->state,        &m->run,     &m->store,   &m->cache,
 			    &m->sessions_dir, &m->keepers, &m->scratch, &m->lock,
 			    &m->listen,       &m->signals, &m->image};
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		fd_close(fds[i]);
 	free(m->cached);
-	free(m->batch);
 }
 
 int
@@ -427,6 +445,11 @@ main(int argc, char **argv)
 		result = open_all(&m, &args, &err);
 	if (result == 0)
 		result = serve(&m, &err);
+	for (const struct session *s = m.sessions; s && m.stopping && result == 0; s = s->next)
+		if (s->keeper.pidfd >= 0)
+			result =
+			    err_set(&err, ERR_AGAIN, "session %s could not be paused, and goes on",
+				    s->row.name);
 	close_all(&m);
 	if (result == 0)
 		return 0;

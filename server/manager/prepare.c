@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -227,8 +228,11 @@ build_run(struct build *b, struct err *err)
 	auto_close int ours = ends[0], theirs = ends[1];
 
 	const pid_t pid = fork();
-	if (pid == 0)
+	if (pid == 0) {
+		/* It holds all that the manager holds, its lock too: it must not outlive it. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 		build_and_send(b, theirs);
+	}
 	if (pid < 0)
 		return err_sys(err, errno, "start a process that mounts the workspace");
 	fd_close(&theirs);

@@ -13,18 +13,22 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { BATCH_MAX = 128 }; /* below the records that a keeper sends without an acknowledgement */
+enum { BATCH_MAX = 128 };
 #define BATCH_WAIT_NS (100 * NS_PER_MS)
+#define RETRY_WAIT_NS (1 * NS_PER_S)
 
 struct pending {
+	struct pending *next;
 	struct call_row row;
 	char session[ID_BYTES];
 	uint64_t record;
 	bool end;
 };
 
+/* In order of arrival, until they are committed. Bounded by what keepers send without an
+ * acknowledgement (256 each). */
 struct call_batch {
-	struct pending at[BATCH_MAX];
+	struct pending *first, **last; /* owned */
 	size_t n;
 	struct timer timer;
 };
@@ -96,16 +100,23 @@ records_flush(struct manager *m)
 		return;
 	timer_cancel(&b->timer);
 	int result = index_begin(&m->index, &err);
-	for (size_t i = 0; i < b->n && result == 0; i++)
-		result = put(&m->index, &b->at[i], &err);
+	for (const struct pending *p = b->first; p && result == 0; p = p->next)
+		result = put(&m->index, p, &err);
 	if (result == 0)
 		result = index_commit(&m->index, &err);
-	if (result < 0) { /* not acknowledged: the keepers keep them and send them again */
+	if (result < 0) { /* nothing is acknowledged: an acknowledgement speaks for all before it */
 		index_rollback(&m->index);
-		log_err(&err, "%zu call records wait in their spools", b->n);
+		log_err(&err, "%zu call records wait", b->n);
+		timer_set(&m->loop, &b->timer, time_now_ns() + RETRY_WAIT_NS, timer_flush, m);
+		return;
 	}
-	for (size_t i = 0; i < b->n && result == 0; i++)
-		acknowledge(m, &b->at[i]);
+	while (b->first) {
+		struct pending *p = b->first;
+		b->first = p->next;
+		acknowledge(m, p);
+		free(p);
+	}
+	b->last = &b->first;
 	b->n = 0;
 }
 
@@ -114,14 +125,31 @@ records_add(struct session *s, const struct msg_call_record *r)
 {
 	struct manager *m = s->m;
 
-	if (!m->batch)
+	if (!m->batch) {
 		m->batch = xnew(1, sizeof *m->batch);
+		m->batch->last = &m->batch->first;
+	}
 	struct call_batch *b = m->batch;
-	fill(&b->at[b->n++], &s->row, r);
-	if (b->n == BATCH_MAX)
+	struct pending *p = xnew(1, sizeof *p);
+	fill(p, &s->row, r);
+	*b->last = p;
+	b->last = &p->next;
+	if (++b->n % BATCH_MAX == 0)
 		records_flush(m);
 	else if (b->n == 1)
 		timer_set(&m->loop, &b->timer, time_now_ns() + BATCH_WAIT_NS, timer_flush, m);
+}
+
+void
+records_free(struct manager *m)
+{
+	while (m->batch && m->batch->first) {
+		struct pending *p = m->batch->first;
+		m->batch->first = p->next;
+		free(p);
+	}
+	free(m->batch);
+	m->batch = NULL;
 }
 
 /* ---- a spool without its keeper ---- */
@@ -153,7 +181,9 @@ records_replay(struct session *s)
 	struct err err;
 	struct replay replay = {.s = s};
 	auto_close int calls =
-	    openat(s->dir, "calls", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	    session_open_dir(s, &err) < 0
+		? -1
+		: openat(s->dir, "calls", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	if (calls < 0)
 		return;

@@ -79,6 +79,12 @@ session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
 		timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
 }
 
+void
+session_extend(struct session *s, uint64_t deadline_ns)
+{
+	timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
+}
+
 int
 session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
 {
@@ -167,23 +173,24 @@ static int
 free_slot(const struct manager *m, unsigned *out, struct err *err)
 {
 	const unsigned slots = node_slots(m->node.uid_base);
+	auto_free bool *taken = xnew(slots, sizeof *taken);
 
-	for (unsigned slot = 0; slot < slots; slot++) {
-		const struct session *s = m->sessions;
-		while (s && s->row.slot != slot)
-			s = s->next;
-		if (!s) {
+	for (const struct session *s = m->sessions; s; s = s->next)
+		if (s->state != SESSION_DELETED && s->row.slot < slots)
+			taken[s->row.slot] = true;
+	for (unsigned slot = 0; slot < slots; slot++)
+		if (!taken[slot]) {
 			*out = slot;
 			return 0;
 		}
-	}
 	return err_set(err, ERR_UNAVAILABLE, "all %u uid ranges are in use", slots);
 }
 
-static int
-open_dir(struct session *s, struct err *err)
+int
+session_open_dir(struct session *s, struct err *err)
 {
-	s->dir = path_open_dir(s->m->sessions_dir, s->row.id, 0700, err);
+	if (s->dir < 0)
+		s->dir = path_open_dir(s->m->sessions_dir, s->row.id, 0700, err);
 	return s->dir < 0 ? -1 : 0;
 }
 
@@ -201,7 +208,7 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 	snprintf(row.image, sizeof row.image, "%s", m->image_name);
 	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
-	if (open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {
+	if (session_open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {
 		session_free(s);
 		return err_add(err, "make session %s", row.name);
 	}
@@ -210,9 +217,8 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 	return 0;
 }
 
-int
-session_load(struct manager *m, const struct session_row *row, struct session **out,
-	     struct err *err)
+struct session *
+session_load(struct manager *m, const struct session_row *row)
 {
 	struct session *s = session_new(m, row);
 
@@ -220,33 +226,31 @@ session_load(struct manager *m, const struct session_row *row, struct session **
 	for (int i = 0; i < SESSION_STATES; i++)
 		if (strcmp(row->state, state_names[i]) == 0)
 			s->state = (enum session_state)i;
-	if (open_dir(s, err) < 0)
-		return err_add(err, "session %s", row->name);
-	*out = s;
-	return 0;
+	return s;
 }
 
 /* ---- wants ---- */
 
 struct want *
-want_new(enum want_kind kind, const struct asker *asker)
+want_new(const struct manager *m, enum want_kind kind, const struct asker *asker)
 {
 	struct want *w = xnew(1, sizeof *w);
 
 	w->kind = kind;
+	w->grace_ns = m->config.kill_grace;
 	if (asker)
 		w->asker = *asker;
 	return w;
 }
 
 void
-session_forget_conn(struct session *s, const struct conn *c)
+session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq)
 {
-	if (s->current && s->current->asker.conn == c)
-		s->current->asker.conn = NULL;
+	if (s->current && s->current->asker.conn == c && (!seq || s->current->asker.seq == *seq))
+		asker_forget(&s->current->asker);
 	for (struct want *w = s->wants; w; w = w->next)
-		if (w->asker.conn == c)
-			w->asker.conn = NULL;
+		if (w->asker.conn == c && (!seq || w->asker.seq == *seq))
+			asker_forget(&w->asker);
 }
 
 void
@@ -312,6 +316,17 @@ answer(struct session *s, struct want *w, const struct err *failure)
 	asker_end(&w->asker, &err);
 }
 
+static void
+next_later(void *ctx)
+{
+	struct session *s = ctx;
+
+	if (s->m->closing)
+		return;
+	session_next(s);
+	manager_stop_when_idle(s->m);
+}
+
 void
 session_finish(struct session *s, const struct err *failure)
 {
@@ -328,8 +343,11 @@ session_finish(struct session *s, const struct err *failure)
 	if (w)
 		answer(s, w, failure);
 	free(w);
-	session_next(s);
-	manager_stop_when_idle(s->m);
+	if (s->state == SESSION_PAUSED || s->state == SESSION_DELETED)
+		fd_close(&s->dir);
+	/* When the turn ends, not from here: an act that fails at once must not nest the next one.
+	 */
+	loop_defer(&s->m->loop, next_later, s);
 }
 
 /* Nothing to do: the session is already where the want would bring it. */
@@ -354,10 +372,21 @@ session_next(struct session *s)
 {
 	while (s->step == STEP_IDLE && s->wants) {
 		struct want *w = s->wants;
-		if (w->kind != WANT_RUN && session_errand_blocks(s))
-			return; /* its end calls us again */
+		if (s->keeper.pidfd >= 0 && !s->keeper.linked)
+			return; /* a keeper that is ending: its end calls us again */
+		if (w->kind != WANT_RUN && session_errand_blocks(s)) {
+			snprintf(s->waits_for, sizeof s->waits_for, "its first ref to be written");
+			return; /* the errand's end, or its deadline, calls us again */
+		}
 		s->wants = w->next;
 		s->has_manifest = false;
+		if (w->kind == WANT_RUN && (!w->asker.conn || s->m->stopping)) {
+			struct err err; /* nobody is there to use it, or the server is going */
+			err_set(&err, ERR_AGAIN, "the server is being stopped");
+			answer(s, w, &err);
+			free(w);
+			continue;
+		}
 		if (is_there(s, w)) {
 			answer(s, w, NULL);
 			free(w);

@@ -56,7 +56,7 @@ struct want {
 	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
 	struct digest target; /* of WANT_RESTORE */
 	char note[256], who[128];
-	uint64_t grace_ns;
+	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 };
 
 struct capture_result {
@@ -81,7 +81,7 @@ struct session {
 	char waits_for[96];
 	uint64_t since_ns; /* CLOCK_REALTIME: of the step */
 	struct timer deadline;
-	int dir; /* owned: sessions/<id> */
+	int dir; /* owned: sessions/<id>, or -1: see session_open_dir */
 	struct keeper keeper;
 	struct job *job;
 	struct want *wants, *current; /* owned */
@@ -96,6 +96,9 @@ struct session {
 	/* to pause */
 	struct capture_result a, b;
 	bool wrote_a;
+	bool had_keeper;    /* this act began with a mounted upper */
+	bool ref_written;   /* refs/session-<id>.json tells what this act makes true */
+	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
 	bool has_manifest;
 	uint64_t capture_bytes; /* progress */
@@ -111,20 +114,23 @@ struct session *session_find(struct manager *m, struct str ref);
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
 /* From its row at start. */
-int session_load(struct manager *m, const struct session_row *row, struct session **out,
-		 struct err *err) must_check;
+struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
 
 /* Asks for a lifecycle act. take_want is owned by the session from here; it is answered through its
  * asker. */
 void session_want(struct session *s, struct want *take_want);
-struct want *want_new(enum want_kind kind, const struct asker *asker);
-/* The conn has gone: nobody waits for its answers any more. */
-void session_forget_conn(struct session *s, const struct conn *c);
+struct want *want_new(const struct manager *m, enum want_kind kind, const struct asker *asker);
+/* Nobody waits for this conn's answers any more: to one question, or (seq NULL) to all. */
+void session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq);
+/* sessions/<id>, opened when it is needed and closed when the session rests: s->dir. */
+int session_open_dir(struct session *s, struct err *err) must_check;
 
 /* ---- between the files of a session ---- */
 
 /* session.c */
+/* A worker has made progress: the step's deadline begins anew. */
+void session_extend(struct session *s, uint64_t deadline_ns);
 void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
 		   const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
@@ -157,6 +163,7 @@ void session_pause_deadline(struct session *s);
 int session_load_layers(struct session *s, const struct digest *snapshot,
 			struct err *err) must_check;
 int session_open_upper(struct session *s, unsigned n, struct err *err) must_check;
+bool session_has_upper(struct session *s);
 int session_send_snapshot(struct session *s, bool with_b, struct err *err) must_check;
 int session_send_ref(struct session *s, const struct digest *head, struct err *err) must_check;
 int session_commit_pause(struct session *s, struct err *err) must_check;
@@ -184,6 +191,7 @@ bool keeper_lives(struct session *s);
 /* records.c: call records on their way into the index */
 void records_add(struct session *s, const struct msg_call_record *r);
 void records_flush(struct manager *m);
+void records_free(struct manager *m);
 /* The spool that a keeper left, when no keeper lives. */
 void records_replay(struct session *s);
 

@@ -45,6 +45,8 @@ static int
 send_capture(struct session *s, bool trust_nothing, struct err *err)
 {
 	if (!s->job) {
+		if (session_open_dir(s, err) < 0)
+			return -1;
 		auto_close int upper = session_open_upper(s, s->row.upper, err);
 		if (upper < 0 ||
 		    job_start(s->m, s->row.name, upper, session_job, s, &s->job, err) < 0)
@@ -64,24 +66,67 @@ next_head(struct session *s)
 	return s->row.has_head ? &s->row.head : NULL;
 }
 
+/* After the kill an act cannot be undone. Its archives are whole, and so is the upper, if it has
+ * one: that is kept as unclean. */
+static void
+fail_dead(struct session *s, const struct err *why)
+{
+	struct err ignored;
+
+	s->row.unclean |= s->had_keeper;
+	if (session_set_state(s, SESSION_FAILED, why->why, &ignored) < 0)
+		s->state = SESSION_FAILED;
+	session_finish(s, why);
+	if (s->ref_written) /* it tells what did not come true */
+		session_ref_later(s);
+}
+
 static void
 commit(struct session *s)
 {
 	struct err err;
 
-	if (s->step == STEP_GONE && prepare_clear(&s->m->node, s->row.id, &err) < 0)
-		log_err(&err, "session %s: its cgroup stays", s->row.name);
-	if (session_commit_pause(s, &err) == 0) {
-		session_sync_later(s);
-		session_finish(s, NULL);
+	if (session_commit_pause(s, &err) < 0) {
+		fail_dead(s, &err);
 		return;
 	}
-	/* The archives are whole; the upper is too, and is kept as unclean. */
-	struct err ignored;
-	s->row.unclean = true;
-	if (session_set_state(s, SESSION_FAILED, err.why, &ignored) < 0)
-		s->state = SESSION_FAILED;
-	session_finish(s, &err);
+	session_sync_later(s);
+	session_finish(s, NULL);
+}
+
+/* No process is left. What outlived the kill may have written after the capture. */
+static void
+after_gone(struct session *s)
+{
+	struct err err;
+
+	s->still_unclean = false;
+	if (prepare_clear(&s->m->node, s->row.id, &err) < 0) {
+		log_err(&err, "session %s: its cgroup stays, its upper is unclean", s->row.name);
+		s->still_unclean = true;
+	}
+	if (s->ref_written)
+		commit(s);
+	else
+		next_step(s, STEP_REF);
+}
+
+/* Without a keeper nothing may be mounted or alive: else what is captured is not all there is. */
+static int
+check_dead(struct session *s, struct err *err)
+{
+	if (!keeper_lives(s) && !prepare_is_populated(&s->m->node, s->row.id))
+		return 0;
+	return err_set(err, ERR_AGAIN, "processes of the session still live");
+}
+
+/* The ref of a pause tells of a snapshot that exists, whatever comes then. That of a restore or
+ * removal must not be there before the session is dead. */
+static void
+after_written(struct session *s)
+{
+	const bool early = s->current->kind == WANT_PAUSE || !s->keeper.linked;
+	next_step(s, early ? STEP_REF : STEP_KILL);
 }
 
 /* What a step begins with. A failure leaves the step to fail_with. */
@@ -141,6 +186,28 @@ next_step(struct session *s, enum session_step step)
 		fail_with(s, &err);
 }
 
+static int
+count_layer(void *ctx, const struct layer_row *row, struct err *err)
+{
+	(void)row;
+	(void)err;
+	++*(size_t *)ctx;
+	return 0;
+}
+
+/* The snapshot was there when it was asked for; an act that came between may have replaced it. */
+static int
+check_target(struct session *s, struct err *err)
+{
+	size_t n = 0;
+
+	if (index_list_layers(&s->m->index, &s->current->target, count_layer, &n, err) < 0)
+		return -1;
+	return n ? 0 : err_set(err, ERR_ABSENT, "the snapshot is not there any more");
+}
+
+static void after_b(struct session *s);
+
 void
 session_pause_begin(struct session *s)
 {
@@ -149,15 +216,17 @@ session_pause_begin(struct session *s)
 	    s->current->kind == WANT_RESTORE ? SESSION_RESTORING : SESSION_PAUSING;
 
 	s->a = s->b = (struct capture_result){0};
-	s->wrote_a = s->has_manifest = false;
+	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
+	s->had_keeper = s->keeper.linked;
+	s->failure = (struct err){0};
 	timer_cancel(&s->ref_timer); /* this act writes the ref */
 	s->capture_bytes = 0;
 	s->n_layers = 0;
-	if (s->current->grace_ns == 0)
-		s->current->grace_ns = s->m->config.kill_grace;
 	const bool was_new = s->state == SESSION_NEW;
 	session_enter(s, STEP_HOLD, 0, "its turn");
-	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
+	const bool captures = s->keeper.linked || s->row.unclean;
+	if ((captures && s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) ||
+	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0)) {
 		session_finish(s, &err);
 		return;
 	}
@@ -167,8 +236,13 @@ session_pause_begin(struct session *s)
 			return;
 		}
 		next_step(s, STEP_HOLD);
+	} else if (s->row.unclean && !session_has_upper(s)) {
+		after_b(s); /* it had nothing yet */
 	} else if (s->row.unclean) {
-		next_step(s, STEP_CAPTURE_B);
+		if (check_dead(s, &err) < 0)
+			fail_with(s, &err);
+		else
+			next_step(s, STEP_CAPTURE_B);
 	} else if (was_new && s->current->kind == WANT_PAUSE) {
 		commit(s);
 	} else {
@@ -179,6 +253,11 @@ session_pause_begin(struct session *s)
 void
 session_pause_done(struct session *s, const struct msg_done *done)
 {
+	if (s->step == STEP_UNDO && done->seq + 1 == s->seq && done->code) {
+		log_line("session %s: it does not thaw: its keeper is cut", s->row.name);
+		keeper_cut(s);
+		return;
+	}
 	if (done->seq != s->seq)
 		return; /* of a command that was given up */
 	if (done->code && s->step != STEP_UNDO) {
@@ -247,7 +326,7 @@ after_b(struct session *s)
 		s->manifest = s->manifest_a;
 		s->has_manifest = true;
 	}
-	next_step(s, STEP_REF);
+	after_written(s);
 }
 
 void
@@ -262,8 +341,7 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 	switch ((int)msg->id) {
 	case MSG_progress:
 		s->capture_bytes = msg->progress.bytes;
-		timer_cancel(&s->deadline);
-		session_enter(s, s->step, time_now_ns() + STALL_MAX_NS, s->waits_for);
+		session_extend(s, time_now_ns() + STALL_MAX_NS);
 		return;
 	case MSG_captured:
 		if (s->step == STEP_CAPTURE_A) {
@@ -286,12 +364,15 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 			   msg->snapshot_written.manifest.len == DIGEST_BYTES) {
 			memcpy(s->manifest.at, msg->snapshot_written.manifest.at, DIGEST_BYTES);
 			s->has_manifest = true;
-			next_step(s, STEP_REF);
+			after_written(s);
 		}
 		return;
 	case MSG_worked:
 		if (s->step != STEP_REF)
 			return;
+		s->ref_written = true;
+		job_end(s->job); /* its death does not concern what follows */
+		s->job = NULL;
 		if (s->keeper.linked)
 			next_step(s, STEP_KILL);
 		else
@@ -322,6 +403,10 @@ session_pause_failed(struct session *s, const struct err *failure)
 		keeper_cut(s);
 		return;
 	}
+	if (s->had_keeper) { /* REF after the kill */
+		fail_dead(s, failure);
+		return;
+	}
 	const enum session_state back = s->row.deleted_ns ? SESSION_DELETED : SESSION_PAUSED;
 	if (session_set_state(s, back, s->row.reason, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
@@ -345,8 +430,7 @@ session_pause_keeper_gone(struct session *s)
 	struct err err, why;
 
 	if (s->step == STEP_GONE || s->step == STEP_KILL) {
-		session_enter(s, STEP_GONE, 0, "its row");
-		commit(s);
+		after_gone(s);
 		return;
 	}
 	err_set(&why, ERR_UNAVAILABLE, "its first process or its keeper ended");
@@ -361,8 +445,12 @@ session_pause_keeper_gone(struct session *s)
 		log_err(&err, "session %s", s->row.name);
 		s->state = SESSION_PAUSED;
 	}
-	if (s->step != STEP_IDLE)
+	if (s->ref_written)
+		session_ref_later(s);
+	if (s->step != STEP_IDLE) {
 		session_finish(s, s->failure.code ? &s->failure : &why);
-	else
-		log_err(&why, "session %s is paused, unclean", s->row.name);
+		return;
+	}
+	log_err(&why, "session %s is paused, unclean", s->row.name);
+	session_next(s);
 }

@@ -82,6 +82,22 @@ open_cached(struct session *s, const struct digest *d)
 	return path_open(s->m->cache, name, O_RDONLY | O_DIRECTORY, &err);
 }
 
+/* Overlayfs refuses one directory as two lowers, and an equal layer higher up hides all of the
+ * lower one. */
+static bool
+is_stacked(const struct lowers *l, int fd)
+{
+	struct stat st, other;
+
+	if (fstat(fd, &st) < 0)
+		return false;
+	for (size_t i = 0; i < l->n; i++)
+		if (fstat(l->at[i], &other) == 0 && other.st_dev == st.st_dev &&
+		    other.st_ino == st.st_ino)
+			return true;
+	return false;
+}
+
 /* From the top down: a kept upper where one fits, else the layer from the cache. */
 static int
 find_lowers(struct session *s, struct lowers *out, struct err *err)
@@ -92,7 +108,7 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 		size_t step = 1;
 		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
 			return -1;
-		if (k.any) {
+		if (k.any && session_open_dir(s, err) == 0) {
 			fd = open_kept_upper(s, k.found.n);
 			step = k.found.n_layers;
 		}
@@ -105,8 +121,11 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 			out->missing_layer = end - 1;
 			return 0;
 		}
-		out->at[out->n++] = fd;
 		end -= step;
+		if (is_stacked(out, fd))
+			close(fd);
+		else
+			out->at[out->n++] = fd;
 	}
 	if (s->n_flat) {
 		const int fd = open_cached(s, &s->flat);
@@ -147,7 +166,7 @@ ask_worker(struct session *s, size_t layer, struct err *err)
 				 .digest = {(const char *)l->digest.at, DIGEST_BYTES},
 				 .diff_id = {(const char *)l->diff_id.at, DIGEST_BYTES});
 	}
-	auto_buf digests = BUF_MAX(32768);
+	auto_buf digests = BUF_MAX(4096 * DIGEST_BYTES);
 	for (size_t i = 0; i < s->n_flat; i++)
 		buf_add(&digests, s->layers[i].digest.at, DIGEST_BYTES);
 	if (buf_bad(&digests))

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { LAYERS_MAX = 1024 }; /* what one message holds */
+enum { LAYERS_MAX = 4096 }; /* what one message holds */
 
 static int
 take_layer(void *ctx, const struct layer_row *row, struct err *err)
@@ -45,6 +45,16 @@ session_open_upper(struct session *s, unsigned n, struct err *err)
 
 	snprintf(name, sizeof name, "upper.%u/fs", n);
 	return path_open(s->dir, name, O_RDONLY | O_DIRECTORY, err);
+}
+
+bool
+session_has_upper(struct session *s)
+{
+	char name[32];
+	struct err err;
+
+	snprintf(name, sizeof name, "upper.%u", s->row.upper);
+	return session_open_dir(s, &err) < 0 || path_exists(s->dir, name);
 }
 
 /* ---- a snapshot's messages ---- */
@@ -196,7 +206,7 @@ put_all(struct session *s, const struct session_row *row, struct err *err)
 		if (put_snapshot(s, &s->manifest, true, err) < 0)
 			return -1;
 	}
-	if (s->has_manifest && put_upper(s, err) < 0)
+	if (s->has_manifest && !s->still_unclean && put_upper(s, err) < 0)
 		return -1;
 	return s->m->owner->commit(ix, row, s->row.has_head ? &s->row.head : NULL, err);
 }
@@ -215,11 +225,11 @@ session_commit_pause(struct session *s, struct err *err)
 		row.has_head = true;
 		row.head = s->current->target;
 	}
-	/* An upper that was captured is a lower from here on; one that stood on another head is not used
-	 * again, be it empty. */
-	if (s->has_manifest || s->current->kind == WANT_RESTORE)
+	/* An upper that was captured is a lower from here on; one that stood on another head is not
+	 * used again, be it empty. */
+	if (!s->still_unclean && (s->has_manifest || s->current->kind == WANT_RESTORE))
 		row.upper++;
-	row.unclean = false;
+	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';
 	row.used_ns = time_real_ns();
 	if (removed)
@@ -244,6 +254,7 @@ session_commit_pause(struct session *s, struct err *err)
 struct errand {
 	struct session *s;
 	struct job *job;
+	struct timer deadline;
 	bool ref; /* writes the ref of a new session; else syncs its kept uppers */
 	struct upper_row rows[64];
 	size_t n;
@@ -268,6 +279,7 @@ session_errand_stop(struct session *s)
 	if (!s->errand)
 		return;
 	job_end(s->errand->job);
+	timer_cancel(&s->errand->deadline);
 	loop_defer(&s->m->loop, free, s->errand);
 	s->errand = NULL;
 }
@@ -302,6 +314,17 @@ errand_done(void *ctx, const struct message *msg, const struct err *failure)
 	manager_stop_when_idle(s->m);
 }
 
+#define ERRAND_MAX_NS (60 * NS_PER_S)
+
+static void
+errand_overdue(void *ctx)
+{
+	struct err err;
+
+	err_set(&err, ERR_TIMEOUT, "the worker does not answer");
+	errand_done(ctx, NULL, &err);
+}
+
 static void
 run_errand(struct session *s, bool ref)
 {
@@ -314,10 +337,11 @@ run_errand(struct session *s, bool ref)
 	if (result == 0)
 		result = job_start(s->m, s->row.name, -1, errand_done, e, &e->job, &err);
 	if (result == 0 && ref)
-		result = send_ref(s, e->job, NULL, &err);
+		result = send_ref(s, e->job, s->row.has_head ? &s->row.head : NULL, &err);
 	else if (result == 0)
 		result = wire_send(job_wire(e->job), sync_cache, &err, .digests = {NULL, 0});
 	s->errand = e;
+	timer_set(&s->m->loop, &e->deadline, time_now_ns() + ERRAND_MAX_NS, errand_overdue, e);
 	if (result < 0)
 		errand_done(e, NULL, &err);
 }

@@ -162,16 +162,15 @@ takeover(struct manager *m, struct err *err)
 	int result = index_list_sessions(&m->index, take_row, &rows, err);
 
 	for (size_t i = 0; i < rows.n && result == 0; i++) {
-		struct session *s;
+		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
-		result = session_load(m, &rows.at[i], &s, err);
-		if (result < 0)
-			break;
 		if (s->state == SESSION_DELETED || take_session(s, &why) == 0)
 			continue;
 		/* One session that cannot be taken must not keep the others from their work. */
 		log_err(&why, "session %s is failed", s->row.name);
-		s->row.unclean = true;
+		if (s->state == SESSION_RUNNING || s->state == SESSION_PAUSING ||
+		    s->state == SESSION_RESTORING || s->state == SESSION_RESUMING)
+			s->row.unclean = true;
 		if (session_set_state(s, SESSION_FAILED, why.why, &why) < 0)
 			log_err(&why, "session %s", s->row.name);
 	}
