@@ -236,7 +236,6 @@ static long mark(const char *name) { close(open("/workspace/marked", O_CREAT | O
 T(xattr_trusted_opaque) { return mark("trusted.overlay.opaque"); }
 T(xattr_trusted_origin) { return mark("trusted.overlay.origin"); }
 T(xattr_trusted_any) { return mark("trusted.x"); }
-T(xattr_security) { return mark("security.selinux"); }
 T(immutable) { int f = 0x10, fd = open("/workspace/marked", O_RDONLY | O_CREAT, 0644); return ioctl(fd, 0x40086602 /* FS_IOC_SETFLAGS */, &f); }
 
 #define A(name) {#name, name},
@@ -275,7 +274,7 @@ static const struct {
 	A(x32_ioctl) A(x32_ptrace) A(vsyscall_write) A(ldt)
 #endif
 	A(no_such_call) A(xattr_trusted_opaque) A(xattr_trusted_origin) A(xattr_trusted_any)
-	A(xattr_security) A(immutable)
+	 A(immutable)
 };
 
 /* Each in a process of its own: what one has changed is not there for the next. */

@@ -49,7 +49,7 @@ REFUSED = {
     "tun": {"ENOENT"}, "no_such_call": {"ENOSYS"},
     # marks of the overlay
     **dict.fromkeys("xattr_trusted_opaque xattr_trusted_origin xattr_trusted_any".split(), {"EPERM", "EOPNOTSUPP"}),
-    "xattr_security": {"EPERM", "EOPNOTSUPP"}, "immutable": {"EPERM", "EOPNOTSUPP", "ENOTTY"},
+    "immutable": {"EPERM", "EOPNOTSUPP", "ENOTTY"},
 }
 if X86:
     REFUSED |= {
