@@ -34,6 +34,7 @@ static const char *const read_only[] = {
 static const char *const masked[] = {
     "/proc/acpi",
     "/proc/asound",
+    "/proc/cmdline",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
