@@ -41,6 +41,13 @@ int do_call_show(struct manager *m, struct conn *c, const struct request *r, str
 int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		   struct asker *asker, struct err *err) must_check;
 
+int do_image_import(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		    struct asker *asker, struct err *err) must_check;
+int do_image_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+int do_image_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+
 /* ---- shared words of the answers (do.c) ---- */
 
 /* "1.2 MiB" */

@@ -3,6 +3,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -300,6 +301,7 @@ void
 do_forget_conn(struct manager *m, const struct conn *c)
 {
 	(void)m;
+	imported_forget_conn(c);
 	for (struct watch_ask *a = asks; a; a = a->next)
 		if (a->asker.conn == c)
 			a->asker.conn = NULL;
