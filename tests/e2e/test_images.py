@@ -12,6 +12,7 @@ import tempfile
 
 import pytest
 
+import conftest
 from conftest import running
 
 TOOLS = ["sh", "cat", "ls", "id", "env", "mkdir", "rm", "stat", "readlink", "tr"]
@@ -317,3 +318,72 @@ def test_the_names_of_a_source_tree_do_not_change_and_nothing_in_it_does(server,
     server.json(f"image import {name} {sources}/root")
     assert subprocess.run(["find", sources / "root", "-printf", "%p %m %U %G %T@ %C@\n"], capture_output=True).stdout == before
 
+
+
+# ---- the node itself ----
+
+# A host import copies all of /usr. So that these tests copy megabytes, berthd runs in a mount namespace where empty
+# filesystems lie over its larger directories: another mount is never part of a copy.
+KEPT = {"bin", "sbin", "lib", "lib64", "local", "share"}
+
+
+def large_parts():
+    usr = pathlib.Path("/usr")
+    libraries = [p for p in usr.glob("lib/*-linux-gnu")]
+    parts = [p for p in usr.iterdir() if p.name not in KEPT]
+    parts += [p for p in (usr / "lib").iterdir() if p not in libraries and p.name not in ("dpkg", "locale")]
+    parts += [p for library in libraries for p in library.iterdir()]
+    parts += [p for top in ("local", "share") for p in (usr / top).iterdir() if p.name != "dpkg" and (top, p.name) != ("local", "bin")]
+    return [str(p) for p in parts if p.is_dir() and not p.is_symlink()]
+
+
+@contextlib.contextmanager
+def server_with_a_small_usr(tmp):
+    build = tmp / "build"
+    build.mkdir()
+    for program in (os.path.realpath(os.path.join(os.environ.get("BERTH_BUILD", "build/release"), p))
+                    for p in ("berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-init")):
+        shutil.copy2(program, build)
+    (build / "berthd").rename(build / "real")
+    covers = "\n".join(f"mount -t tmpfs -o size=64k none '{p}'" for p in large_parts())
+    (build / "covered").write_text(f"set -e\n{covers}\nexec {build}/real \"$@\"\n")
+    (build / "berthd").write_text(f"#!/bin/sh\nexec unshare -m sh {build}/covered \"$@\"\n")
+    (build / "berthd").chmod(0o755)
+    old = conftest.BUILD
+    conftest.BUILD = build
+    try:
+        with running() as server:
+            yield server
+    finally:
+        conftest.BUILD = old
+
+
+def package(tmp):
+    """A package without a build tool but dpkg-deb: one program, a script that runs when it is installed."""
+    root = tmp / "package"
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "DEBIAN/control").write_text("Package: berth-probe\nVersion: 1\nArchitecture: all\nMaintainer: t <t@t>\nDescription: t\n")
+    (root / "DEBIAN/postinst").write_text("#!/bin/sh\necho configured > /var/lib/berth-probe\n")
+    (root / "DEBIAN/postinst").chmod(0o755)
+    (root / "usr/bin/berth-probe").write_text("#!/bin/sh\necho probed\n")
+    (root / "usr/bin/berth-probe").chmod(0o755)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", root, tmp / "probe.deb"], check=True, capture_output=True)
+    return (tmp / "probe.deb").read_bytes()
+
+
+def test_a_copy_of_the_host_takes_packages_and_keeps_them_over_a_cold_resume(sources, tmp_path, name):
+    with server_with_a_small_usr(tmp_path) as server:
+        made = server.json("image import debian host", timeout=300)
+        assert len(made["layers"]) == 4
+        new(server, name, "debian")
+        assert " /usr " not in run(server, name, "cat /proc/mounts"), "nothing is bound over /usr"
+        assert run(server, name, "echo mine > /usr/local/made; echo other > /usr/bin/factor; cat /usr/local/made") == "mine\n"
+        installed = server.ssh(name, "cat > /tmp/p.deb && dpkg -i /tmp/p.deb && berth-probe", stdin=package(tmp_path))
+        assert installed.status == 0 and installed.stdout.endswith("probed\n"), installed
+        assert server.verb("pause", name).status == 0
+        assert server.stop() == 0
+        drop_uppers_and_caches(server)
+        server.start()
+        assert run(server, name, "cat /usr/local/made /usr/bin/factor /var/lib/berth-probe; berth-probe; dpkg -s berth-probe | grep Status") == \
+            "mine\nother\nconfigured\nprobed\nStatus: install ok installed\n"
