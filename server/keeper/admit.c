@@ -179,7 +179,8 @@ make_pipe(int *reader, int *writer, bool large, struct err *err)
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "make a pipe");
-	/* Its inode is ours: without this nobody inside could open /dev/stdout or /dev/stderr again. */
+	/* Its inode is ours: without this nobody inside could open /dev/stdout or /dev/stderr
+	 * again. */
 	if (fchmod(ends[0], 0666) < 0) {
 		const int why = errno;
 		close(ends[0]);
@@ -294,6 +295,8 @@ send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *
 	    .cwd_else = str_of(k->home),
 	    .argv = buf_view(&argv),
 	    .env = buf_view(&env),
+	    .uid = k->uid,
+	    .gid = k->gid,
 	};
 	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
 }

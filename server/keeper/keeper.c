@@ -338,6 +338,8 @@ take_start(struct keeper *k, struct err *err)
 	buf_str(&k->env, s->env);
 	k->journal_bytes_max = s->journal_bytes_max;
 	k->kill_grace_ns = s->kill_grace_ns;
+	k->uid = s->uid;
+	k->gid = s->gid;
 	k->calls_max = s->calls_max < CALLS_MOST ? s->calls_max : CALLS_MOST;
 	log_init("berth-keeper", k->name);
 	return 0;

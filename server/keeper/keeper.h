@@ -189,6 +189,7 @@ struct keeper {
 	struct buf env; /* "NAME=VALUE\0" each */
 	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
 	uint32_t calls_max, next_number;
+	uint32_t uid, gid; /* of calls, as the session sees them */
 
 	struct wire manager, init;
 	struct watch pid1, listen;

@@ -46,6 +46,13 @@ enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
 int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;
 
+int do_image_import(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		    struct asker *asker, struct err *err) must_check;
+int do_image_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+int do_image_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+
 /* ---- shared words of the answers (do.c) ---- */
 
 /* "1.2 MiB" */

@@ -3,6 +3,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -323,6 +324,8 @@ do_keeper_gone(struct session *s)
 void
 do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
+
+	imported_forget_conn(c, seq);
 	for (struct watch_ask *a = asks; a; a = a->next)
 		if (a->asker.conn == c && (!seq || a->asker.seq == *seq))
 			asker_forget(&a->asker);

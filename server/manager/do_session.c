@@ -1,6 +1,7 @@
 /* new ls show pause resume rm */
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 
 #include <stdio.h>
 
@@ -8,7 +9,8 @@ int
 do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
        struct asker *asker, struct err *err)
 {
-	struct str name = {NULL, 0};
+	struct str name = {NULL, 0}, image;
+	char content[80] = "";
 
 	(void)s;
 	request_text(r, "session", &name);
@@ -17,7 +19,10 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 		err_set(err, ERR_USAGE, "there is a session of this name");
 		return err_hint(err, "run: ssh berth@HOST show %s", there->row.name);
 	}
-	if (session_create(m, name, c->principal, &there, err) < 0)
+	if (request_text(r, "image", &image) && !str_is(image, "host") &&
+	    imported_find_name(m, image, content, err) < 0)
+		return -1;
+	if (session_create_on(m, name, c->principal, content, &there, err) < 0)
 		return -1;
 	session_want(there, want_new(m, WANT_RUN, asker));
 	return 0;

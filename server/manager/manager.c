@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/imported.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
@@ -395,6 +396,7 @@ close_all(struct manager *m)
 	m->closing = true;
 	records_flush(m);
 	conns_close_all(m);
+	imported_stop();
 	while (m->sessions)
 		session_free(m->sessions);
 	watch_remove(&m->listen_watch);

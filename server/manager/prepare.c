@@ -86,10 +86,13 @@ build_rootfs(const struct build *b, struct err *err)
 {
 	const struct workspace *w = b->w;
 	const int userns = b->fds[BUILT_USERNS];
-	int lowers[LOWERS_MAX + 1]; /* closed by the end of this process */
+	int lowers[LOWERS_MAX + PREPARE_IMAGES_MAX]; /* closed by the end of this process */
+	const size_t n = w->n_lowers + w->n_images + 1;
 
-	for (size_t i = 0; i <= w->n_lowers; i++) {
-		const int dir = i < w->n_lowers ? w->lowers[i] : w->image;
+	for (size_t i = 0; i < n; i++) {
+		const int dir = i < w->n_lowers ? w->lowers[i]
+				: i + 1 < n     ? w->images[i - w->n_lowers]
+						: w->image;
 		lowers[i] = mounts_clone(dir, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, userns, err);
 		if (lowers[i] < 0)
 			return err_add(err, "layer %zu", i);
@@ -100,8 +103,7 @@ build_rootfs(const struct build *b, struct err *err)
 	auto_close int mapped = mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
 		return err_add(err, "upper.%u", w->upper);
-	return mounts_overlay(lowers, w->n_lowers + 1, mapped, node_session_uid(b->node, w->slot),
-			      err);
+	return mounts_overlay(lowers, n, mapped, node_session_uid(b->node, w->slot), err);
 }
 
 /* The node's /usr, with the session's ids where its filesystem can do that; else its files belong
@@ -308,6 +310,9 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	if (w->n_lowers > LOWERS_MAX)
 		return err_set(err, ERR_INTERNAL, "%zu layers are more than one mount takes (%d)",
 			       w->n_lowers, LOWERS_MAX);
+	if (w->n_images >= PREPARE_IMAGES_MAX)
+		return err_set(err, ERR_INTERNAL, "an image of more than %d layers",
+			       PREPARE_IMAGES_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
 	/* First the cgroup, while nothing of the session has been touched: a failure of that one is

@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-enum { LOWERS_MAX = 64 };
+enum { LOWERS_MAX = 64, PREPARE_IMAGES_MAX = 128 };
 
 /* What this node can do, probed once at start (node_open). */
 struct node {
@@ -32,8 +32,10 @@ struct workspace {
 	bool fresh_work;   /* an unclean upper is mounted again: drop and remake its work */
 	const int *lowers; /* lent: directories beneath node.state, the topmost first */
 	size_t n_lowers;
-	int image;       /* lent: the image's root directory, below all lowers */
-	bool image_host; /* bind the node's /usr over it */
+	int image;         /* lent: the image's root directory, below all lowers */
+	const int *images; /* lent: the image's further directories, on top of that one */
+	size_t n_images;   /* the topmost first */
+	bool image_host;   /* bind the node's /usr over it */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the

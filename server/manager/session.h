@@ -113,6 +113,9 @@ struct session *session_find(struct manager *m, struct str ref);
 /* A new row, durable; nothing runs yet. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
+/* The same on an image, by its content; "": the node's own. */
+int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
+		      struct session **out, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
