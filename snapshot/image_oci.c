@@ -302,7 +302,7 @@ static int
 find_docker_manifest(int file, struct buf *out, struct err *err)
 {
 	auto_outer t = {.file = {.fd = -1}};
-	const char *name;
+	const char *name = "";
 	int more;
 
 	if (outer_open(&t, file, err) < 0)
@@ -359,7 +359,7 @@ add_docker_layers(const struct layer_options *o, int file, struct docker *d, str
 		  struct err *err)
 {
 	auto_outer t = {.file = {.fd = -1}};
-	const char *name;
+	const char *name = "";
 	int more;
 
 	if (outer_open(&t, file, err) < 0)

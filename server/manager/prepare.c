@@ -39,14 +39,16 @@ struct build {
 
 /* ---- in the building process ---- */
 
-/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, so that what
- * a session set there outlives its pause. It gets its name when it is as it should be. */
+/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, or else the
+ * image's, so that what a session set there outlives its pause. It gets its name when it is as it
+ * should be. */
 static int
 make_fs(int upper, const struct workspace *w, struct err *err)
 {
 	struct stat st = {.st_mode = 0755};
+	const int top = w->n_lowers ? w->lowers[0] : w->n_images ? w->images[0] : -1;
 
-	if (w->n_lowers && fstat(w->lowers[0], &st) < 0)
+	if (top >= 0 && fstat(top, &st) < 0)
 		return err_sys(err, errno, "look at the topmost layer");
 	if (path_remove_tree(upper, ".fs", err) < 0)
 		return -1;
@@ -55,7 +57,7 @@ make_fs(int upper, const struct workspace *w, struct err *err)
 	const struct timespec times[2] = {st.st_mtim, st.st_mtim};
 	if (fchownat(upper, ".fs", st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    fchmodat(upper, ".fs", st.st_mode & 07777, 0) < 0 ||
-	    (w->n_lowers && utimensat(upper, ".fs", times, AT_SYMLINK_NOFOLLOW) < 0) ||
+	    (top >= 0 && utimensat(upper, ".fs", times, AT_SYMLINK_NOFOLLOW) < 0) ||
 	    renameat(upper, ".fs", upper, "fs") < 0)
 		return err_sys(err, errno, "set up upper.%u/fs", w->upper);
 	return 0;

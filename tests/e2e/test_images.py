@@ -13,7 +13,7 @@ import tempfile
 import pytest
 
 import conftest
-from conftest import running
+from conftest import running, wait_until
 
 TOOLS = ["sh", "cat", "ls", "id", "env", "mkdir", "rm", "stat", "readlink", "tr"]
 
@@ -44,6 +44,7 @@ def make_root(root):
     os.chown(root / "owned", 7, 8)
     os.chmod(root / "owned", 0o4750)
     os.setxattr(root / "owned", "user.note", b"kept")
+    os.chmod(root, 0o711)
     return root
 
 
@@ -138,7 +139,7 @@ def test_a_tree_becomes_an_image_with_owners_modes_and_attributes(server, source
     made = server.json(f"image import {name} {sources}/root")
     assert made["name"] == name and made["entries"] > 10 and len(made["layers"]) == 2
     new(server, name, name)
-    assert run(server, name, "cat /etc/mark; pwd; stat -c '%u:%g %a' /owned; id -u") == "tree\n/workspace\n7:8 4750\n0\n"
+    assert run(server, name, "cat /etc/mark; pwd; stat -c '%u:%g %a' /owned /; id -u") == "tree\n/workspace\n7:8 4750\n0:0 711\n0\n"
     layer = server.state / "cache/images" / made["layers"][1].split(":")[1]
     assert os.getxattr(layer / "owned", "user.note") == b"kept"
     assert run(server, name, "echo x > /workspace/a; ls /usr/bin/python3 2>/dev/null || echo own") == "own\n"
@@ -297,6 +298,21 @@ def test_device_nodes_are_left_out_and_counted(server, sources, name):
     made = server.json(f"image import {name} {path}")
     assert made["dropped"] == 1
     assert not (server.state / "cache/images" / made["layers"][1].split(":")[1] / "sda").exists()
+
+
+def test_an_import_that_loses_its_manager_leaves_nothing_and_can_be_repeated(own_server, sources, name):
+    server = own_server
+    path = sources / name
+    path.write_bytes(tar_of([("etc", None), *((f"file-{n}", os.urandom(4 << 20)) for n in range(64))]))
+    images = server.state / "cache/images"
+    client = server.popen("berth", f"image import big {path}")
+    wait_until("the import to write", lambda: list(images.glob(".tmp.*/file-2")))
+    server.kill()
+    client.communicate(timeout=30)
+    wait_until("the worker to clean up", lambda: not list(images.glob(".tmp.*")))
+    server.start()
+    assert server.json("image ls") == []
+    assert len(server.json(f"image import big {path}")["layers"]) == 2
 
 
 def test_who_may_do_what_and_what_is_no_source(server, sources, name):
