@@ -218,7 +218,7 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
 	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
 	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
-	    SYS_memfd_create,
+	    SYS_memfd_create,   SYS_setitimer,
 	};
 	/* The bounding set first: the change of uid takes the right to drop it. */
 	if (drop_bounding(0, err) < 0 || confine_identity(uid, gid, err) < 0 ||

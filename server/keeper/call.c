@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "guard.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -81,7 +82,8 @@ static bool
 stream_take(struct call_stream *s)
 {
 	struct call *c = s->call;
-	const ssize_t n = read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
+	const ssize_t n = c->pty ? guard_read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES)
+				 : read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
