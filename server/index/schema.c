@@ -43,6 +43,12 @@ static const char *const migrations[] = {
     "CREATE INDEX calls_session ON calls(session, started_ns);"
     /* the last call record of each session's spool that is in the table above */
     "CREATE TABLE spools(session TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",
+    /* 2: limits of a session that are not the node's (ceiling NULL: no operator chose one), and
+     * which limit a call ran into */
+    "CREATE TABLE session_limits("
+    " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
+    " value INTEGER NOT NULL, ceiling INTEGER, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE calls ADD COLUMN limit_hit TEXT NOT NULL DEFAULT '';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -208,6 +208,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	add_variable(&env, "USER", "root");
 	add_variable(&env, "LOGNAME", "root");
 	add_variable(&env, "SHELL", access("/usr/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh");
+	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
 	    .name = str_of(s->row.name),
@@ -221,7 +222,12 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .next_record = last + 1,
 	    .journal_bytes_max = m->config.journal_max,
 	    .kill_grace_ns = m->config.kill_grace,
-	    .calls_max = (uint32_t)m->config.calls_max,
+	    .calls_max = (uint32_t)limits.at[LIMIT_CALLS],
+	    .limit_memory = limits.at[LIMIT_MEMORY],
+	    .limit_pids = limits.at[LIMIT_PIDS],
+	    .limit_wall_ns = limits.at[LIMIT_WALL],
+	    .limit_files = limits.at[LIMIT_FILES],
+	    .limit_tmp = limits.at[LIMIT_TMP],
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

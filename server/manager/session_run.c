@@ -200,6 +200,7 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
 	    .slot = s->row.slot,
@@ -209,6 +210,7 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	    .lowers = lowers->at,
 	    .n_lowers = lowers->n,
 	    .image = m->image,
+	    .limits = &limits,
 	    .image_host = true,
 	};
 	int result = prepare_workspace(&m->node, &w, spill, fds, err);

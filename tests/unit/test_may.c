@@ -25,6 +25,7 @@ roles_and_verbs(void **state)
 	    {VERB_calls, true, true},	   {VERB_call_show, true, true},
 	    {VERB_call_output, true, true}, {VERB_version, true, true},
 	    {VERB_help, true, true},	   {VERB_exec, true, true},
+	    {VERB_set, false, true},
 	};
 
 	(void)state;
