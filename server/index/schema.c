@@ -51,6 +51,12 @@ static const char *const migrations[] = {
     "CREATE TABLE image_names("
     " name TEXT PRIMARY KEY, content TEXT NOT NULL REFERENCES images(content),"
     " created_ns INTEGER NOT NULL) STRICT;",
+    /* 3: limits of a session that are not the node's (ceiling NULL: no operator chose one), and
+     * which limit a call ran into */
+    "CREATE TABLE session_limits("
+    " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
+    " value INTEGER NOT NULL, ceiling INTEGER, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE calls ADD COLUMN limit_hit TEXT NOT NULL DEFAULT '';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

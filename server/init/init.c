@@ -297,6 +297,9 @@ take_messages(struct wire *w, struct err *err)
 		if (w->message.id == MSG_init_exec) {
 			if (exec_call(w, err) < 0)
 				return -1;
+		} else if (w->message.id == MSG_init_signal_listed) {
+			reap_signal_listed(w->message.fds[0],
+					   (int)w->message.init_signal_listed.signal);
 		} else if (w->message.id == MSG_init_signal) {
 			const struct msg_init_signal m = w->message.init_signal;
 			if (m.signal < 1 || m.signal > 64)

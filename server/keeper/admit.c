@@ -61,6 +61,10 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 			       (int)(m->command.len > 32 ? 32 : m->command.len), m->command.at);
 	if (k->ended || k->pause.state == PAUSE_KILLING)
 		return err_set(err, ERR_AGAIN, "the session has ended");
+	if (k->suspended) {
+		err_set(err, ERR_NO_SPACE, "%s", k->suspend_why);
+		return err_hint(err, "%s", k->suspend_hint);
+	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (call_find(k, g, m->channel))

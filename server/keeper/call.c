@@ -161,6 +161,7 @@ call_free(struct call *c)
 	if (!c)
 		return;
 	timer_cancel(&c->timer);
+	excess_end(c);
 	stream_close(&c->out);
 	stream_close(&c->err);
 	terminal_close(&c->terminal);
@@ -197,6 +198,7 @@ call_begin(struct call *c)
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
 	enter(c, CALL_RUNNING, "its command to end");
+	excess_begin(c);
 	stream_watch(&c->out);
 	stream_watch(&c->err);
 }
@@ -332,6 +334,7 @@ set_outcome(struct call *c, const struct msg_init_exited *m)
 	}
 	if (c->keeper->pause.state == PAUSE_TERMINATING)
 		o->ended_by = "pause";
+	excess_judge(c);
 	c->cpu_ns = m->cpu_ns;
 	c->peak_bytes = m->peak_bytes;
 }
@@ -377,13 +380,14 @@ tell_owner(struct call *c)
 {
 	struct grant *g = c->owner;
 	const struct journal_outcome *o = &c->outcome;
-	char notice[160] = "";
+	char notice[500];
 	struct err err;
 
 	c->owner = NULL;
 	if (!g || g->dead)
 		return;
-	if (c->journal.lost_bytes)
+	snprintf(notice, sizeof notice, "%s", c->excess.notice);
+	if (c->journal.lost_bytes) /* the graver of the two */
 		snprintf(notice, sizeof notice,
 			 "berth: call: %llu bytes of its output could not be kept, and are lost "
 			 "(free space on the server)", (unsigned long long)c->journal.lost_bytes);
@@ -435,6 +439,7 @@ spool_end(struct call *c, struct str left)
 	    .out_sha256 = str_of(out_text.text),
 	    .err_sha256 = str_of(err_text.text),
 	    .left_running = left,
+	    .limit_hit = str_of(c->excess.hit),
 	};
 
 	keeper_record(c->keeper, &r);

@@ -108,10 +108,10 @@ cgroup_open_node(const char *state_path, char *out_name, size_t name_bytes, stru
 	const struct digest sum = digest_of(str_of(state_path));
 	const struct digest_text hex = digest_text(&sum);
 
+	snprintf(out_name, name_bytes, "berth-%.8s", hex.text); /* v1 hierarchies use it too */
 	auto_close int top = open_hierarchy(err);
 	if (top < 0)
 		return -1;
-	snprintf(out_name, name_bytes, "berth-%.8s", hex.text);
 	const int fd = path_open_dir(top, out_name, 0755, err);
 	if (fd < 0) {
 		err->code = ERR_UNAVAILABLE;

@@ -52,6 +52,8 @@ function_of(enum verb_id id)
 	switch (id) {
 	case VERB_new:
 		return do_new;
+	case VERB_set:
+		return do_set;
 	case VERB_ls:
 		return do_ls;
 	case VERB_show:

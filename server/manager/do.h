@@ -21,6 +21,11 @@ void do_forget_conn(const struct conn *c, const uint32_t *seq);
 
 int do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	   struct asker *asker, struct err *err) must_check;
+int do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err) must_check;
+/* The limits that `new` was given. */
+int do_new_limits(struct manager *m, const struct conn *c, const struct request *r,
+		  struct limits_set *out, struct err *err) must_check;
 int do_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err) must_check;
 int do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,

@@ -238,6 +238,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    imported_find(m, s->row.image, image, err) < 0)
 		return -1;
 	fill_env(&env, image);
+	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
 	    .name = str_of(s->row.name),
@@ -251,9 +252,14 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .next_record = last + 1,
 	    .journal_bytes_max = m->config.journal_max,
 	    .kill_grace_ns = m->config.kill_grace,
-	    .calls_max = (uint32_t)m->config.calls_max,
 	    .uid = image->uid,
 	    .gid = image->gid,
+	    .calls_max = (uint32_t)limits.at[LIMIT_CALLS],
+	    .limit_memory = limits.at[LIMIT_MEMORY],
+	    .limit_pids = limits.at[LIMIT_PIDS],
+	    .limit_wall_ns = limits.at[LIMIT_WALL],
+	    .limit_files = limits.at[LIMIT_FILES],
+	    .limit_tmp = limits.at[LIMIT_TMP],
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

@@ -256,8 +256,9 @@ dup_into(int *slot, int fd, struct err *err)
 }
 
 static const enum keeper_fd ours_of_keeper[] = {
-    KEEPER_ROOTFS, KEEPER_USR,    KEEPER_USERNS, KEEPER_INIT,   KEEPER_SECCOMP,
-    KEEPER_CGROUP, KEEPER_FREEZE, KEEPER_KILL,   KEEPER_EVENTS, KEEPER_RUN,
+    KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
+    KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
+    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -285,6 +286,30 @@ fill_cgroup(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], stru
 	fds[KEEPER_FREEZE] = c.freeze;
 	fds[KEEPER_KILL] = c.kill;
 	fds[KEEPER_EVENTS] = c.events;
+	return 0;
+}
+
+/* The limits' slots: what there is nothing for gets /dev/null. */
+static int
+fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], struct err *err)
+{
+	static const struct limits none;
+	struct governor_fds c;
+
+	if (governor_make(n->governor, w->id, w->limits ? w->limits : &none, &c, err) < 0)
+		return -1;
+	fds[KEEPER_JOIN_MEMORY] = c.join[GOVERNOR_MEMORY];
+	fds[KEEPER_JOIN_PIDS] = c.join[GOVERNOR_PIDS];
+	fds[KEEPER_JOIN_CPU] = c.join[GOVERNOR_CPU];
+	fds[KEEPER_MEMORY_EVENTS] = c.memory_events;
+	fds[KEEPER_PIDS_EVENTS] = c.pids_events;
+	for (int i = KEEPER_JOIN_MEMORY; i <= KEEPER_PIDS_EVENTS; i++) {
+		if (fds[i] >= 0)
+			continue;
+		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (fds[i] < 0)
+			return err_sys(err, errno, "open /dev/null");
+	}
 	return 0;
 }
 
@@ -322,7 +347,7 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	struct err stays;
 	if (fill_cgroup(n, w, fds, err) < 0)
 		return err_add(err, "prepare %s", w->id);
-	if (fill(n, w, spill, fds, err) == 0)
+	if (fill_governor(n, w, fds, err) == 0 && fill(n, w, spill, fds, err) == 0)
 		return 0;
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fd_close(&fds[ours_of_keeper[i]]);
@@ -340,5 +365,7 @@ prepare_is_populated(struct node *n, const char *id)
 int
 prepare_clear(struct node *n, const char *id, struct err *err)
 {
-	return n->cgroup < 0 ? 0 : cgroup_clear(n->cgroup, id, err);
+	if (n->cgroup >= 0 && cgroup_clear(n->cgroup, id, err) < 0)
+		return -1;
+	return governor_clear(n->governor, id, err);
 }

@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "manager/governor.h"
 #include "wire/wire.h"
 
 #include <stdbool.h>
@@ -20,6 +21,7 @@ struct node {
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
+	struct governor governor[GOVERNORS]; /* what enforces limits */
 	char rung[16];        /* "root" */
 	unsigned uid_base;
 };
@@ -36,6 +38,7 @@ struct workspace {
 	const int *images; /* lent: the image's further directories, on top of that one */
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
+	const struct limits *limits; /* lent; NULL: none */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -63,7 +66,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

@@ -156,6 +156,7 @@ session_free(struct session *s)
 		}
 	timer_cancel(&s->deadline);
 	session_errand_stop(s);
+	disk_forget(s);
 	job_end(s->job);
 	keeper_close(s);
 	while (s->wants) {

@@ -209,6 +209,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
 	    .slot = s->row.slot,
@@ -221,6 +222,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .image_host = n_images == 0,
 	    .images = images,
 	    .n_images = n_images ? n_images - 1 : 0,
+	    .limits = &limits,
 	};
 	int result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {

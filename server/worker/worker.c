@@ -15,6 +15,7 @@
 #include "confine.h"
 #include "imports.h"
 #include "layer.h"
+#include "measure.h"
 #include "oci.h"
 #include "wire/wire.h"
 
@@ -203,6 +204,16 @@ serve_flatten(struct worker *w, const struct msg_flatten *m, struct err *err)
 }
 
 static int
+serve_measure(struct worker *w, struct err *err)
+{
+	struct layer_counts n = {0};
+
+	if (measure_upper(w->upper, &n.raw_bytes, &n.entries, err) < 0)
+		return -1;
+	return say_worked(w, &n, err);
+}
+
+static int
 serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *err)
 {
 	auto_free struct digest *digests = NULL;
@@ -231,6 +242,8 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_unpack(w, &m->unpack, err);
 	case MSG_flatten:
 		return serve_flatten(w, &m->flatten, err);
+	case MSG_measure:
+		return serve_measure(w, err);
 	case MSG_sync_cache:
 		return serve_sync_cache(w, &m->sync_cache, err);
 	case MSG_image_remove:
