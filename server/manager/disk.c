@@ -233,7 +233,7 @@ disk_begin(struct manager *m, struct err *err)
 {
 	struct disk_watch *d = xnew(1, sizeof *d);
 	const struct str text = str_of(m->config.store_reserve);
-	uint64_t total;
+	uint64_t total = 0;
 
 	m->disk = d;
 	if (read_free(m, &d->free, &total, err) < 0)

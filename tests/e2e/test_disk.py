@@ -9,7 +9,7 @@ from conftest import Server, at_most, wait_until
 
 def frozen(server, session):
     """Whether it is frozen, by what `show` says."""
-    return server.json("show", session)["limits"]["disk"].get("suspended", False)
+    return bool(server.session(session)) and server.json("show", session)["limits"]["disk"].get("suspended", False)
 
 
 def test_a_session_above_its_limit_is_frozen_and_told_how_to_go_on(server, name):
