@@ -5,6 +5,7 @@
 #include "conn.h"
 
 #include "base/log.h"
+#include "base/time.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -389,6 +390,7 @@ finish(struct channel *ch)
 	} else {
 		ssh_channel_request_send_exit_status(ch->ssh, (int)ch->exit_status);
 	}
+	ch->conn->finished_ns = time_now_ns();
 	channel_drop(ch);
 }
 

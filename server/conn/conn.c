@@ -17,8 +17,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h> /* a newer struct tcp_info than netinet/tcp.h has */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,7 +35,7 @@ enum {
 	STEPS_MAX = 64, /* of channels, before the socket is looked at again */
 	ALIVE_S = 15,
 	ALIVE_MISSED_MAX = 4,
-	CLOSING_S = 15, /* without a byte taken: a slow reader opens its window rarely */
+	CLOSING_S = 15, /* without a byte received: a slow reader opens its window rarely */
 	PACKET_COST_BYTES = 38, /* of framing, padding and MAC: an estimate, at most that much */
 };
 
@@ -199,13 +199,33 @@ on_alive(void *ctx)
 		ssh_send_keepalive(c->ssh);
 }
 
+/* Bytes that the client's kernel has acknowledged. */
+static uint64_t
+received(const struct conn *c)
+{
+	struct tcp_info info = {0};
+	socklen_t n = sizeof info;
+
+	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0)
+		return c->socket_count.out_bytes; /* no TCP */
+	return info.tcpi_bytes_acked;
+}
+
+/* A client drops what it has not yet written out when it is told that the connection ends, and the
+ * exit status with it: who has just got the end of a call closes the connection itself. */
+static bool
+is_draining(const struct conn *c)
+{
+	return c->finished_ns && time_now_ns() < c->finished_ns + CLOSING_S * NS_PER_S;
+}
+
 static void on_closing_late(void *ctx);
 
 /* As long as the client reads, it gets what is left for it. */
 static void
 wait_for_client(struct conn *c)
 {
-	c->closing_bytes = c->socket_count.out_bytes;
+	c->closing_bytes = received(c);
 	timer_set(&c->loop, &c->closing_timer, time_now_ns() + CLOSING_S * NS_PER_S,
 		  on_closing_late, c);
 }
@@ -215,8 +235,8 @@ on_closing_late(void *ctx)
 {
 	struct conn *c = ctx;
 
-	if (c->socket_count.out_bytes == c->closing_bytes)
-		conn_end(c, "did not take its last words");
+	if (received(c) == c->closing_bytes)
+		conn_end(c, c->channels ? "did not take its last words" : NULL);
 	else
 		wait_for_client(c);
 }
@@ -259,7 +279,7 @@ turn(struct conn *c)
 	const bool blocked = conn_is_blocked(c);
 	if (blocked && given(c) - c->queued_base > QUEUED_MAX_BYTES)
 		conn_end(c, "the client asks much and reads nothing");
-	if (c->closing && !c->channels && !blocked)
+	if (c->closing && !c->channels && !blocked && !is_draining(c))
 		c->ended = true;
 	watch_want(&c->watch,
 		   EPOLLIN | (ssh_get_poll_flags(c->ssh) & SSH_WRITE_PENDING ? EPOLLOUT : 0));

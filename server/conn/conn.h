@@ -37,6 +37,8 @@ enum {
 	COMMAND_MAX_BYTES = 131072,
 	ATTEMPTS_MAX = 20,
 	CALL_TRIES_MAX = 20,
+	CALL_TRIES_AT_ONCE = 3, /* the others wait ... */
+	CALL_AGAIN_MS = 250,	/* ... each this long: a keeper takes seconds to end, at most */
 };
 
 /* What flow_output met. */
@@ -156,7 +158,8 @@ struct conn {
 	struct keeper_link *keeper;  /* lent: the one that new calls go to; NULL: ask the manager */
 	uint32_t want_seq;
 	bool want_sent;
-	struct timer login_timer, alive_timer, manager_timer, closing_timer;
+	unsigned unmet; /* keepers in a row that were gone before we had greeted them */
+	struct timer login_timer, alive_timer, manager_timer, closing_timer, again_timer;
 
 	struct channel *channels; /* owned list */
 	unsigned channels_n;
@@ -166,7 +169,8 @@ struct conn {
 	char *piece; /* owned: FLOW_PIECE_BYTES, used within one step */
 	uint64_t alive_packets;
 	unsigned alive_missed;
-	uint64_t closing_bytes; /* that the socket had taken when the closing timer was set */
+	uint64_t finished_ns;	/* when the last channel was ended by us, 0: none */
+	uint64_t closing_bytes; /* that the client had received when the closing timer was set */
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;
 };

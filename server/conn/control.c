@@ -125,22 +125,12 @@ control_end(struct channel *ch, const struct msg_verb_end *m)
 	conn_ready(ch);
 }
 
-/* The manager takes it for all that this connection has asked: said when nothing else was. */
-static bool
-is_asked_alone(const struct channel *ch)
-{
-	for (const struct channel *o = ch->conn->channels; o; o = o->next)
-		if (o != ch && o->state == CHANNEL_VERB && !o->end_known)
-			return false;
-	return true;
-}
-
 void
 control_cancel(struct channel *ch)
 {
 	struct err err;
 
-	if (!ch->end_known && is_asked_alone(ch) && wire_is_open(&ch->conn->manager) &&
+	if (!ch->end_known && wire_is_open(&ch->conn->manager) &&
 	    wire_send(&ch->conn->manager, verb_cancel, &err, .seq = ch->number) < 0)
 		log_err(&err, "cancel a verb");
 }

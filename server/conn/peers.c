@@ -60,7 +60,7 @@ want_session(struct conn *c)
 {
 	struct err err;
 
-	if (c->want_sent)
+	if (c->want_sent || c->again_timer.slot)
 		return;
 	if (!wire_is_open(&c->manager)) {
 		if (!c->manager_timer.slot)
@@ -191,6 +191,24 @@ on_started(struct channel *ch, struct wire *w)
 }
 
 static void
+on_again(void *ctx)
+{
+	struct conn *c = ctx;
+
+	if (has_wanted(c) && !c->keeper)
+		want_session(c);
+}
+
+/* The manager may not know yet that the keeper is ending, and name the same one. */
+static void
+ask_later(struct conn *c)
+{
+	if (!c->again_timer.slot)
+		timer_set(&c->loop, &c->again_timer, time_now_ns() + CALL_AGAIN_MS * NS_PER_MS,
+			  on_again, c);
+}
+
+static void
 on_refused(struct channel *ch, const struct msg_call_refused *m)
 {
 	struct conn *c = ch->conn;
@@ -205,6 +223,8 @@ on_refused(struct channel *ch, const struct msg_call_refused *m)
 		return;
 	}
 	channel_enter(ch, CHANNEL_WANTED);
+	if (ch->tries >= CALL_TRIES_AT_ONCE)
+		ask_later(c);
 	peers_start(ch);
 }
 
@@ -341,9 +361,13 @@ on_ready(struct conn *c, struct wire *w)
 	    wire_watch(&k->wire, &c->loop, on_keeper, k, &err) < 0) {
 		wire_close(&k->wire);
 		free(k);
-		fail_wanted(c, err.code, str_of(err.why), STR_LIT(""));
+		if (err.code == ERR_UNAVAILABLE && ++c->unmet < CALL_TRIES_MAX)
+			ask_later(c); /* it has ended since, and was asked nothing */
+		else
+			fail_wanted(c, err.code, str_of(err.why), STR_LIT(""));
 		return;
 	}
+	c->unmet = 0;
 	k->next = c->keepers;
 	c->keepers = c->keeper = k;
 	for (struct keeper_link *old = k->next; old; old = next) { /* kept while calls end there */
@@ -459,4 +483,5 @@ peers_close(struct conn *c)
 		drop_keeper(c->keepers);
 	wire_close(&c->manager);
 	timer_cancel(&c->manager_timer);
+	timer_cancel(&c->again_timer);
 }

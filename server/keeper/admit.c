@@ -59,7 +59,7 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	if (m->kind == KIND_SUBSYSTEM)
 		return err_set(err, ERR_UNAVAILABLE, "subsystem %.*s is not there yet",
 			       (int)(m->command.len > 32 ? 32 : m->command.len), m->command.at);
-	if (k->ended || k->pause.state == PAUSE_KILLING)
+	if (k->ended || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session has ended");
 	if (k->suspended) {
 		err_set(err, ERR_NO_SPACE, "%s", k->suspend_why);
@@ -335,6 +335,8 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 	if (send_to_init(c, m, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
+		if (err->code == ERR_UNAVAILABLE)
+			err->code = ERR_AGAIN; /* nothing runs: the next session will do as well */
 		return -1;
 	}
 	return 0;

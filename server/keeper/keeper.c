@@ -205,7 +205,7 @@ take_ack(struct keeper *k, uint64_t record)
 {
 	struct err err;
 
-	record_ack(&k->spool, record);
+	record_ack(&k->spool, record, k->n_calls);
 	if (record_send(&k->spool, &k->manager, &err) < 0)
 		log_err(&err, "send call records");
 	leave_when_acked(k);

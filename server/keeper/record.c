@@ -1,6 +1,7 @@
 #include "record.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/path.h"
 
 #include <errno.h>
@@ -141,15 +142,19 @@ record_send(struct spool *s, struct wire *manager, struct err *err)
 }
 
 void
-record_ack(struct spool *s, uint64_t record)
+record_ack(struct spool *s, uint64_t record, uint32_t live)
 {
+	struct err err;
+
 	if (record <= s->acked || record > s->sent)
 		return; /* an old one again, or one that was never sent */
 	s->acked = record;
-	if (!record_all_acked(s))
-		return;
+	if (!record_all_acked(s) || (live && s->end_at < ROOM_LEAST_BYTES))
+		return; /* a cut gives back what was reserved, and somebody may be waiting for it */
 	if (ftruncate(s->fd, 0) == 0)
 		s->send_at = s->end_at = s->reserved_to = 0;
+	if (live && record_reserve(s, live, &err) < 0)
+		log_err(&err, "%u live calls", live);
 }
 
 void

@@ -40,7 +40,8 @@ int record_reserve(struct spool *s, uint32_t live, struct err *err) must_check;
 int record_append(struct spool *s, struct msg_call_record *record, struct err *err) must_check;
 /* Sends what the window lets through. Does nothing on a closed link. */
 int record_send(struct spool *s, struct wire *manager, struct err *err) must_check;
-void record_ack(struct spool *s, uint64_t record);
+/* live: calls that have yet to say their end. Without one, what is acknowledged leaves the file. */
+void record_ack(struct spool *s, uint64_t record, uint32_t live);
 /* A new manager: everything unacknowledged is to be sent again. */
 void record_rewind(struct spool *s);
 static inline bool

@@ -358,6 +358,8 @@ wire_send_fds(struct wire *w, enum msg_id id, const void *body, const int *fds, 
 		return err_set(err, ERR_UNAVAILABLE, "the %s is gone", role_name(w->peer));
 	if (wire_encode(id, body, &b, err) < 0)
 		return -1;
+	if (w->queue && flush_queue(w, err) < 0)
+		return enqueue(w, &b, fds, n, err); /* it is gone: told by wire_recv, after its last words */
 	if (w->queue)
 		return enqueue(w, &b, fds, n, err);
 	const int sent = send_packet(w->fd, b.at, b.len, fds, n);

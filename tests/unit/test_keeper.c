@@ -577,6 +577,22 @@ a_child_that_goes_on_writing_delays_the_end_two_seconds_at_most(void **state)
 }
 
 static void
+what_stderr_held_is_kept_though_a_child_floods_stdout(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	/* nothing is read until it has ended: the journal is full, and stderr waits in its pipe */
+	ask(r, &s, 7, "yes & sleep 0.3; echo important >&2; exit 3", false);
+	started(r, &s);
+	while (!s.told)
+		take(r, &s, 1);
+	finish_call(r, &s);
+	assert_string_equal(buf_cstr(&s.err), "important\n");
+	assert_int_equal(s.status, 3);
+	done_with(&s);
+}
+
+static void
 an_owner_that_reads_nothing_stops_the_writer_and_loses_nothing(void **state)
 {
 	struct rig *r = *state;
@@ -948,6 +964,45 @@ a_call_is_followed_by_others(void **state)
 	done_with(&other);
 }
 
+/* Those who have gone cost no place; who is left hears a hang-up at the end, and when the keeper dies. */
+static void
+followers_come_and_go_without_number_and_hear_the_end(void **state)
+{
+	struct rig *r = *state;
+	struct seen s, other;
+	int growth[2] = {-1, -1};
+	ask(r, &s, 7, "read x", false);
+	started(r, &s);
+	ask(r, &other, 8, "sleep 1000", false);
+	started(r, &other);
+	for (uint32_t i = 0; i < 3 * CALL_WATCHERS_MAX; i++) {
+		struct seen *const of = i % 2 ? &other : &s;
+		MUST(wire_send(&r->manager, journal_watch, err, .seq = i, .call = str_of(of->call)));
+		struct message *m = manager_next(r);
+		assert_int_equal(m->id, MSG_journal_watched);
+		fd_close(&growth[i % 2]);
+		growth[i % 2] = fd_steal(&m->fds[1]);
+	}
+	fd_close(&s.input);
+	finish_call(r, &s);
+	char told[64];
+	struct pollfd p = {.fd = growth[0], .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 20000), 1);
+	assert_true(read(growth[0], told, sizeof told) > 0);
+	assert_int_equal(poll(&p, 1, 20000), 1);
+	assert_int_equal(p.revents, POLLHUP);
+	p.fd = growth[1];
+	assert_int_equal(poll(&p, 1, 0), 0);
+	assert_int_equal(kill(r->keeper, SIGKILL), 0);
+	wait_keeper(r);
+	assert_int_equal(poll(&p, 1, 20000), 1);
+	assert_true(p.revents & POLLHUP);
+	fd_close(&growth[0]);
+	fd_close(&growth[1]);
+	done_with(&s);
+	done_with(&other);
+}
+
 static void
 a_conn_that_breaks_a_row_is_cut_and_the_others_go_on(void **state)
 {
@@ -1066,6 +1121,8 @@ main(void)
 	    T(a_new_manager_takes_over_calls_grants_and_records),
 	    T(without_a_manager_the_spool_keeps_the_records),
 	    T(a_call_is_followed_by_others),
+	    T(followers_come_and_go_without_number_and_hear_the_end),
+	    T(what_stderr_held_is_kept_though_a_child_floods_stdout),
 	    T(a_conn_that_breaks_a_row_is_cut_and_the_others_go_on),
 	    T(too_many_and_unknown_calls_are_refused_with_a_reason),
 	    T(latency),

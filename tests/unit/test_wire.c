@@ -156,6 +156,48 @@ a_peer_that_reads_nothing_is_cut_not_waited_for(void **state)
 }
 
 static void
+a_flood_of_small_messages_is_bounded_by_what_it_costs(void **state)
+{
+	enum { IN_SOCKET = 8192 };
+	struct wire m, k;
+	struct err err;
+
+	(void)state;
+	open_links(&m, &k);
+	int sent = 0;
+	while (wire_send(&m, record_ack, &err, .record = 1) == 0)
+		sent++;
+	assert_int_equal(err.code, ERR_UNAVAILABLE);
+	assert_true((size_t)sent < WIRE_QUEUE_MAX_BYTES / sizeof(struct packet) + IN_SOCKET);
+	wire_close(&m);
+	wire_close(&k);
+}
+
+/* A sender that does not receive in between must not keep what the peer would take. */
+static void
+what_waits_goes_with_the_next_message(void **state)
+{
+	struct wire m, k;
+	struct err err;
+
+	(void)state;
+	open_links(&m, &k);
+	int sent = 0, got = 0;
+	for (; !m.queue; sent++)
+		assert_int_equal(wire_send(&m, record_ack, &err, .record = 1), 0);
+	while (wire_recv(&k, &err) == 1)
+		got++;
+	assert_int_equal(wire_send(&m, record_ack, &err, .record = 2), 0);
+	assert_null(m.queue);
+	while (wire_recv(&k, &err) == 1)
+		got++;
+	assert_int_equal(got, sent + 1);
+	assert_true(k.message.record_ack.record == 2);
+	wire_close(&m);
+	wire_close(&k);
+}
+
+static void
 a_peer_of_another_version_or_role_is_refused(void **state)
 {
 	int pair[2];
@@ -188,6 +230,8 @@ main(void)
 	    cmocka_unit_test(what_is_too_long_is_not_sent_and_not_taken),
 	    cmocka_unit_test(random_bytes_are_refused_or_fit_a_row),
 	    cmocka_unit_test(a_peer_that_reads_nothing_is_cut_not_waited_for),
+	    cmocka_unit_test(a_flood_of_small_messages_is_bounded_by_what_it_costs),
+	    cmocka_unit_test(what_waits_goes_with_the_next_message),
 	    cmocka_unit_test(a_peer_of_another_version_or_role_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
