@@ -131,8 +131,18 @@ confine_syscalls(const int *allowed, size_t n, struct err *err)
 	return 0;
 }
 
+static int
+add_rule(int rules, int dir, unsigned long long rights, struct err *err)
+{
+	const struct landlock_path_beneath_attr rule = {.allowed_access = rights, .parent_fd = dir};
+
+	if (syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
+		return err_sys(err, errno, "add a directory to the Landlock rules");
+	return 0;
+}
+
 int
-confine_files(const int *dirs, size_t n, struct err *err)
+confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources, struct err *err)
 {
 	const long abi =
 	    syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -154,12 +164,11 @@ confine_files(const int *dirs, size_t n, struct err *err)
 	if (rules < 0)
 		return err_sys(err, errno, "make a Landlock ruleset");
 	int result = 0;
-	for (size_t i = 0; i < n && result == 0; i++) {
-		const struct landlock_path_beneath_attr rule = {.allowed_access = rights,
-								.parent_fd = dirs[i]};
-		if (syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
-			result = err_sys(err, errno, "add a directory to the Landlock rules");
-	}
+	for (size_t i = 0; i < n && result == 0; i++)
+		result = add_rule(rules, dirs[i], rights, err);
+	for (size_t i = 0; i < n_sources && result == 0; i++)
+		result = add_rule(rules, sources[i],
+				  LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, err);
 	if (result == 0 && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
 			    syscall(SYS_landlock_restrict_self, rules, 0) < 0))
 		result = err_sys(err, errno, "enter the Landlock rules");
@@ -209,7 +218,7 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
 	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
 	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
-	    SYS_memfd_create,
+	    SYS_memfd_create,   SYS_setitimer,
 	};
 	/* The bounding set first: the change of uid takes the right to drop it. */
 	if (drop_bounding(0, err) < 0 || confine_identity(uid, gid, err) < 0 ||
@@ -222,6 +231,13 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 
 int
 confine_worker(const int *dirs, size_t n, struct err *err)
+{
+	return confine_worker_reading(dirs, n, NULL, 0, err);
+}
+
+int
+confine_worker_reading(const int *dirs, size_t n, const int *sources, size_t n_sources,
+		       struct err *err)
 {
 	static const int allowed[] = {
 	    CALLS_OF_ALL,        SYS_openat,     SYS_openat2,
@@ -248,7 +264,7 @@ confine_worker(const int *dirs, size_t n, struct err *err)
 	const unsigned long long keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE |
 					1ull << CAP_FOWNER | 1ull << CAP_FSETID |
 					1ull << CAP_MKNOD | 1ull << CAP_SETFCAP;
-	if (confine_files(dirs, n, err) < 0)
+	if (confine_files(dirs, n, sources, n_sources, err) < 0)
 		return -1;
 	if (geteuid() == 0 && confine_capabilities(keep, err) < 0)
 		return -1;

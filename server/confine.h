@@ -17,6 +17,9 @@ int confine_keeper(uid_t uid, gid_t gid, struct err *err) must_check;
 /* worker: capabilities for foreign-owned files alone, Landlock on the directories of its job.
  *   dirs   lent; n of them: the only trees in which it can open anything */
 int confine_worker(const int *dirs, size_t n, struct err *err) must_check;
+/* The same, with trees that it may only read. */
+int confine_worker_reading(const int *dirs, size_t n, const int *sources, size_t n_sources,
+			   struct err *err) must_check;
 
 /* The parts, for those functions and for the launcher. */
 /* Becomes uid:gid for good, without groups. 0 for both: nothing. */
@@ -28,7 +31,9 @@ int confine_capabilities(unsigned long long keep, struct err *err) must_check;
  * architectures' calls kill the process. Under ASan the named extra calls are added. */
 int confine_syscalls(const int *allowed, size_t n, struct err *err) must_check;
 /* Landlock: files can be opened beneath these directories only. Success and a log line where the
- * kernel has no Landlock. */
-int confine_files(const int *dirs, size_t n, struct err *err) must_check;
+ * kernel has no Landlock.
+ *   sources   those of which files and lists can be read, and nothing else done */
+int confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources,
+		  struct err *err) must_check;
 
 #endif

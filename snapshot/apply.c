@@ -26,7 +26,7 @@ struct level {              /* a directory that is open: what it becomes when it
 
 struct apply {
 	int root; /* lent */
-	bool merge;
+	bool merge, foreign;
 	struct layer_watch watch;
 	struct dirs dirs;
 	struct buf path;      /* of the innermost directory */
@@ -227,12 +227,14 @@ apply_dir(struct apply *a, const struct entry *e, const char *name, struct err *
 static int
 apply_opaque(struct apply *a, const struct entry *e, struct err *err)
 {
-	if (e->path.len == 0 || innermost(a)->has_entries)
+	/* OCI lets the mark stand behind entries of its own layer, which it does not hide. */
+	if (e->path.len == 0 || (innermost(a)->has_entries && !a->foreign))
 		return refuse(e, "an opaque mark where none can be", err);
-	if (a->merge && innermost(a)->was_there && dirs_clear(dirs_fd(&a->dirs), err) < 0)
+	if (a->merge && !a->foreign && innermost(a)->was_there &&
+	    dirs_clear(dirs_fd(&a->dirs), err) < 0)
 		return -1;
 	innermost(a)->hidden = true;
-	innermost(a)->has_deletions = false;
+	innermost(a)->has_deletions &= a->foreign;
 	return attrs_mark_opaque(dirs_fd(&a->dirs), err);
 }
 
@@ -467,10 +469,19 @@ int
 apply_archive(struct apply *a, struct frames_reader *frames, struct layer_counts *out,
 	      struct err *err)
 {
-	const uint64_t entries = a->entries;
 	auto_of(tar_reader) struct tar_reader *tar = tar_reader_new(frames, err);
 
-	if (!tar || push_level(a, entries > 0, err) < 0 || apply_entries(a, tar, out, err) < 0)
+	return tar ? apply_tar(a, tar, false, out, err) : -1;
+}
+
+int
+apply_tar(struct apply *a, struct tar_reader *tar, bool foreign, struct layer_counts *out,
+	  struct err *err)
+{
+	const uint64_t entries = a->entries;
+
+	a->foreign = foreign;
+	if (push_level(a, entries > 0, err) < 0 || apply_entries(a, tar, out, err) < 0)
 		return -1;
 	while (a->n)
 		if (leave_level(a, err) < 0)

@@ -12,6 +12,7 @@
 #define BERTH_APPLY_H
 
 #include "layer.h"
+#include "tar.h"
 
 struct apply;
 
@@ -20,8 +21,11 @@ struct apply *apply_new(int root, bool merge, const struct layer_watch *watch,
 			struct err *err) must_check;
 void apply_free(struct apply *a);
 AUTO_OF(apply)
-/* All entries of one archive. out is added to. */
+/* All entries of one archive. out is added to.
+ *   apply_tar   tar: lent. Of a foreign one, a deletion may stand behind what it spares */
 int apply_archive(struct apply *a, struct frames_reader *frames, struct layer_counts *out,
 		  struct err *err) must_check;
+int apply_tar(struct apply *a, struct tar_reader *tar, bool foreign, struct layer_counts *out,
+	      struct err *err) must_check;
 
 #endif

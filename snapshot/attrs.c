@@ -15,8 +15,8 @@ begins(const char *s, const char *front)
 	return strncmp(s, front, strlen(front)) == 0;
 }
 
-static bool
-may_travel(const char *name)
+bool
+attrs_may_travel(const char *name)
 {
 	return begins(name, "user.") || strcmp(name, "security.capability") == 0 ||
 	       strcmp(name, DEFAULT_ACL) == 0 || strcmp(name, "system.posix_acl_access") == 0;
@@ -68,7 +68,7 @@ attrs_add(struct attrs *a, struct str name, struct str value, struct err *err)
 {
 	char text[XATTR_NAME_MAX_BYTES];
 
-	if (str_copy(name, text, sizeof text, err) < 0 || !may_travel(text))
+	if (str_copy(name, text, sizeof text, err) < 0 || !attrs_may_travel(text))
 		return err_set(err, ERR_CORRUPT,
 			       "an extended attribute that no session can have: "
 			       "%.*s",
@@ -105,7 +105,7 @@ load_one(int fd, const char *name, char *value, struct attrs *out, unsigned *mar
 							   : NULL;
 	bool gone;
 
-	if (!mark && !may_travel(name))
+	if (!mark && !attrs_may_travel(name))
 		return 0;
 	const ssize_t n = read_value(fd, name, value, &gone, err);
 	if (n < 0 || gone)

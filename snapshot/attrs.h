@@ -31,6 +31,8 @@ enum { ATTR_VALUE_MAX_BYTES = 65536, ATTRS_MAX = 512, XATTR_NAME_MAX_BYTES = 256
 
 #define auto_attrs __attribute__((cleanup(attrs_done))) struct attrs
 void attrs_done(struct attrs *a);
+/* Whether an attribute of this name may be in an archive (invariant 3). */
+bool attrs_may_travel(const char *name);
 /* Adds one, sorted. `name` as in an archive: fails with CORRUPT when it may not travel. */
 int attrs_add(struct attrs *a, struct str name, struct str value, struct err *err) must_check;
 /* Of an open file or directory. out_marks: bits of enum attrs_mark. */

@@ -77,15 +77,21 @@ cache_layer_trusted(int cache, const struct digest *digest)
 int
 cache_begin(int cache, struct cache_new *c, struct err *err)
 {
+	return cache_begin_in(cache, "layers", c, err);
+}
+
+int
+cache_begin_in(int cache, const char *place, struct cache_new *c, struct err *err)
+{
 	auto_cache_new made = CACHE_NEW_NONE;
 	char name[32];
 
-	made.layers = path_open_dir(cache, "layers", 0700, err);
+	made.layers = path_open_dir(cache, place, 0700, err);
 	if (made.layers < 0)
 		return -1;
 	blob_tmp_name(name);
 	if (mkdirat(made.layers, name, 0700) < 0)
-		return err_sys(err, errno, "make layers/%s", name);
+		return err_sys(err, errno, "make %s/%s", place, name);
 	memcpy(made.tmp, name, sizeof made.tmp);
 	made.dir = path_open(made.layers, name, O_RDONLY | O_DIRECTORY, err);
 	if (made.dir < 0 || blob_tmp_lock(made.dir, err) < 0)
@@ -234,6 +240,10 @@ layer_sweep(int store, int cache, struct err *err)
 		    path_open(cache, "layers", O_RDONLY | O_DIRECTORY, &ignored);
 		if (layers >= 0 && blob_tmp_sweep(layers, err) < 0)
 			return err_add(err, "sweep the layer cache");
+		auto_close int images =
+		    path_open(cache, "images", O_RDONLY | O_DIRECTORY, &ignored);
+		if (images >= 0 && blob_tmp_sweep(images, err) < 0)
+			return err_add(err, "sweep the images");
 	}
 	return 0;
 }

@@ -21,6 +21,8 @@ struct cache_new {  /* a layer that is being made */
 #define auto_cache_new __attribute__((cleanup(cache_abort))) struct cache_new
 
 int cache_begin(int cache, struct cache_new *c, struct err *err) must_check;
+/* The same in CACHE/<place>, whose owner gives it its name (image_layer.c). */
+int cache_begin_in(int cache, const char *place, struct cache_new *c, struct err *err) must_check;
 /* Marks it as of this boot and not synced, and gives it its name. What stood there untrusted goes.
  */
 int cache_commit(struct cache_new *c, const struct digest *d, struct err *err) must_check;

@@ -42,6 +42,19 @@ int tar_end(struct tar_writer *t, struct err *err) must_check;
 /* ---- reading ---- */
 struct tar_reader;
 
+/* Where a tar comes from: its next bytes, lent until the next call. 1 bytes, 0 the end, -1. */
+struct tar_source {
+	int (*next)(void *ctx, struct str *out, struct err *err);
+	void *ctx;
+};
+
+/* An archive that was not written here, such as an image's layer. What no workspace can hold and
+ * none would miss is left out: device nodes, which are counted, and attributes that do not travel.
+ *   source   lent, but for its pieces */
+struct tar_reader *tar_reader_foreign(const struct tar_source *source, struct err *err) must_check;
+/* Entries left out so far. */
+uint64_t tar_dropped(const struct tar_reader *t);
+
 /* frames: lent. NULL: failed. */
 struct tar_reader *tar_reader_new(struct frames_reader *frames, struct err *err) must_check;
 void tar_reader_free(struct tar_reader *t);

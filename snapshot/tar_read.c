@@ -9,27 +9,35 @@
 #include <stdlib.h>
 
 struct tar_reader {
-	struct frames_reader *frames; /* lent */
-	struct archive *archive;      /* owned */
-	struct err why;               /* of the frames, when they fail in a callback */
-	bool frames_failed;
+	struct tar_source source;
+	struct archive *archive; /* owned */
+	struct err why;          /* of the source, when it fails in a callback */
+	bool source_failed;
+	bool foreign;
+	uint64_t dropped;
 	struct buf path, link;
 	struct attrs attrs;
 	uint64_t size;           /* of the current file */
 	locale_t locale, before; /* owned, 0: the thread's own will do; what to go back to */
 };
 
+static int
+next_frame(void *ctx, struct str *out, struct err *err)
+{
+	return frames_next(ctx, out, err);
+}
+
 static la_ssize_t
-read_frames(struct archive *a, void *ctx, const void **out)
+read_source(struct archive *a, void *ctx, const void **out)
 {
 	struct tar_reader *t = ctx;
 	struct str bytes = {0};
 
 	(void)a;
-	const int got = frames_next(t->frames, &bytes, &t->why);
+	const int got = t->source.next(t->source.ctx, &bytes, &t->why);
 	if (got < 0) {
-		t->frames_failed = true;
-		archive_set_error(a, EIO, "the frames");
+		t->source_failed = true;
+		archive_set_error(a, EIO, "the source");
 		return -1;
 	}
 	*out = bytes.at;
@@ -39,7 +47,7 @@ read_frames(struct archive *a, void *ctx, const void **out)
 static int
 fail(struct tar_reader *t, const char *doing, struct err *err)
 {
-	if (t->frames_failed) {
+	if (t->source_failed) {
 		*err = t->why;
 		return -1;
 	}
@@ -62,12 +70,13 @@ take_locale(struct tar_reader *t, struct err *err)
 	return 0;
 }
 
-struct tar_reader *
-tar_reader_new(struct frames_reader *frames, struct err *err)
+static struct tar_reader *
+open_reader(const struct tar_source *source, bool foreign, struct err *err)
 {
 	auto_of(tar_reader) struct tar_reader *t = xnew(1, sizeof *t);
 
-	t->frames = frames;
+	t->source = *source;
+	t->foreign = foreign;
 	t->path = BUF_MAX(ENTRY_PATH_MAX_BYTES);
 	t->link = BUF_MAX(ENTRY_PATH_MAX_BYTES);
 	t->archive = archive_read_new();
@@ -78,11 +87,29 @@ tar_reader_new(struct frames_reader *frames, struct err *err)
 	if (take_locale(t, err) < 0)
 		return NULL;
 	if (archive_read_support_format_tar(t->archive) != ARCHIVE_OK ||
-	    archive_read_open(t->archive, t, NULL, read_frames, NULL) != ARCHIVE_OK) {
+	    archive_read_open(t->archive, t, NULL, read_source, NULL) != ARCHIVE_OK) {
 		fail(t, "open the tar", err);
 		return NULL;
 	}
 	return steal(&t);
+}
+
+struct tar_reader *
+tar_reader_new(struct frames_reader *frames, struct err *err)
+{
+	return open_reader(&(struct tar_source){next_frame, frames}, false, err);
+}
+
+struct tar_reader *
+tar_reader_foreign(const struct tar_source *source, struct err *err)
+{
+	return open_reader(source, true, err);
+}
+
+uint64_t
+tar_dropped(const struct tar_reader *t)
+{
+	return t->dropped;
 }
 
 void
@@ -157,7 +184,8 @@ take_attrs(struct tar_reader *t, struct archive_entry *a, struct err *err)
 	attrs_done(&t->attrs);
 	archive_entry_xattr_reset(a);
 	while (archive_entry_xattr_next(a, &name, &value, &n) == ARCHIVE_OK)
-		if (attrs_add(&t->attrs, str_of(name), (struct str){value, n}, err) < 0)
+		if ((!t->foreign || attrs_may_travel(name)) &&
+		    attrs_add(&t->attrs, str_of(name), (struct str){value, n}, err) < 0)
 			return -1;
 	return 0;
 }
@@ -179,18 +207,30 @@ take_numbers(struct archive_entry *a, struct entry *e, struct err *err)
 	return 0;
 }
 
+static bool
+is_device(struct archive_entry *a)
+{
+	const unsigned type = archive_entry_filetype(a);
+	return !archive_entry_hardlink(a) && (type == AE_IFCHR || type == AE_IFBLK);
+}
+
 int
 tar_next(struct tar_reader *t, struct entry *out, struct err *err)
 {
 	struct archive_entry *a;
 	struct entry e = {0};
-	const int got = archive_read_next_header(t->archive, &a);
+	int got = archive_read_next_header(t->archive, &a);
+
+	while (got == ARCHIVE_OK && t->foreign && is_device(a)) {
+		t->dropped++;
+		got = archive_read_next_header(t->archive, &a);
+	}
 
 	if (got == ARCHIVE_EOF) {
 		/* What follows the end of the tar must be read too: it is part of the digests. */
 		struct str rest;
 		int more;
-		while ((more = frames_next(t->frames, &rest, err)) > 0)
+		while ((more = t->source.next(t->source.ctx, &rest, err)) > 0)
 			;
 		return more;
 	}

@@ -412,12 +412,12 @@ index_put_call_end(struct index *ix, const struct call_row *r, struct err *err)
 	return run(ix, err,
 		   "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
 		   "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,out_sha256=?11,err_sha256=?12,"
-		   "left_running=?13 "
+		   "left_running=?13,limit_hit=?15 "
 		   "WHERE id=?1 AND session=?14",
-		   "tiiitiiiiitttt", r->id, r->ended_ns, (uint64_t)r->exit_status,
+		   "tiiitiiiiittttt", r->id, r->ended_ns, (uint64_t)r->exit_status,
 		   (uint64_t)r->signal, r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns,
 		   r->cpu_ns, r->peak_bytes, r->out_sha256, r->err_sha256, r->left_running,
-		   r->session);
+		   r->session, r->limit_hit);
 }
 
 int
@@ -430,8 +430,8 @@ index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct 
 
 #define CALL_COLUMNS                                                                               \
 	"SELECT id,session,principal,command,started_ns,ended_ns,exit_status,signal,ended_by,"     \
-	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running FROM "   \
-	"calls "
+	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running,"        \
+	"limit_hit FROM calls "
 
 static void
 read_call(sqlite3_stmt *st, struct call_row *r)
@@ -454,6 +454,7 @@ read_call(sqlite3_stmt *st, struct call_row *r)
 	text_at(st, 14, r->out_sha256, sizeof r->out_sha256);
 	text_at(st, 15, r->err_sha256, sizeof r->err_sha256);
 	text_at(st, 16, r->left_running, sizeof r->left_running);
+	text_at(st, 17, r->limit_hit, sizeof r->limit_hit);
 }
 
 int
@@ -486,6 +487,50 @@ index_find_call(struct index *ix, const char *id, struct call_row *out, struct e
 	const int got = next(ix, st, err);
 	if (got == 1)
 		read_call(st, out);
+	sqlite3_finalize(st);
+	return got;
+}
+
+/* ---- limits ---- */
+
+int
+index_put_limit(struct index *ix, const char *session, const struct limit_value_row *r,
+		struct err *err)
+{
+	if (!r->has_ceiling)
+		return run(ix, err, "INSERT OR REPLACE INTO session_limits VALUES(?,?,?,NULL)",
+			   "tti", session, r->key, r->value);
+	return run(ix, err, "INSERT OR REPLACE INTO session_limits VALUES(?,?,?,?)", "ttii",
+		   session, r->key, r->value, r->ceiling);
+}
+
+int
+index_drop_limit(struct index *ix, const char *session, const char *key, struct err *err)
+{
+	return run(ix, err, "DELETE FROM session_limits WHERE session=? AND key=?", "tt", session,
+		   key);
+}
+
+int
+index_list_limits(struct index *ix, const char *session, limit_row_fn fn, void *ctx,
+		  struct err *err)
+{
+	sqlite3_stmt *st = query(ix, err,
+				 "SELECT key,value,ceiling,ceiling IS NOT NULL FROM session_limits "
+				 "WHERE session=? ORDER BY key",
+				 "t", session);
+	if (!st)
+		return -1;
+	int got;
+	while ((got = next(ix, st, err)) == 1) {
+		struct limit_value_row r = {.value = int_at(st, 1),
+					    .ceiling = int_at(st, 2),
+					    .has_ceiling = int_at(st, 3) != 0};
+		text_at(st, 0, r.key, sizeof r.key);
+		got = fn(ctx, &r, err);
+		if (got != 0)
+			break;
+	}
 	sqlite3_finalize(st);
 	return got;
 }

@@ -50,9 +50,17 @@ struct upper_row {
 	struct digest layers[4]; /* a pause makes one or two layers of an upper */
 };
 
+/* A limit of one session: keys and units are the manager's. */
+struct limit_value_row {
+	char key[16];
+	uint64_t value, ceiling;
+	bool has_ceiling;
+};
+
 struct call_row {
 	char id[ID_BYTES], session[ID_BYTES], principal[128], ended_by[16];
 	char out_sha256[65], err_sha256[65];
+	char limit_hit[16]; /* key of the limit it ran into; empty: none */
 	char command[4097], left_running[1025];
 	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
 	unsigned exit_status, signal;
@@ -107,6 +115,14 @@ int index_list_calls(struct index *ix, const char *session, unsigned most, call_
 /* 1 found, 0 absent. */
 int index_find_call(struct index *ix, const char *id, struct call_row *out,
 		    struct err *err) must_check;
+
+typedef int (*limit_row_fn)(void *ctx, const struct limit_value_row *row, struct err *err);
+int index_put_limit(struct index *ix, const char *session, const struct limit_value_row *row,
+		    struct err *err) must_check;
+int index_drop_limit(struct index *ix, const char *session, const char *key,
+		     struct err *err) must_check;
+int index_list_limits(struct index *ix, const char *session, limit_row_fn fn, void *ctx,
+		      struct err *err) must_check;
 
 int index_spool_last(struct index *ix, const char *session, uint64_t *out,
 		     struct err *err) must_check;

@@ -43,6 +43,20 @@ static const char *const migrations[] = {
     "CREATE INDEX calls_session ON calls(session, started_ns);"
     /* the last call record of each session's spool that is in the table above */
     "CREATE TABLE spools(session TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;",
+    /* 2: images by content (their rows never change), and what names stand for */
+    "CREATE TABLE images("
+    " content TEXT PRIMARY KEY, layers BLOB NOT NULL, env BLOB NOT NULL, cwd TEXT NOT NULL,"
+    " user TEXT NOT NULL, home TEXT NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,"
+    " bytes INTEGER NOT NULL, entries INTEGER NOT NULL, dropped INTEGER NOT NULL) STRICT;"
+    "CREATE TABLE image_names("
+    " name TEXT PRIMARY KEY, content TEXT NOT NULL REFERENCES images(content),"
+    " created_ns INTEGER NOT NULL) STRICT;",
+    /* 3: limits of a session that are not the node's (ceiling NULL: no operator chose one), and
+     * which limit a call ran into */
+    "CREATE TABLE session_limits("
+    " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
+    " value INTEGER NOT NULL, ceiling INTEGER, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE calls ADD COLUMN limit_hit TEXT NOT NULL DEFAULT '';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
@@ -40,6 +41,7 @@ struct request {
 	int streams[3]; /* lent */
 	int cgroup;     /* lent, -1: none */
 	bool pty;
+	uint32_t uid, gid;
 	char *argv[ARGV_MAX + 1], *env[ENV_MAX + 1];
 	char cwd[PATH_BYTES], cwd_else[PATH_BYTES];
 	int *exec_errno;
@@ -118,6 +120,20 @@ join_cgroup(int cgroup)
 	close(procs);
 }
 
+/* As the image's User says; root needs no change. A terminal is its user's. */
+static int
+become_user(const struct request *q)
+{
+	if (q->uid == 0 && q->gid == 0)
+		return 0;
+	if (q->pty && fchown(0, q->uid, (gid_t)-1) < 0)
+		return errno;
+	if (setgroups(0, NULL) < 0 || setresgid(q->gid, q->gid, q->gid) < 0 ||
+	    setresuid(q->uid, q->uid, q->uid) < 0)
+		return errno;
+	return 0;
+}
+
 static _Noreturn void
 become_command(const struct request *q, bool in_cgroup)
 {
@@ -134,6 +150,11 @@ become_command(const struct request *q, bool in_cgroup)
 		for (int fd = 3; fd < 1024; fd++)
 			close(fd);
 	umask(022);
+	const int refused = become_user(q);
+	if (refused) {
+		*q->exec_errno = refused;
+		_exit(126);
+	}
 	if (chdir(q->cwd) < 0 && chdir(q->cwd_else) < 0 && chdir("/") < 0) {
 		*q->exec_errno = errno;
 		_exit(126);
@@ -203,6 +224,8 @@ fill_request(struct request *q, struct wire *w)
 
 	q->call = m->call;
 	q->pty = m->pty != 0;
+	q->uid = m->uid;
+	q->gid = m->gid;
 	q->cgroup = m->no_cgroup ? -1 : w->message.fds[3];
 	for (int i = 0; i < 3; i++)
 		q->streams[i] = w->message.fds[i];
@@ -274,6 +297,9 @@ take_messages(struct wire *w, struct err *err)
 		if (w->message.id == MSG_init_exec) {
 			if (exec_call(w, err) < 0)
 				return -1;
+		} else if (w->message.id == MSG_init_signal_listed) {
+			reap_signal_listed(w->message.fds[0],
+					   (int)w->message.init_signal_listed.signal);
 		} else if (w->message.id == MSG_init_signal) {
 			const struct msg_init_signal m = w->message.init_signal;
 			if (m.signal < 1 || m.signal > 64)

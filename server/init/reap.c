@@ -1,6 +1,7 @@
 #include "reap.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -114,6 +115,26 @@ reap_signal(uint32_t call, int signal)
 	for (int i = 0; i < calls_top; i++)
 		if (calls[i].used && calls[i].call == call && calls[i].pid > 0)
 			signal_group(calls[i].pid, signal);
+}
+
+void
+reap_signal_listed(int list, int signal)
+{
+	char text[4096];
+	long pid = 0;
+
+	if (signal < 1 || signal > 64)
+		return;
+	for (ssize_t n; (n = read(list, text, sizeof text)) > 0;)
+		for (ssize_t i = 0; i < n; i++) {
+			if (text[i] >= '0' && text[i] <= '9' && pid < INT_MAX / 10) {
+				pid = pid * 10 + (text[i] - '0');
+				continue;
+			}
+			if (pid > 1) /* 0: one that this namespace does not show */
+				kill((pid_t)pid, signal);
+			pid = 0;
+		}
 }
 
 void

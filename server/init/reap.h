@@ -32,6 +32,8 @@ int *reap_exec_errno(int place);
 int reap_one(struct reaped *out);
 /* To a call's process group, or its first process while it has no group of its own yet. */
 void reap_signal(uint32_t call, int signal);
+/* To every process of a list of pids, one a line, as the kernel writes it for whoever reads it. */
+void reap_signal_listed(int list, int signal);
 /* To every process but this one; where this is no pid 1, to the groups of all calls. */
 void reap_signal_all(int signal);
 

@@ -61,6 +61,10 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 			       (int)(m->command.len > 32 ? 32 : m->command.len), m->command.at);
 	if (k->ended || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session has ended");
+	if (k->suspended) {
+		err_set(err, ERR_NO_SPACE, "%s", k->suspend_why);
+		return err_hint(err, "%s", k->suspend_hint);
+	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (call_find(k, g, m->channel))
@@ -179,7 +183,8 @@ make_pipe(int *reader, int *writer, bool large, struct err *err)
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "make a pipe");
-	/* Its inode is ours: without this nobody inside could open /dev/stdout or /dev/stderr again. */
+	/* Its inode is ours: without this nobody inside could open /dev/stdout or /dev/stderr
+	 * again. */
 	if (fchmod(ends[0], 0666) < 0) {
 		const int why = errno;
 		close(ends[0]);
@@ -294,6 +299,8 @@ send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *
 	    .cwd_else = str_of(k->home),
 	    .argv = buf_view(&argv),
 	    .env = buf_view(&env),
+	    .uid = k->uid,
+	    .gid = k->gid,
 	};
 	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
 }

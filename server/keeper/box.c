@@ -268,6 +268,18 @@ box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *
 }
 
 int
+box_call_procs(struct sandbox *s, const char *call, int *out, struct err *err)
+{
+	auto_close int dir = -1;
+	const int found = open_call(s, call, &dir, err);
+	*out = -1;
+	if (found <= 0)
+		return found;
+	*out = path_open(dir, "cgroup.procs", O_RDONLY, err);
+	return *out < 0 ? -1 : 0;
+}
+
+int
 box_call_kill(struct sandbox *s, const char *call, struct err *err)
 {
 	auto_close int dir = -1;

@@ -11,6 +11,7 @@ int box_kill(struct sandbox *s, struct err *err) must_check;
 int box_state(struct sandbox *s, struct sandbox_state *out, struct err *err) must_check;
 int box_call_begin(struct sandbox *s, const char *call, int *out, struct err *err) must_check;
 int box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *err) must_check;
+int box_call_procs(struct sandbox *s, const char *call, int *out, struct err *err) must_check;
 int box_call_kill(struct sandbox *s, const char *call, struct err *err) must_check;
 int box_call_end(struct sandbox *s, const char *call, struct err *err) must_check;
 

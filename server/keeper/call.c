@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "guard.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -81,7 +82,8 @@ static bool
 stream_take(struct call_stream *s)
 {
 	struct call *c = s->call;
-	const ssize_t n = read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
+	const ssize_t n = c->pty ? guard_read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES)
+				 : read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
@@ -159,6 +161,7 @@ call_free(struct call *c)
 	if (!c)
 		return;
 	timer_cancel(&c->timer);
+	excess_end(c);
 	stream_close(&c->out);
 	stream_close(&c->err);
 	terminal_close(&c->terminal);
@@ -195,6 +198,7 @@ call_begin(struct call *c)
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
 	enter(c, CALL_RUNNING, "its command to end");
+	excess_begin(c);
 	stream_watch(&c->out);
 	stream_watch(&c->err);
 }
@@ -330,6 +334,7 @@ set_outcome(struct call *c, const struct msg_init_exited *m)
 	}
 	if (c->keeper->pause.state == PAUSE_TERMINATING)
 		o->ended_by = "pause";
+	excess_judge(c);
 	c->cpu_ns = m->cpu_ns;
 	c->peak_bytes = m->peak_bytes;
 }
@@ -375,13 +380,14 @@ tell_owner(struct call *c)
 {
 	struct grant *g = c->owner;
 	const struct journal_outcome *o = &c->outcome;
-	char notice[160] = "";
+	char notice[500];
 	struct err err;
 
 	c->owner = NULL;
 	if (!g || g->dead)
 		return;
-	if (c->journal.lost_bytes)
+	snprintf(notice, sizeof notice, "%s", c->excess.notice);
+	if (c->journal.lost_bytes) /* the graver of the two */
 		snprintf(notice, sizeof notice,
 			 "berth: call: %llu bytes of its output could not be kept, and are lost "
 			 "(free space on the server)", (unsigned long long)c->journal.lost_bytes);
@@ -433,6 +439,7 @@ spool_end(struct call *c, struct str left)
 	    .out_sha256 = str_of(out_text.text),
 	    .err_sha256 = str_of(err_text.text),
 	    .left_running = left,
+	    .limit_hit = str_of(c->excess.hit),
 	};
 
 	keeper_record(c->keeper, &r);

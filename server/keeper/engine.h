@@ -17,6 +17,7 @@ struct sandbox_spec {
 	const char *hostname, *session;
 	unsigned uid_base;	/* root inside is uid_base outside, 65536 ids follow */
 	bool network_host;	/* no network namespace of its own */
+	uint64_t files, tmp_bytes; /* open files of a process; size of each tmpfs; 0: as ever */
 	const int *fds;		/* lent: KEEPER_FDS of them, see wire.h */
 };
 
@@ -52,6 +53,9 @@ struct engine {
 	/* Removes the place when nothing lives in it. 1: gone, 0: still in use, -1. The kernel may
 	 * count a process for a moment after it was waited for: 0 is then to be tried again. */
 	int (*call_end)(struct sandbox *s, const char *call, struct err *err);
+	/* The call's processes as a list that init can read: cgroup.procs. *out -1: there is none;
+	 * an engine that never has one leaves this NULL. */
+	int (*call_procs)(struct sandbox *s, const char *call, int *out, struct err *err);
 };
 
 /* The default: our own launcher (launch.c). */

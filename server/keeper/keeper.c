@@ -212,6 +212,21 @@ take_ack(struct keeper *k, uint64_t record)
 }
 
 static void
+set_calls_max(struct keeper *k, uint32_t most)
+{
+	k->calls_max = most < CALLS_MOST ? most : CALLS_MOST;
+}
+
+static void
+take_limits(struct keeper *k, const struct msg_limits *m)
+{
+	k->limit_memory = m->limit_memory;
+	k->limit_pids = m->limit_pids;
+	k->limit_wall_ns = m->limit_wall_ns;
+	set_calls_max(k, m->calls_max);
+}
+
+static void
 take_command(struct keeper *k, struct message *m)
 {
 	if (m->id == MSG_grant)
@@ -232,6 +247,10 @@ take_command(struct keeper *k, struct message *m)
 		pause_kill(k, m->kill.seq, m->kill.ended_by);
 	else if (m->id == MSG_record_ack)
 		take_ack(k, m->record_ack.record);
+	else if (m->id == MSG_suspend)
+		pause_suspend(k, &m->suspend);
+	else if (m->id == MSG_limits)
+		take_limits(k, &m->limits);
 	else if (m->id == MSG_journal_watch)
 		watch_journal(k, &m->journal_watch);
 	else
@@ -338,7 +357,12 @@ take_start(struct keeper *k, struct err *err)
 	buf_str(&k->env, s->env);
 	k->journal_bytes_max = s->journal_bytes_max;
 	k->kill_grace_ns = s->kill_grace_ns;
-	k->calls_max = s->calls_max < CALLS_MOST ? s->calls_max : CALLS_MOST;
+	k->uid = s->uid;
+	k->gid = s->gid;
+	k->limit_memory = s->limit_memory;
+	k->limit_pids = s->limit_pids;
+	k->limit_wall_ns = s->limit_wall_ns;
+	set_calls_max(k, s->calls_max);
 	log_init("berth-keeper", k->name);
 	return 0;
 }
@@ -375,10 +399,13 @@ start_box(struct keeper *k, struct err *err)
 	    .session = k->id,
 	    .uid_base = s.session_uid_base,
 	    .network_host = s.network != 0,
+	    .files = s.limit_files,
+	    .tmp_bytes = s.limit_tmp,
 	    .fds = k->fds,
 	};
-	static const enum keeper_fd not_needed[] = {KEEPER_ROOTFS, KEEPER_USR,     KEEPER_USERNS,
-						    KEEPER_INIT,   KEEPER_SECCOMP, KEEPER_RUN};
+	static const enum keeper_fd not_needed[] = {
+	    KEEPER_ROOTFS, KEEPER_USR,         KEEPER_USERNS,    KEEPER_INIT,    KEEPER_SECCOMP,
+	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU};
 
 	if (k->engine->start(&spec, &k->box, err) < 0)
 		return err_add(err, "start the session's pid 1");

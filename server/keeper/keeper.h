@@ -4,7 +4,7 @@
  *   grant.c    one link to a conn                                   terminal.c  stdin of a PTY
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
- *   growth.c   who is told that a journal grew */
+ *   growth.c   who is told that a journal grew                      excess.c    the limits it hit */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -53,6 +53,27 @@ void terminal_resize(struct terminal *t, uint32_t columns, uint32_t rows, uint32
 
 /* ---- call.c ---- */
 
+/* ---- excess.c: which limit did a call run into ---- */
+
+struct limit_counts {
+	uint64_t oom_kills, forks_refused;
+};
+
+struct excess {
+	struct limit_counts before;
+	struct timer wall;
+	uint64_t wall_ns;      /* the limit that it was started under */
+	bool timed_out, alone; /* alone: no other call was live beside it */
+	char hit[17];          /* key of the limit; empty: none */
+	char notice[256];      /* what its user is told */
+};
+
+struct call;
+/* The call begins, another one begins beside it, it has ended with its outcome. */
+void excess_begin(struct call *c);
+void excess_judge(struct call *c);
+void excess_end(struct call *c); /* nothing of it lives any more */
+
 enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
 
 struct call_stream {
@@ -88,6 +109,7 @@ struct call {
 
 	uint64_t started_ns, last_byte_ns, drain_until_ns, drained_bytes, place_wait_ns;
 	uint64_t cpu_ns, peak_bytes;
+	struct excess excess; /* which limits it ran into */
 	struct journal_outcome outcome;
 	bool place_gone; /* the engine's place for its processes is removed */
 };
@@ -164,6 +186,7 @@ struct pause {
 
 void pause_freeze(struct keeper *k, uint32_t seq);
 void pause_thaw(struct keeper *k, uint32_t seq);
+void pause_suspend(struct keeper *k, const struct msg_suspend *m);
 void pause_hold(struct keeper *k, uint32_t seq, bool hold);
 void pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns);
 void pause_kill(struct keeper *k, uint32_t seq, struct str ended_by);
@@ -189,6 +212,8 @@ struct keeper {
 	struct buf env; /* "NAME=VALUE\0" each */
 	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
 	uint32_t calls_max, next_number;
+	uint32_t uid, gid; /* of calls, as the session sees them */
+	uint64_t limit_memory, limit_pids, limit_wall_ns; /* 0: none */
 
 	struct wire manager, init;
 	struct watch pid1, listen;
@@ -201,6 +226,8 @@ struct keeper {
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
 	bool frozen, held, ended;
+	bool suspended; /* frozen by itself, until the manager takes it back or is gone */
+	char suspend_why[513], suspend_hint[161];
 };
 
 /* To the manager; one that cannot be told is gone, which its own watch finds. */

@@ -173,6 +173,10 @@ start_processes(const struct sandbox_spec *spec, struct sandbox *s, int socket,
 	    .init = slot_fd(spec, KEEPER_INIT),
 	    .usr = slot_fd(spec, KEEPER_USR),
 	    .run = slot_fd(spec, KEEPER_RUN),
+	    .files = spec->files,
+	    .tmp_bytes = spec->tmp_bytes,
+	    .join = {slot_fd(spec, KEEPER_JOIN_MEMORY), slot_fd(spec, KEEPER_JOIN_PIDS),
+		     slot_fd(spec, KEEPER_JOIN_CPU)},
 	    .socket = socket,
 	    .report = report,
 	    .filter = program->code,
@@ -281,6 +285,15 @@ launch_call_kill(struct sandbox *s, const char *call, struct err *err)
 }
 
 static int
+launch_call_procs(struct sandbox *s, const char *call, int *out, struct err *err)
+{
+	if (s->cgroup >= 0)
+		return box_call_procs(s, call, out, err);
+	*out = -1;
+	return 0;
+}
+
+static int
 launch_call_end(struct sandbox *s, const char *call, struct err *err)
 {
 	return s->cgroup >= 0 ? box_call_end(s, call, err) : 1;
@@ -295,5 +308,6 @@ const struct engine engine_launch = {
     .call_begin = launch_call_begin,
     .call_list = launch_call_list,
     .call_kill = launch_call_kill,
+    .call_procs = launch_call_procs,
     .call_end = launch_call_end,
 };

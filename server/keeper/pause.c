@@ -114,7 +114,7 @@ pause_freeze(struct keeper *k, uint32_t seq)
 static int
 thaw(struct keeper *k, struct err *err)
 {
-	if (k->engine->freeze(&k->box, false, err) < 0)
+	if (!k->suspended && k->engine->freeze(&k->box, false, err) < 0)
 		return -1;
 	k->frozen = false;
 	return 0;
@@ -162,6 +162,22 @@ pause_thaw(struct keeper *k, uint32_t seq)
 	keeper_done(k, seq, thawed < 0 ? &err : NULL);
 }
 
+/* Its processes stand still for a reason of the manager's. A pause goes its way meanwhile: they
+ * are not thawed for it, and have nothing to say to SIGTERM. */
+void
+pause_suspend(struct keeper *k, const struct msg_suspend *m)
+{
+	struct err err;
+
+	k->suspended = m->on != 0;
+	if (str_copy(m->why, k->suspend_why, sizeof k->suspend_why, &err) < 0 ||
+	    str_copy(m->hint, k->suspend_hint, sizeof k->suspend_hint, &err) < 0)
+		log_err(&err, "the words of a suspension");
+	const bool stands = k->frozen || k->pause.state == PAUSE_FREEZING;
+	if (!k->ended && !stands && k->engine->freeze(&k->box, k->suspended, &err) < 0)
+		log_err(&err, k->suspended ? "suspend the session" : "let the session go on");
+}
+
 void
 pause_hold(struct keeper *k, uint32_t seq, bool hold)
 {
@@ -178,6 +194,10 @@ pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns)
 
 	if (is_busy(k, seq))
 		return;
+	if (k->suspended) {
+		keeper_done(k, seq, NULL);
+		return;
+	}
 	enter(k, PAUSE_TERMINATING, seq, grace_ns, "the session's processes to heed SIGTERM");
 	if (keeper_signal(k, 0, SIGTERM) < 0) {
 		err_set(&err, ERR_UNAVAILABLE, "init is gone");
@@ -289,7 +309,9 @@ pause_forget(struct keeper *k)
 
 	if (k->pause.state == PAUSE_KILLING || k->ended)
 		return;
-	if (k->frozen || k->pause.state == PAUSE_FREEZING) {
+	const bool suspended = k->suspended;
+	k->suspended = false; /* the next manager looks for itself */
+	if (k->frozen || suspended || k->pause.state == PAUSE_FREEZING) {
 		log_line("the manager is gone while the session is frozen: thawing it");
 		if (thaw(k, &err) < 0)
 			log_err(&err, "thaw");

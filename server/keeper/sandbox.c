@@ -54,6 +54,20 @@ struct step {
 
 /* ---- in the launching process: still the node's root, in the session's cgroup ---- */
 
+/* Before anything is used that counts; "0" is the writer. v2 limits hold from the clone on. */
+static int
+join_limits(struct inside *in)
+{
+	struct err ignored;
+
+	for (int i = 0; i < 3; i++) {
+		in->at = "cgroup v1";
+		if (in->plan->join[i] >= 0 && fd_write_all(in->plan->join[i], "0", 1, &ignored) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int
 lower_priority(struct inside *in)
 {
@@ -68,7 +82,8 @@ static int
 set_limits(struct inside *in)
 {
 	static const struct rlimit no_core = {0, 0};
-	struct rlimit files = {FILES_SOFT, FILES_HARD};
+	const rlim_t most = in->plan->files ? in->plan->files : FILES_HARD;
+	struct rlimit files = {most < FILES_SOFT ? most : FILES_SOFT, most};
 
 	in->at = "core";
 	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
@@ -79,8 +94,8 @@ set_limits(struct inside *in)
 	struct rlimit had; /* fs.nr_open is smaller, or we may not raise it: then what there is */
 	if (getrlimit(RLIMIT_NOFILE, &had) < 0)
 		return -1;
-	files.rlim_max = had.rlim_max < FILES_HARD ? had.rlim_max : FILES_HARD;
-	files.rlim_cur = had.rlim_max < FILES_SOFT ? had.rlim_max : FILES_SOFT;
+	files.rlim_max = had.rlim_max < most ? had.rlim_max : most;
+	files.rlim_cur = files.rlim_max < FILES_SOFT ? files.rlim_max : FILES_SOFT;
 	return setrlimit(RLIMIT_NOFILE, &files);
 }
 
@@ -96,6 +111,7 @@ become_session_root(struct inside *in)
 }
 
 static const struct step steps_of_launcher[] = {
+    {"join its limits", join_limits},
     {"set the out-of-memory score", lower_priority},
     {"set the limits", set_limits},
     {"join the user namespace", become_session_root},

@@ -6,6 +6,7 @@
 
 #include <linux/filter.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum { SANDBOX_FILTER_MAX = 4096 }; /* the kernel's own bound of one program: BPF_MAXINSNS */
 enum { SANDBOX_TEXT_BYTES = 64 };
@@ -13,8 +14,10 @@ enum { SANDBOX_TEXT_BYTES = 64 };
 struct sandbox_plan {
 	const char *hostname;
 	bool network_host;
-	int rootfs, userns, init; /* lent */
-	int usr, run;             /* lent, -1: none */
+	int rootfs, userns, init;  /* lent */
+	int usr, run;              /* lent, -1: none */
+	int join[3];               /* lent: v1 cgroup.procs of its limits, -1: none */
+	uint64_t files, tmp_bytes; /* 0: as ever */
 	int socket, report; /* lent: the end for init, and the pipe for struct sandbox_report */
 	const struct sock_filter *filter;
 	unsigned short filter_len;

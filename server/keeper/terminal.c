@@ -8,6 +8,7 @@
 #include "keeper.h"
 
 #include "base/fd.h"
+#include "guard.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -117,7 +118,7 @@ static bool
 give_pending(struct terminal *t)
 {
 	while (t->from < t->to) {
-		const ssize_t n = write(t->master, t->pending + t->from, t->to - t->from);
+		const ssize_t n = guard_write(t->master, t->pending + t->from, t->to - t->from);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n == 0 || (n < 0 && errno == EAGAIN))

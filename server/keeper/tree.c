@@ -8,6 +8,7 @@
  * Never: allocates (it runs behind a clone), reads a file of the workspace. */
 #include "tree.h"
 #include "base/fd.h"
+#include "base/num.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,7 @@ static const char *const read_only[] = {
 static const char *const masked[] = {
     "/proc/acpi",
     "/proc/asound",
+    "/proc/cmdline",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
@@ -222,13 +224,24 @@ make_device(struct inside *in, int i)
 	return file < 0 ? -1 : put_mount(in->device[i], file);
 }
 
+/* The size option of a tmpfs: the session's, or ours. */
+static const char *
+tmp_size(const struct inside *in, char text[NUM_TEXT_BYTES])
+{
+	if (in->plan->tmp_bytes == 0)
+		return "64m";
+	num_format_size(in->plan->tmp_bytes, text);
+	return text;
+}
+
 int
 tree_mount_dev(struct inside *in)
 {
 	static const struct mount_option nodes[] = {{"mode", "755"}, {"size", "64k"}, {0}};
 	static const struct mount_option ptys[] = {
 	    {"ptmxmode", "0666"}, {"mode", "620"}, {"gid", "5"}, {0}};
-	static const struct mount_option shm[] = {{"mode", "1777"}, {"size", "64m"}, {0}};
+	char size[NUM_TEXT_BYTES];
+	const struct mount_option shm[] = {{"mode", "1777"}, {"size", tmp_size(in, size)}, {0}};
 	const unsigned quiet = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
 
 	if (mount_new_on(in, "dev", "tmpfs", nodes, quiet | MOUNT_ATTR_NODEV) < 0)
@@ -270,7 +283,8 @@ tree_mount_sys(struct inside *in)
 int
 tree_mount_run(struct inside *in)
 {
-	static const struct mount_option options[] = {{"mode", "755"}, {"size", "64m"}, {0}};
+	char size[NUM_TEXT_BYTES];
+	const struct mount_option options[] = {{"mode", "755"}, {"size", tmp_size(in, size)}, {0}};
 
 	if (mount_new_on(in, "run", "tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) < 0)
 		return -1;

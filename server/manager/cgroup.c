@@ -18,6 +18,7 @@
 #include <linux/magic.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -107,10 +108,10 @@ cgroup_open_node(const char *state_path, char *out_name, size_t name_bytes, stru
 	const struct digest sum = digest_of(str_of(state_path));
 	const struct digest_text hex = digest_text(&sum);
 
+	snprintf(out_name, name_bytes, "berth-%.8s", hex.text); /* v1 hierarchies use it too */
 	auto_close int top = open_hierarchy(err);
 	if (top < 0)
 		return -1;
-	snprintf(out_name, name_bytes, "berth-%.8s", hex.text);
 	const int fd = path_open_dir(top, out_name, 0755, err);
 	if (fd < 0) {
 		err->code = ERR_UNAVAILABLE;
@@ -240,6 +241,19 @@ give_to_keeper(int box, unsigned uid, unsigned gid, struct err *err)
 	return 0;
 }
 
+/* The same directory as the root of a mount that is attached nowhere: init is given what lies in
+ * box, and ".." from a directory of the node's own mount would lead to the node's files. */
+static int
+detach(int box, struct err *err)
+{
+	auto_close int tree =
+	    open_tree(box, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (tree < 0)
+		return err_sys(err, errno, "copy the mount of box");
+	const int fd = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? err_sys(err, errno, "open box alone") : fd;
+}
+
 static int
 open_box(int session, unsigned keeper_uid, unsigned session_gid, struct cgroup_fds *out,
 	 struct err *err)
@@ -256,7 +270,14 @@ open_box(int session, unsigned keeper_uid, unsigned session_gid, struct cgroup_f
 	out->events = path_open(out->box, "cgroup.events", O_RDONLY, err);
 	if (out->events < 0)
 		return -1;
-	return give_to_keeper(out->box, keeper_uid, session_gid, err);
+	if (give_to_keeper(out->box, keeper_uid, session_gid, err) < 0)
+		return -1;
+	const int alone = detach(out->box, err);
+	if (alone < 0)
+		return -1;
+	fd_close(&out->box);
+	out->box = alone;
+	return 0;
 }
 
 /* Removes what an earlier start has left: a frozen or half-made cgroup is not used again. */

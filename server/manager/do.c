@@ -52,6 +52,8 @@ function_of(enum verb_id id)
 	switch (id) {
 	case VERB_new:
 		return do_new;
+	case VERB_set:
+		return do_set;
 	case VERB_ls:
 		return do_ls;
 	case VERB_show:
@@ -72,6 +74,12 @@ function_of(enum verb_id id)
 		return do_call_show;
 	case VERB_call_output:
 		return do_call_output;
+	case VERB_image_import:
+		return do_image_import;
+	case VERB_image_ls:
+		return do_image_ls;
+	case VERB_image_rm:
+		return do_image_rm;
 	case VERB_version:
 	case VERB_help:
 	case VERB_exec:
@@ -126,7 +134,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 			return err_set(err, ERR_ABSENT, "no such session");
 		ref = str_of(s->row.name);
 	}
-	if (v->session >= 0 && !may(c->role, &c->scope, v, ref))
+	if ((v->session >= 0 || !about_call) && !may(c->role, &c->scope, v, ref))
 		return err_set(err, ERR_DENIED, "this key's role is %s",
 			       principal_role_name(c->role));
 	*out = s;

@@ -21,6 +21,11 @@ void do_forget_conn(const struct conn *c, const uint32_t *seq);
 
 int do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	   struct asker *asker, struct err *err) must_check;
+int do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err) must_check;
+/* The limits that `new` was given. */
+int do_new_limits(struct manager *m, const struct conn *c, const struct request *r,
+		  struct limits_set *out, struct err *err) must_check;
 int do_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err) must_check;
 int do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
@@ -45,6 +50,13 @@ int do_call_output(struct manager *m, struct conn *c, const struct request *r, s
 enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
 int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;
+
+int do_image_import(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		    struct asker *asker, struct err *err) must_check;
+int do_image_ls(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+int do_image_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
 
 /* ---- shared words of the answers (do.c) ---- */
 

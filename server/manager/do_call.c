@@ -3,6 +3,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,6 +41,8 @@ call_json(struct buf *out, const struct call_row *r)
 		"\"stderr_sha256\":\"%s\"",
 		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
 		(unsigned long long)r->peak_bytes, r->out_sha256, r->err_sha256);
+	if (r->limit_hit[0])
+		buf_fmt(out, ",\"limit\":\"%s\"", r->limit_hit);
 	buf_text(out, ",\"left_running\":[");
 	struct str rest = str_of(r->left_running), line;
 	bool first = true;
@@ -157,6 +160,8 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 			"started", started);
 		buf_fmt(&out, "%-10s%s%s%s\n", "exit", ended, row.ended_by[0] ? ", ended by " : "",
 			row.ended_by);
+		if (row.limit_hit[0])
+			buf_fmt(&out, "%-10s%s\n", "limit", row.limit_hit);
 		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s\n", "wall", (double)row.wall_ns / 1e9,
 			(double)row.cpu_ns / 1e9);
 		buf_fmt(&out, "%-10s%s, stderr %s\n", "stdout", bytes[0], bytes[1]);
@@ -323,6 +328,8 @@ do_keeper_gone(struct session *s)
 void
 do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
+
+	imported_forget_conn(c, seq);
 	for (struct watch_ask *a = asks; a; a = a->next)
 		if (a->asker.conn == c && (!seq || a->asker.seq == *seq))
 			asker_forget(&a->asker);

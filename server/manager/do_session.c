@@ -1,6 +1,7 @@
 /* new ls show pause resume rm */
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 
 #include <stdio.h>
 
@@ -8,7 +9,8 @@ int
 do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
        struct asker *asker, struct err *err)
 {
-	struct str name = {NULL, 0};
+	struct str name = {NULL, 0}, image;
+	char content[80] = "";
 
 	(void)s;
 	request_text(r, "session", &name);
@@ -17,8 +19,20 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 		err_set(err, ERR_USAGE, "there is a session of this name");
 		return err_hint(err, "run: ssh berth@HOST show %s", there->row.name);
 	}
-	if (session_create(m, name, c->principal, &there, err) < 0)
+	if (request_text(r, "image", &image) && !str_is(image, "host") &&
+	    imported_find_name(m, image, content, err) < 0)
 		return -1;
+	struct limits_set limits;
+	if (do_new_limits(m, c, r, &limits, err) < 0 ||
+	    session_create_on(m, name, c->principal, content, &there, err) < 0)
+		return -1;
+	there->limits = limits;
+	if (limits_any(&limits) && session_limits_save(there, err) < 0) {
+		struct err ignored; /* what cannot be kept to its limits is not made */
+		if (index_drop_session(&m->index, there->row.id, &ignored) == 0)
+			session_free(there);
+		return -1;
+	}
 	session_want(there, want_new(m, WANT_RUN, asker));
 	return 0;
 }
@@ -61,7 +75,7 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 		made, used);
 	if (s->row.has_head)
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
-	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu}", sum->snapshots,
+	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu", sum->snapshots,
 		(unsigned long long)sum->bytes);
 }
 
@@ -87,6 +101,7 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 		if (r->json) {
 			buf_text(&out, first ? "\n" : ",\n");
 			session_json(&out, s, &sum);
+			buf_char(&out, '}');
 		} else {
 			char size[16], age[16];
 			size_format(sum.bytes, size);
@@ -137,9 +152,11 @@ do_show(struct manager *m, struct conn *c, const struct request *r, struct sessi
 		return -1;
 	if (r->json) {
 		session_json(&out, s, &sum);
-		buf_char(&out, '\n');
+		session_limits_json(s, &out, true);
+		buf_text(&out, "}\n");
 	} else {
 		show_text(&out, s, &sum);
+		session_limits_text(s, &out);
 	}
 	return do_answer(asker, &out, err);
 }

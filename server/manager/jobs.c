@@ -50,6 +50,19 @@ int
 job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx, struct job **out,
 	  struct err *err)
 {
+	const int fds[] = {m->store, m->cache, upper >= 0 ? upper : m->scratch, m->scratch};
+	const struct msg_job body = {
+	    .subject = str_of(subject),
+	    .level = (uint32_t)m->config.compression,
+	    .threads = (uint32_t)m->config.threads,
+	};
+	return job_start_with(m, MSG_job, &body, fds, 4, fn, ctx, out, err);
+}
+
+int
+job_start_with(struct manager *m, enum msg_id first, const void *body, const int *fds, int n,
+	       job_fn fn, void *ctx, struct job **out, struct err *err)
+{
 	int pair[2];
 	pid_t pid;
 	auto_close int pidfd = -1;
@@ -59,14 +72,9 @@ job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ct
 	auto_close int theirs = pair[1];
 	struct job *j = xnew(1, sizeof *j);
 	*j = (struct job){.m = m, .fn = fn, .ctx = ctx};
-	const int fds[] = {m->store, m->cache, upper >= 0 ? upper : m->scratch, m->scratch};
 	if (wire_open(&j->wire, pair[0], ROLE_MANAGER, ROLE_WORKER, PHASE_OPEN, err) < 0 ||
 	    spawn_process(m->libexec, "berth-worker", NULL, &theirs, 1, &pid, &pidfd, err) < 0 ||
-	    wire_send_fds(&j->wire, MSG_job,
-			  &(struct msg_job){.subject = str_of(subject),
-					    .level = (uint32_t)m->config.compression,
-					    .threads = (uint32_t)m->config.threads},
-			  fds, 4, err) < 0 ||
+	    wire_send_fds(&j->wire, first, body, fds, n, err) < 0 ||
 	    wire_watch(&j->wire, &m->loop, read_job, j, err) < 0) {
 		wire_close(&j->wire);
 		free(j);

@@ -15,6 +15,9 @@ struct job;
 /* upper: lent directory, -1 when the job reads none. */
 int job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx,
 	      struct job **out, struct err *err) must_check;
+/* The same, with a first message other than `job`. fds: lent. */
+int job_start_with(struct manager *m, enum msg_id first, const void *body, const int *fds, int n,
+		   job_fn fn, void *ctx, struct job **out, struct err *err) must_check;
 /* The link, for sending requests with wire_send. */
 struct wire *job_wire(struct job *j);
 /* Closes the link: a worker at work stops at its next step and cleans up. NULL is fine. */

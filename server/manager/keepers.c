@@ -5,6 +5,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
 
@@ -194,34 +195,71 @@ add_variable(struct buf *b, const char *name, const char *value)
 	buf_char(b, '\0');
 }
 
+static bool
+is_of_image(const struct image_row *image, const char *name)
+{
+	const size_t n = strlen(name);
+
+	for (size_t at = 0; at < image->env_bytes; at += strlen(image->env + at) + 1)
+		if (strncmp(image->env + at, name, n) == 0 && image->env[at + n] == '=')
+			return true;
+	return false;
+}
+
+/* What every call runs with: the image's own Env, and of ours what that does not name. */
+static void
+fill_env(struct buf *env, const struct image_row *image)
+{
+	const struct {
+		const char *name, *value;
+	} ours[] = {
+	    {"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+	    {"HOME", image->home[0] ? image->home : "/root"},
+	    {"USER", image->uid ? NULL : "root"},
+	    {"LOGNAME", image->uid ? NULL : "root"},
+	    {"SHELL", image->content[0] || access("/usr/bin/bash", X_OK) < 0 ? "/bin/sh" : "/bin/bash"},
+	};
+
+	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+		if (ours[i].value && !is_of_image(image, ours[i].name))
+			add_variable(env, ours[i].name, ours[i].value);
+	buf_add(env, image->env, image->env_bytes);
+}
+
 static int
 send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 {
 	struct manager *m = s->m;
 	auto_buf env = BUF_MAX(65536);
 	uint64_t last = 0;
+	auto_free struct image_row *image = xnew(1, sizeof *image);
 
-	if (index_spool_last(&m->index, s->row.id, &last, err) < 0)
+	if (index_spool_last(&m->index, s->row.id, &last, err) < 0 ||
+	    imported_find(m, s->row.image, image, err) < 0)
 		return -1;
-	add_variable(&env, "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-	add_variable(&env, "HOME", "/root");
-	add_variable(&env, "USER", "root");
-	add_variable(&env, "LOGNAME", "root");
-	add_variable(&env, "SHELL", access("/usr/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh");
+	fill_env(&env, image);
+	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
 	    .name = str_of(s->row.name),
 	    .keeper_uid = node_keeper_uid(&m->node, s->row.slot),
 	    .session_uid_base = node_session_uid(&m->node, s->row.slot),
 	    .hostname = str_of(s->row.name),
-	    .cwd = STR_LIT("/workspace"),
-	    .home = STR_LIT("/root"),
+	    .cwd = image->cwd[0] ? str_of(image->cwd) : STR_LIT("/workspace"),
+	    .home = image->home[0] ? str_of(image->home) : STR_LIT("/root"),
 	    .shell = STR_LIT("/bin/sh"),
 	    .env = buf_view(&env),
 	    .next_record = last + 1,
 	    .journal_bytes_max = m->config.journal_max,
 	    .kill_grace_ns = m->config.kill_grace,
-	    .calls_max = (uint32_t)m->config.calls_max,
+	    .uid = image->uid,
+	    .gid = image->gid,
+	    .calls_max = (uint32_t)limits.at[LIMIT_CALLS],
+	    .limit_memory = limits.at[LIMIT_MEMORY],
+	    .limit_pids = limits.at[LIMIT_PIDS],
+	    .limit_wall_ns = limits.at[LIMIT_WALL],
+	    .limit_files = limits.at[LIMIT_FILES],
+	    .limit_tmp = limits.at[LIMIT_TMP],
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

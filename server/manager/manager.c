@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/imported.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
@@ -335,7 +336,8 @@ open_dirs(struct manager *m, struct err *err)
 static int
 open_all(struct manager *m, const struct args *a, struct err *err)
 {
-	if (load_config(&m->config, a, err) < 0)
+	if (load_config(&m->config, a, err) < 0 ||
+	    limits_default(&m->config, &m->standard, err) < 0)
 		return -1;
 	if (geteuid() != 0) {
 		err_set(err, ERR_DENIED, "berthd needs root");
@@ -378,6 +380,8 @@ open_all(struct manager *m, const struct args *a, struct err *err)
 static int
 serve(struct manager *m, struct err *err)
 {
+	if (disk_begin(m, err) < 0)
+		return -1;
 	if (watch_add(&m->loop, &m->listen_watch, m->listen, EPOLLIN, on_listen, m, err) < 0 ||
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
@@ -395,6 +399,8 @@ close_all(struct manager *m)
 	m->closing = true;
 	records_flush(m);
 	conns_close_all(m);
+	imported_stop();
+	disk_end(m);
 	while (m->sessions)
 		session_free(m->sessions);
 	watch_remove(&m->listen_watch);

@@ -24,6 +24,7 @@ struct manager {
 	struct config config;
 	struct index index;
 	struct node node;
+	struct limits standard; /* of a session that has none of its own */
 	const struct owner *owner;
 	struct keys keys;
 	char libexec[4096], hostname[256], listen_text[128];
@@ -39,6 +40,7 @@ struct manager {
 	uint64_t conn_count;   /* for the conns' uids */
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */
 	size_t n_cached, cached_cap;
+	struct disk_watch *disk;  /* owned: disk.c */
 	struct call_batch *batch; /* owned: records.c */
 	bool closing;             /* the loop has ended: nothing begins any more */
 	unsigned stopping;        /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */

@@ -170,6 +170,7 @@ find_cgroup(struct node *n, struct err *err)
 	n->cgroup = cgroup_open_node(path, n->cgroup_name, sizeof n->cgroup_name, &why);
 	if (n->cgroup < 0) /* a node can do without; pause by freezing cannot be had there */
 		snprintf(n->cgroup_why, sizeof n->cgroup_why, "%.120s", why.why);
+	governor_open(n->governor, n->cgroup, n->cgroup_name);
 	return 0;
 }
 
@@ -182,6 +183,7 @@ node_close(struct node *n)
 	if (above >= 0)
 		unlinkat(above, n->cgroup_name,
 			 AT_REMOVEDIR); /* stays while a session lives in it */
+	governor_close(n->governor, n->cgroup_name);
 	fd_close(&n->state);
 	fd_close(&n->init_exe);
 	fd_close(&n->seccomp);
@@ -197,6 +199,7 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 			    .init_exe = -1,
 			    .seccomp = -1,
 			    .cgroup = -1,
+			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
 			    .rung = "root",
 			    .uid_base = uid_base};
 

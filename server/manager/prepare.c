@@ -39,14 +39,16 @@ struct build {
 
 /* ---- in the building process ---- */
 
-/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, so that what
- * a session set there outlives its pause. It gets its name when it is as it should be. */
+/* The upper's own top directory, which overlayfs shows as "/": as the topmost lower's, or else the
+ * image's, so that what a session set there outlives its pause. It gets its name when it is as it
+ * should be. */
 static int
 make_fs(int upper, const struct workspace *w, struct err *err)
 {
 	struct stat st = {.st_mode = 0755};
+	const int top = w->n_lowers ? w->lowers[0] : w->n_images ? w->images[0] : -1;
 
-	if (w->n_lowers && fstat(w->lowers[0], &st) < 0)
+	if (top >= 0 && fstat(top, &st) < 0)
 		return err_sys(err, errno, "look at the topmost layer");
 	if (path_remove_tree(upper, ".fs", err) < 0)
 		return -1;
@@ -55,7 +57,7 @@ make_fs(int upper, const struct workspace *w, struct err *err)
 	const struct timespec times[2] = {st.st_mtim, st.st_mtim};
 	if (fchownat(upper, ".fs", st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    fchmodat(upper, ".fs", st.st_mode & 07777, 0) < 0 ||
-	    (w->n_lowers && utimensat(upper, ".fs", times, AT_SYMLINK_NOFOLLOW) < 0) ||
+	    (top >= 0 && utimensat(upper, ".fs", times, AT_SYMLINK_NOFOLLOW) < 0) ||
 	    renameat(upper, ".fs", upper, "fs") < 0)
 		return err_sys(err, errno, "set up upper.%u/fs", w->upper);
 	return 0;
@@ -86,10 +88,13 @@ build_rootfs(const struct build *b, struct err *err)
 {
 	const struct workspace *w = b->w;
 	const int userns = b->fds[BUILT_USERNS];
-	int lowers[LOWERS_MAX + 1]; /* closed by the end of this process */
+	int lowers[LOWERS_MAX + PREPARE_IMAGES_MAX]; /* closed by the end of this process */
+	const size_t n = w->n_lowers + w->n_images + 1;
 
-	for (size_t i = 0; i <= w->n_lowers; i++) {
-		const int dir = i < w->n_lowers ? w->lowers[i] : w->image;
+	for (size_t i = 0; i < n; i++) {
+		const int dir = i < w->n_lowers ? w->lowers[i]
+				: i + 1 < n     ? w->images[i - w->n_lowers]
+						: w->image;
 		lowers[i] = mounts_clone(dir, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, userns, err);
 		if (lowers[i] < 0)
 			return err_add(err, "layer %zu", i);
@@ -100,8 +105,7 @@ build_rootfs(const struct build *b, struct err *err)
 	auto_close int mapped = mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
 		return err_add(err, "upper.%u", w->upper);
-	return mounts_overlay(lowers, w->n_lowers + 1, mapped, node_session_uid(b->node, w->slot),
-			      err);
+	return mounts_overlay(lowers, n, mapped, node_session_uid(b->node, w->slot), err);
 }
 
 /* The node's /usr, with the session's ids where its filesystem can do that; else its files belong
@@ -252,8 +256,9 @@ dup_into(int *slot, int fd, struct err *err)
 }
 
 static const enum keeper_fd ours_of_keeper[] = {
-    KEEPER_ROOTFS, KEEPER_USR,    KEEPER_USERNS, KEEPER_INIT,   KEEPER_SECCOMP,
-    KEEPER_CGROUP, KEEPER_FREEZE, KEEPER_KILL,   KEEPER_EVENTS, KEEPER_RUN,
+    KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
+    KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
+    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -284,6 +289,30 @@ fill_cgroup(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], stru
 	return 0;
 }
 
+/* The limits' slots: what there is nothing for gets /dev/null. */
+static int
+fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], struct err *err)
+{
+	static const struct limits none;
+	struct governor_fds c;
+
+	if (governor_make(n->governor, w->id, w->limits ? w->limits : &none, &c, err) < 0)
+		return -1;
+	fds[KEEPER_JOIN_MEMORY] = c.join[GOVERNOR_MEMORY];
+	fds[KEEPER_JOIN_PIDS] = c.join[GOVERNOR_PIDS];
+	fds[KEEPER_JOIN_CPU] = c.join[GOVERNOR_CPU];
+	fds[KEEPER_MEMORY_EVENTS] = c.memory_events;
+	fds[KEEPER_PIDS_EVENTS] = c.pids_events;
+	for (int i = KEEPER_JOIN_MEMORY; i <= KEEPER_PIDS_EVENTS; i++) {
+		if (fds[i] >= 0)
+			continue;
+		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (fds[i] < 0)
+			return err_sys(err, errno, "open /dev/null");
+	}
+	return 0;
+}
+
 static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
@@ -308,6 +337,9 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	if (w->n_lowers > LOWERS_MAX)
 		return err_set(err, ERR_INTERNAL, "%zu layers are more than one mount takes (%d)",
 			       w->n_lowers, LOWERS_MAX);
+	if (w->n_images >= PREPARE_IMAGES_MAX)
+		return err_set(err, ERR_INTERNAL, "an image of more than %d layers",
+			       PREPARE_IMAGES_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
 	/* First the cgroup, while nothing of the session has been touched: a failure of that one is
@@ -315,7 +347,7 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	struct err stays;
 	if (fill_cgroup(n, w, fds, err) < 0)
 		return err_add(err, "prepare %s", w->id);
-	if (fill(n, w, spill, fds, err) == 0)
+	if (fill_governor(n, w, fds, err) == 0 && fill(n, w, spill, fds, err) == 0)
 		return 0;
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fd_close(&fds[ours_of_keeper[i]]);
@@ -333,5 +365,7 @@ prepare_is_populated(struct node *n, const char *id)
 int
 prepare_clear(struct node *n, const char *id, struct err *err)
 {
-	return n->cgroup < 0 ? 0 : cgroup_clear(n->cgroup, id, err);
+	if (n->cgroup >= 0 && cgroup_clear(n->cgroup, id, err) < 0)
+		return -1;
+	return governor_clear(n->governor, id, err);
 }

@@ -5,11 +5,12 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "manager/governor.h"
 #include "wire/wire.h"
 
 #include <stdbool.h>
 
-enum { LOWERS_MAX = 64 };
+enum { LOWERS_MAX = 64, PREPARE_IMAGES_MAX = 128 };
 
 /* What this node can do, probed once at start (node_open). */
 struct node {
@@ -20,6 +21,7 @@ struct node {
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
+	struct governor governor[GOVERNORS]; /* what enforces limits */
 	char rung[16];        /* "root" */
 	unsigned uid_base;
 };
@@ -32,8 +34,11 @@ struct workspace {
 	bool fresh_work;   /* an unclean upper is mounted again: drop and remake its work */
 	const int *lowers; /* lent: directories beneath node.state, the topmost first */
 	size_t n_lowers;
-	int image;       /* lent: the image's root directory, below all lowers */
-	bool image_host; /* bind the node's /usr over it */
+	int image;         /* lent: the image's root directory, below all lowers */
+	const int *images; /* lent: the image's further directories, on top of that one */
+	size_t n_images;   /* the topmost first */
+	bool image_host;   /* bind the node's /usr over it */
+	const struct limits *limits; /* lent; NULL: none */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -61,7 +66,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

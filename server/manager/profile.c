@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -112,9 +113,13 @@ static const char *const refused[] = {
 };
 /* clang-format on */
 
-/* Unix, IPv4, IPv6, and netlink, without which getifaddrs fails. Not vsock above all: it reaches
- * the machine below this one and knows no network namespaces. */
-static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
+/* Beside netlink, below. Not vsock above all: it reaches the machine below this one and knows no
+ * network namespaces. */
+static const int families[] = {AF_UNIX, AF_INET, AF_INET6};
+
+/* Of netlink what getifaddrs, ss and udev's library ask. The others lead into parts of the kernel
+ * that no unprivileged program needs: to them it looks as if they were not built in. */
+static const int netlinks[] = {NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_KOBJECT_UEVENT};
 
 static const unsigned long personalities[] = {
     PER_LINUX, PER_LINUX32, UNAME26, PER_LINUX32 | UNAME26, ADDR_NO_RANDOMIZE, LOW_32 /* asks */,
@@ -173,6 +178,33 @@ add_namespaces(scmp_filter_ctx filter, const char *name, struct err *err)
 	return 0;
 }
 
+static uint32_t
+action_of_netlink(int protocol)
+{
+	for (size_t i = 0; i < COUNT(netlinks); i++)
+		if (netlinks[i] == protocol)
+			return SCMP_ACT_ALLOW;
+	return SCMP_ACT_ERRNO(EPROTONOSUPPORT); /* libaudit, above all, takes that for "no audit" */
+}
+
+static int
+add_netlink(scmp_filter_ctx filter, struct err *err)
+{
+	const int number = seccomp_syscall_resolve_name("socket");
+
+	for (int protocol = 0; protocol < MAX_LINKS; protocol++) {
+		const struct scmp_arg_cmp is[] = {
+		    SCMP_A0(SCMP_CMP_MASKED_EQ, LOW_32, AF_NETLINK),
+		    SCMP_A2(SCMP_CMP_MASKED_EQ, LOW_32, (scmp_datum_t)protocol),
+		};
+		const int result = seccomp_rule_add_array(filter, action_of_netlink(protocol),
+							  number, COUNT(is), is);
+		if (result < 0)
+			return err_sys(err, -result, "seccomp rule for netlink %d", protocol);
+	}
+	return 0;
+}
+
 static int
 add_arguments(scmp_filter_ctx filter, struct err *err)
 {
@@ -190,7 +222,7 @@ add_arguments(scmp_filter_ctx filter, struct err *err)
 		if (add_rule(filter, "socket", SCMP_ACT_ALLOW, &is, err) < 0)
 			return -1;
 	}
-	return 0;
+	return add_netlink(filter, err);
 }
 
 /* ---- what libseccomp cannot say, in front of its program ---- */

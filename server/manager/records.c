@@ -53,6 +53,7 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 	copy(c->err_sha256, sizeof c->err_sha256, r->err_sha256);
 	copy(c->command, sizeof c->command, r->command);
 	copy(c->left_running, sizeof c->left_running, r->left_running);
+	copy(c->limit_hit, sizeof c->limit_hit, r->limit_hit);
 	c->started_ns = p->end ? r->time_ns - r->wall_ns : r->time_ns;
 	c->ended_ns = p->end ? r->time_ns : 0;
 	c->exit_status = r->exit_status;

@@ -156,6 +156,7 @@ session_free(struct session *s)
 		}
 	timer_cancel(&s->deadline);
 	session_errand_stop(s);
+	disk_forget(s);
 	job_end(s->job);
 	keeper_close(s);
 	while (s->wants) {
@@ -198,6 +199,13 @@ int
 session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 	       struct err *err)
 {
+	return session_create_on(m, name, owner, "", out, err);
+}
+
+int
+session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
+		  struct session **out, struct err *err)
+{
 	struct session_row row = {.upper = 1};
 
 	if (session_name_check(name, err) < 0 ||
@@ -205,7 +213,7 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 		return -1;
 	id_new("s_", row.id);
 	snprintf(row.owner, sizeof row.owner, "%s", owner);
-	snprintf(row.image, sizeof row.image, "%s", m->image_name);
+	snprintf(row.image, sizeof row.image, "%s", *image ? image : m->image_name);
 	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
 	if (session_open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {

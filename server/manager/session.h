@@ -11,6 +11,7 @@
 #define BERTH_SESSION_H
 
 #include "manager/conns.h"
+#include "manager/disk.h"
 #include "manager/jobs.h"
 #include "manager/manager.h"
 
@@ -82,6 +83,8 @@ struct session {
 	uint64_t since_ns; /* CLOCK_REALTIME: of the step */
 	struct timer deadline;
 	int dir; /* owned: sessions/<id>, or -1: see session_open_dir */
+	struct disk_use disk;     /* what its upper holds (disk.h) */
+	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct keeper keeper;
 	struct job *job;
 	struct want *wants, *current; /* owned */
@@ -113,6 +116,9 @@ struct session *session_find(struct manager *m, struct str ref);
 /* A new row, durable; nothing runs yet. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
+/* The same on an image, by its content; "": the node's own. */
+int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
+		      struct session **out, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -172,6 +178,15 @@ void session_sync_later(struct session *s);
 void session_ref_later(struct session *s);
 void session_errand_stop(struct session *s);
 bool session_errand_blocks(const struct session *s);
+
+/* session_limits.c */
+struct limits session_limits(const struct session *s);
+int session_limits_load(struct session *s, struct err *err) must_check;
+int session_limits_save(struct session *s, struct err *err) must_check;
+/* Binds what runs to what holds now. */
+int session_limits_apply(struct session *s, enum limit l, struct err *err) must_check;
+void session_limits_json(const struct session *s, struct buf *out, bool whole);
+void session_limits_text(const struct session *s, struct buf *out);
 
 /* keepers.c */
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;

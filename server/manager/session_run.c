@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/imported.h"
 #include "manager/session.h"
 
 #include <fcntl.h>
@@ -185,8 +186,16 @@ close_fds(int fds[KEEPER_FDS])
 		fd_close(&fds[i]);
 }
 
+static void
+close_images(int images[IMAGE_ROW_LAYERS_MAX])
+{
+	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
+		fd_close(&images[i]);
+}
+
 static int
-start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
+start_on(struct session *s, const struct lowers *lowers, const int *images, size_t n_images,
+	 struct err *err)
 {
 	struct manager *m = s->m;
 	int fds[KEEPER_FDS];
@@ -200,6 +209,7 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
 	    .slot = s->row.slot,
@@ -208,8 +218,11 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	    .fresh_work = true, /* never the work of an earlier mount */
 	    .lowers = lowers->at,
 	    .n_lowers = lowers->n,
-	    .image = m->image,
-	    .image_host = true,
+	    .image = n_images ? images[n_images - 1] : m->image,
+	    .image_host = n_images == 0,
+	    .images = images,
+	    .n_images = n_images ? n_images - 1 : 0,
+	    .limits = &limits,
 	};
 	int result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {
@@ -217,6 +230,23 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 		result = keeper_start(s, fds, err);
 	}
 	close_fds(fds);
+	return result;
+}
+
+static int
+start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
+{
+	auto_free struct image_row *row = xnew(1, sizeof *row);
+	int images[IMAGE_ROW_LAYERS_MAX];
+
+	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
+		images[i] = -1;
+	int result = imported_find(s->m, s->row.image, row, err);
+	if (result > 0)
+		result = imported_open(s->m, row, images, err);
+	if (result == 0)
+		result = start_on(s, lowers, images, row->n_layers, err);
+	close_images(images);
 	return result;
 }
 
@@ -284,7 +314,7 @@ static void
 note_fingerprint(struct session *s, char *notice, size_t size)
 {
 	notice[0] = '\0';
-	if (strcmp(s->row.image, s->m->image_name) != 0)
+	if (!imported_is(s->row.image) && strcmp(s->row.image, s->m->image_name) != 0)
 		snprintf(notice, size,
 			 "the node's own packages have changed since this session was made");
 }

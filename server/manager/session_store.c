@@ -117,6 +117,7 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(s->row.image));
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
+	session_limits_json(s, &json, false);
 	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
 		(unsigned long long)s->row.created_ns,
 		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
@@ -363,7 +364,9 @@ static void
 write_ref(void *ctx)
 {
 	struct session *s = ctx;
-	if (!s->errand)
+	if (s->step != STEP_IDLE || s->errand)
+		session_ref_later(s); /* the acts come first */
+	else
 		run_errand(s, true);
 }
 

@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 enum {
-	VERB_PARAMETERS_MAX = 6,
+	VERB_PARAMETERS_MAX = 16,
 	VERB_ARGS_MAX_BYTES = 65536, /* verb_start's args */
 	WORDS_MAX = 64,
 	WORDS_MAX_BYTES = 65536,

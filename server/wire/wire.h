@@ -21,7 +21,7 @@
 
 enum { WIRE_VERSION = 1 };
 enum { WIRE_PACKET_MAX_BYTES = 320 * 1024, WIRE_QUEUE_MAX_BYTES = 8 << 20 };
-enum { WIRE_FDS_MAX = 16 };
+enum { WIRE_FDS_MAX = 24 };
 
 enum role { ROLE_ANY, ROLE_MANAGER, ROLE_CONN, ROLE_KEEPER, ROLE_INIT, ROLE_WORKER, ROLES };
 enum phase { PHASE_HELLO, PHASE_UNPROVEN, PHASE_OPEN };
@@ -42,6 +42,11 @@ enum keeper_fd {
 	KEEPER_EVENTS,	/* S/box/cgroup.events for reading, or unused */
 	KEEPER_LISTEN,	/* listening socket RUN/keepers/<id>, for the next manager */
 	KEEPER_RUN,	/* detached mount for the sandbox's /run/berth (spill, read only) */
+	KEEPER_JOIN_MEMORY,   /* v1 cgroup.procs of the memory limit, for writing, or unused */
+	KEEPER_JOIN_PIDS,     /* the same of the limit of processes */
+	KEEPER_JOIN_CPU,      /* the same of the limit of cpu */
+	KEEPER_MEMORY_EVENTS, /* memory.events or memory.oom_control for reading, or unused */
+	KEEPER_PIDS_EVENTS,   /* pids.events for reading, or unused */
 	KEEPER_FDS
 };
 

@@ -1,7 +1,8 @@
 /* worker: one job for the manager: an upper is captured, layers are unpacked, refs are written.
  *   holds      a socket to the manager; directories of the job: the store, the layer cache, one
  *              session's upper, one to work in
- *   may        read and write beneath those four, as any owner, make whiteouts, start threads
+ *   may        read and write beneath those four, as any owner, make whiteouts, start threads;
+ *              in the job of an image read its source (imports.h)
  *   never      opens a path outside them, starts a process, changes a mount, speaks with anybody
  *              else; says "done" before what it made is durable, or marked as not yet so
  *   if taken   gains the store and the cache of this node: by a hostile layer, hence the walls
@@ -12,7 +13,9 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "confine.h"
+#include "imports.h"
 #include "layer.h"
+#include "measure.h"
 #include "oci.h"
 #include "wire/wire.h"
 
@@ -201,6 +204,16 @@ serve_flatten(struct worker *w, const struct msg_flatten *m, struct err *err)
 }
 
 static int
+serve_measure(struct worker *w, struct err *err)
+{
+	struct layer_counts n = {0};
+
+	if (measure_upper(w->upper, &n.raw_bytes, &n.entries, err) < 0)
+		return -1;
+	return say_worked(w, &n, err);
+}
+
+static int
 serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *err)
 {
 	auto_free struct digest *digests = NULL;
@@ -229,8 +242,12 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_unpack(w, &m->unpack, err);
 	case MSG_flatten:
 		return serve_flatten(w, &m->flatten, err);
+	case MSG_measure:
+		return serve_measure(w, err);
 	case MSG_sync_cache:
 		return serve_sync_cache(w, &m->sync_cache, err);
+	case MSG_image_remove:
+		return imports_remove(&w->wire, &w->options, err);
 	default:
 		return err_set(err, ERR_CORRUPT, "the manager sent %s again",
 			       wire_message_name(m->id));
@@ -246,6 +263,10 @@ take_job(struct worker *w, struct err *err)
 	if (wire_recv_wait(&w->wire, time_now_ns() + HELLO_S * NS_PER_S, err) < 0)
 		return -1;
 	struct message *m = &w->wire.message;
+	if (m->id == MSG_image_import) {
+		w->options.watch = (struct layer_watch){step, w};
+		return imports_take(&w->wire, &w->options, &w->store, &w->cache, &w->scratch, err);
+	}
 	if (m->id != MSG_job)
 		return err_set(err, ERR_CORRUPT, "%s came where a job should",
 			       wire_message_name(m->id));

@@ -1,5 +1,6 @@
 #include "num.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -55,23 +56,51 @@ parse_with_unit(struct str text, const struct unit *units, size_t n_units, const
 		       text.at ? text.at : "");
 }
 
+static const struct unit duration_units[] = {
+    {"ms", 1000000ull},      {"s", 1000000000ull},     {"m", 60000000000ull},
+    {"h", 3600000000000ull}, {"d", 86400000000000ull},
+};
+static const struct unit size_units[] = {
+    {"", 1}, {"K", 1ull << 10}, {"M", 1ull << 20}, {"G", 1ull << 30}, {"T", 1ull << 40},
+};
+
 int
 num_parse_duration(struct str text, uint64_t *out_ns, struct err *err)
 {
-	static const struct unit units[] = {
-	    {"ms", 1000000ull},      {"s", 1000000000ull},     {"m", 60000000000ull},
-	    {"h", 3600000000000ull}, {"d", 86400000000000ull},
-	};
-	return parse_with_unit(text, units, sizeof units / sizeof *units, "duration", out_ns, err);
+	return parse_with_unit(text, duration_units, sizeof duration_units / sizeof *duration_units,
+			       "duration", out_ns, err);
 }
 
 int
 num_parse_size(struct str text, uint64_t *out_bytes, struct err *err)
 {
-	static const struct unit units[] = {
-	    {"", 1}, {"K", 1ull << 10}, {"M", 1ull << 20}, {"G", 1ull << 30}, {"T", 1ull << 40},
-	};
-	return parse_with_unit(text, units, sizeof units / sizeof *units, "size", out_bytes, err);
+	return parse_with_unit(text, size_units, sizeof size_units / sizeof *size_units, "size",
+			       out_bytes, err);
+}
+
+/* The largest unit that leaves a whole number. */
+static void
+format_with_unit(uint64_t n, const struct unit *units, size_t n_units, char *out)
+{
+	size_t u = 0;
+
+	for (size_t i = 0; i < n_units; i++)
+		if (n && n % units[i].factor == 0)
+			u = i;
+	snprintf(out, NUM_TEXT_BYTES, "%llu%s", (unsigned long long)(n / units[u].factor),
+		 units[u].name);
+}
+
+void
+num_format_size(uint64_t bytes, char *out)
+{
+	format_with_unit(bytes, size_units, sizeof size_units / sizeof *size_units, out);
+}
+
+void
+num_format_duration(uint64_t ns, char *out)
+{
+	format_with_unit(ns, duration_units, sizeof duration_units / sizeof *duration_units, out);
 }
 
 static const char base32[] = "abcdefghijklmnopqrstuvwxyz234567";

@@ -15,6 +15,11 @@ int num_parse_duration(struct str text, uint64_t *out_ns, struct err *err) must_
 /* A size with an optional unit K, M, G, T (powers of 1024). */
 int num_parse_size(struct str text, uint64_t *out_bytes, struct err *err) must_check;
 
+/* The other way, so that it parses to the same: "512M", "1536", "90s"; 24 bytes are enough. */
+enum { NUM_TEXT_BYTES = 24 };
+void num_format_size(uint64_t bytes, char *out);
+void num_format_duration(uint64_t ns, char *out); /* whole ms */
+
 enum { ID_RANDOM_CHARS = 16, ID_BYTES = 24 };
 /* A random id: prefix and 16 base32 digits (RFC 4648 alphabet, lower case): 80 random bits.
  *   out   at least ID_BYTES; prefix of at most 6 bytes */

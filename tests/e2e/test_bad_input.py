@@ -144,13 +144,14 @@ def test_a_newer_index_is_refused(own_server):
     assert server.stop() == 0
     import sqlite3
     c = sqlite3.connect(server.state / "index.db")
+    ours = c.execute("PRAGMA user_version").fetchone()[0]
     c.execute("PRAGMA user_version=99")
     c.commit()
     c.close()
     done = berthd("--state", server.state, "--run", server.run, "--listen", "127.0.0.1:0")
     assert done.returncode == 78 and "schema version 99" in done.stderr, done
     c = sqlite3.connect(server.state / "index.db")
-    c.execute("PRAGMA user_version=1")
+    c.execute(f"PRAGMA user_version={ours}")
     c.commit()
     c.close()
     server.start()

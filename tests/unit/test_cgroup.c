@@ -117,6 +117,10 @@ test_box_is_the_keepers_and_the_limits_above_are_not(void **state)
 	assert_int_equal(fstatat(c.box, "cgroup.freeze", &st, 0), 0);
 	assert_int_equal(st.st_uid, 0); /* it holds an open fd instead */
 	assert_int_equal(fstatat(c.box, "../cgroup.procs", &st, 0), 0);
+	assert_int_equal(st.st_uid, KEEPER_UID); /* ".." of box is box */
+	char above[64];
+	snprintf(above, sizeof above, "%s/cgroup.procs", session);
+	assert_int_equal(fstatat(node, above, &st, 0), 0);
 	assert_int_equal(st.st_uid, 0);
 	cgroup_close(&c);
 	must(cgroup_clear(node, session, &err), &err);

@@ -25,6 +25,9 @@ roles_and_verbs(void **state)
 	    {VERB_calls, true, true},	   {VERB_call_show, true, true},
 	    {VERB_call_output, true, true}, {VERB_version, true, true},
 	    {VERB_help, true, true},	   {VERB_exec, true, true},
+	    {VERB_image_import, false, false}, {VERB_image_ls, true, true},
+	    {VERB_image_rm, false, false},
+	    {VERB_set, false, true},
 	};
 
 	(void)state;

@@ -1,0 +1,82 @@
+/* set, and the limits of new */
+#include "base/log.h"
+#include "manager/do.h"
+
+#include <stdio.h>
+
+int
+do_new_limits(struct manager *m, const struct conn *c, const struct request *r,
+	      struct limits_set *out, struct err *err)
+{
+	*out = (struct limits_set){0};
+	for (int l = 0; l < LIMITS; l++) {
+		struct str value;
+		if (request_text(r, limit_key((enum limit)l), &value) &&
+		    limits_change(&m->standard, out, (enum limit)l, value,
+				  c->role == PRINCIPAL_OPERATOR, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int
+find_key(const struct request *r, enum limit *out, struct err *err)
+{
+	struct str key = {NULL, 0};
+
+	request_text(r, "key", &key);
+	*out = limit_find(key);
+	if (*out != LIMITS)
+		return 0;
+	err_set(err, ERR_USAGE, "no such key: %.*s", (int)(key.len > 32 ? 32 : key.len), key.at);
+	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall or calls");
+}
+
+/* What holds now is undone when the kernel, or the index, does not take it. */
+static int
+change(struct session *s, enum limit l, struct str value, bool by_operator, struct err *err)
+{
+	const struct limits_set was = s->limits;
+	struct err ignored;
+
+	if (limits_change(&s->m->standard, &s->limits, l, value, by_operator, err) < 0)
+		return -1;
+	if (session_limits_apply(s, l, err) == 0 && session_limits_save(s, err) == 0)
+		return 0;
+	s->limits = was;
+	if (session_limits_apply(s, l, &ignored) < 0)
+		log_err(&ignored, "session %s: its %s limit", s->row.name, limit_key(l));
+	return -1;
+}
+
+int
+do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+       struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(4096);
+	struct str value = {NULL, 0};
+	char text[LIMIT_TEXT_BYTES];
+	enum limit l;
+
+	(void)m;
+	request_text(r, "value", &value);
+	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)
+		return -1;
+	session_ref_later(s);
+	const struct limits now = session_limits(s);
+	limit_format(l, now.at[l], text);
+	log_line("session %s: %s %s, set by %s", s->row.name, limit_key(l), text, c->principal);
+	const bool in_force = limit_is_live(l) || !s->keeper.linked;
+	if (asker->json)
+		buf_fmt(&out,
+			"{\"session\":\"%s\",\"key\":\"%s\",\"limit\":\"%s\",\"value\":%llu,"
+			"\"in_force\":%s}\n",
+			s->row.name, limit_key(l), text, (unsigned long long)now.at[l],
+			in_force ? "true" : "false");
+	else
+		buf_fmt(&out, "%s: %s %s%s\n", s->row.name, limit_key(l), text,
+			in_force ? "" : ", from its next start on");
+	asker_print(asker, buf_view(&out));
+	asker_end(asker, NULL);
+	return 0;
+}
