@@ -307,10 +307,17 @@ do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 		return true; /* it was given up */
 	if (watched) {
 		hand_over(&a->asker, watched->fds, a->from, a->follow, true);
-	} else if (done && give_file(s, a->call, &a->asker, a->from, &err) < 0) {
-		/* it had ended meanwhile, and its file is gone too */
-		err_what(&err, "call output");
-		asker_end(&a->asker, &err);
+	} else {
+		/* ABSENT: it has ended meanwhile, and its file tells all. Else the keeper's word
+		 * stands. */
+		const enum err_code code = done ? err_from_number(done->code) : ERR_INTERNAL;
+		if (code != ERR_ABSENT)
+			err_set(&err, code, "%.*s", done ? (int)done->why.len : 0,
+				done ? done->why.at : "");
+		if (code != ERR_ABSENT || give_file(s, a->call, &a->asker, a->from, &err) < 0) {
+			err_what(&err, "call output");
+			asker_end(&a->asker, &err);
+		}
 	}
 	free(a);
 	return true;
