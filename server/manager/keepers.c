@@ -69,6 +69,18 @@ dispatch(struct session *s)
 }
 
 void
+keeper_unlink(struct session *s)
+{
+	if (!s->keeper.linked)
+		return;
+	watch_remove(&s->keeper.wire.watch);
+	s->keeper.linked = false;
+	wire_close(&s->keeper.wire);
+	do_keeper_gone(s);
+	keeper_cut(s);
+}
+
+void
 keeper_read(struct session *s)
 {
 	struct err err;
@@ -78,16 +90,9 @@ keeper_read(struct session *s)
 		dispatch(s);
 	if (got >= 0 || !s->keeper.linked)
 		return;
-	/* A keeper that broke its row is presumed taken; one without a link can serve nobody. Both
-	 * are ended, and their end is told by the pidfd: until then nothing of the session is
-	 * touched. */
-	watch_remove(&s->keeper.wire.watch);
-	s->keeper.linked = false;
-	wire_close(&s->keeper.wire);
 	if (err.code != ERR_UNAVAILABLE)
 		log_err(&err, "session %s: its keeper is cut", s->row.name);
-	do_keeper_gone(s);
-	keeper_cut(s);
+	keeper_unlink(s);
 }
 
 static void
@@ -217,7 +222,8 @@ fill_env(struct buf *env, const struct image_row *image)
 	    {"HOME", image->home[0] ? image->home : "/root"},
 	    {"USER", image->uid ? NULL : "root"},
 	    {"LOGNAME", image->uid ? NULL : "root"},
-	    {"SHELL", image->content[0] || access("/usr/bin/bash", X_OK) < 0 ? "/bin/sh" : "/bin/bash"},
+	    {"SHELL",
+	     image->content[0] || access("/usr/bin/bash", X_OK) < 0 ? "/bin/sh" : "/bin/bash"},
 	};
 
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)

@@ -310,6 +310,14 @@ answer(struct session *s, struct want *w, const struct err *failure)
 			asker_session(&w->asker, link, s->row.reason);
 			return;
 		}
+		if (s->keeper.pidfd >= 0) {
+			/* It has just ended: the question waits for its end, and the next start. */
+			keeper_unlink(s);
+			struct want *again = want_new(s->m, WANT_RUN, &w->asker);
+			w->asker.conn = NULL;
+			session_want(s, again);
+			return;
+		}
 	} else {
 		if (w->asker.conn)
 			say_result(s, w);

@@ -195,6 +195,9 @@ int keeper_find(struct session *s, struct err *err) must_check;
 /* A directory of the session that its keeper's uid writes, and the session root's group. */
 int keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err) must_check;
 void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
+/* A keeper that broke its row is presumed taken; one without a link can serve nobody. Both are ended,
+ * and their end is told by the pidfd: until then nothing of the session is touched. */
+void keeper_unlink(struct session *s);
 void keeper_close(struct session *s);
 /* Reads what it has sent until now. */
 void keeper_read(struct session *s);
