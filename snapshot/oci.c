@@ -4,6 +4,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "blob.h"
+#include "store.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -96,8 +97,7 @@ format_ref(const struct manifest *m, struct str note, struct buf *out, struct er
 static int
 write_ref(int store, const char *name, struct str text, struct err *err)
 {
-	auto_close int refs = path_open_dir(store, "refs", 0700, err);
-	return refs < 0 ? -1 : path_replace(refs, name, 0600, text, err);
+	return store_directory.put_object(store, name, text, err);
 }
 
 int
