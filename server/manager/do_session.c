@@ -209,7 +209,6 @@ act(enum want_kind kind, struct conn *c, const struct request *r, struct session
 	if (check_others(s, c, r, err) < 0)
 		return -1;
 	struct want *w = want_new(s->m, kind, asker);
-	snprintf(w->who, sizeof w->who, "%s", c->principal);
 	if (kind != WANT_REMOVE && request_text(r, "note", &note))
 		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
 	if (kind == WANT_PAUSE)
@@ -292,7 +291,6 @@ do_restore(struct manager *m, struct conn *c, const struct request *r, struct se
 		return -1;
 	struct want *w = want_new(m, WANT_RESTORE, asker);
 	w->target = l.found;
-	snprintf(w->who, sizeof w->who, "%s", c->principal);
 	if (request_text(r, "note", &note))
 		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
 	session_want(s, w);

@@ -56,7 +56,7 @@ struct want {
 	enum want_kind kind;
 	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
 	struct digest target; /* of WANT_RESTORE */
-	char note[256], who[128];
+	char note[256];
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 };
 
@@ -104,7 +104,6 @@ struct session {
 	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
 	bool has_manifest;
-	uint64_t capture_bytes; /* progress */
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */
 };

@@ -220,7 +220,6 @@ session_pause_begin(struct session *s)
 	s->had_keeper = s->keeper.linked;
 	s->failure = (struct err){0};
 	timer_cancel(&s->ref_timer); /* this act writes the ref */
-	s->capture_bytes = 0;
 	s->n_layers = 0;
 	const bool was_new = s->state == SESSION_NEW;
 	session_enter(s, STEP_HOLD, 0, "its turn");
@@ -340,7 +339,6 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 	}
 	switch ((int)msg->id) {
 	case MSG_progress:
-		s->capture_bytes = msg->progress.bytes;
 		session_extend(s, time_now_ns() + STALL_MAX_NS);
 		return;
 	case MSG_captured:

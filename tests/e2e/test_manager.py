@@ -78,8 +78,7 @@ def test_a_cancelled_verb_takes_no_other_with_it(own_server, name):
             stubborn = await work.create_process("trap '' TERM; echo ready; while :; do sleep 0.1; done")
             await stubborn.stdout.readline()
             pause = asyncio.create_task(c.run(f"pause {name} --grace 1s"))
-            while server_state() != "pausing":
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(wait_until, "the pause", lambda: server_state() == "pausing")
             dropped = await c.create_process(f"show {name}x")
             dropped.close()
             resume = await c.create_process(f"resume {name}")
@@ -175,19 +174,21 @@ def test_sigint_ends_with_all_paused_though_clients_keep_coming(own_server, name
     server = own_server
     server.ssh(name, "true")
 
-    async def hammer(stop):
+    async def hammer(stop, busy):
         async with asyncssh.connect("127.0.0.1", server.port, username=name, known_hosts=None,
                                     client_keys=[str(server.key)]) as c:
             while not stop.is_set():
                 try:
                     await c.run("true")
+                    busy.set()
                 except (asyncssh.Error, OSError):
                     return
 
     async def run():
         stop = asyncio.Event()
-        task = asyncio.create_task(hammer(stop))
-        await asyncio.sleep(0.3)
+        busy = asyncio.Event()
+        task = asyncio.create_task(hammer(stop, busy))
+        await asyncio.wait_for(busy.wait(), 30)
         server.process.send_signal(signal.SIGINT)
         await asyncio.get_running_loop().run_in_executor(None, server.process.wait, 60)
         stop.set()
