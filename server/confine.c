@@ -10,8 +10,11 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <linux/securebits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -131,49 +134,112 @@ confine_syscalls(const int *allowed, size_t n, struct err *err)
 	return 0;
 }
 
-static int
-add_rule(int rules, int dir, unsigned long long rights, struct err *err)
-{
-	const struct landlock_path_beneath_attr rule = {.allowed_access = rights, .parent_fd = dir};
+#ifndef LANDLOCK_ACCESS_FS_REFER
+#define LANDLOCK_ACCESS_FS_REFER (1ULL << 13) /* Linux 5.19 */
+#endif
+#ifndef LANDLOCK_ACCESS_FS_TRUNCATE
+#define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14) /* 6.2 */
+#endif
+#define SCOPE_ABSTRACT_UNIX_SOCKET (1ULL << 0) /* 6.12: LANDLOCK_SCOPE_* */
+#define SCOPE_SIGNAL		   (1ULL << 1)
 
+enum { LANDLOCK_SCOPES = 6 }; /* the version that has them */
+
+struct ruleset { /* struct landlock_ruleset_attr of version 6; older kernels take its beginning */
+	uint64_t fs, net, scoped;
+};
+
+static uint64_t
+rights_of(enum confine_right right, uint64_t all)
+{
+	const uint64_t read = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+
+	switch (right) {
+	case CONFINE_ALL:
+		return all;
+	case CONFINE_READ:
+		return read;
+	case CONFINE_RUN:
+		return read | LANDLOCK_ACCESS_FS_EXECUTE;
+	case CONFINE_DEVICE:
+		return read | LANDLOCK_ACCESS_FS_WRITE_FILE | (all & LANDLOCK_ACCESS_FS_TRUNCATE);
+	}
+	return 0;
+}
+
+static int
+add_rule(int rules, const struct confine_rule *r, uint64_t all, struct err *err)
+{
+	const uint64_t of_files = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+				  LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_TRUNCATE;
+	struct landlock_path_beneath_attr rule = {.allowed_access = rights_of(r->right, all),
+						  .parent_fd = r->fd};
+	struct stat st;
+
+	if (fstat(r->fd, &st) < 0)
+		return err_sys(err, errno, "look at what Landlock is to allow");
+	if (!S_ISDIR(st.st_mode))
+		rule.allowed_access &= of_files;
 	if (syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
 		return err_sys(err, errno, "add a directory to the Landlock rules");
 	return 0;
 }
 
+static int
+enter_rules(int rules, struct err *err)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    syscall(SYS_landlock_restrict_self, rules, 0) < 0)
+		return err_sys(err, errno, "enter the Landlock rules");
+	return 0;
+}
+
 int
-confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources, struct err *err)
+confine_landlock(const struct confine_rule *rules, size_t n, bool scoped, struct err *err)
 {
 	const long abi =
 	    syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-	if (abi < 1) {
-		log_line("this kernel has no Landlock: files are confined by identity alone");
+	if (abi < 1)
 		return 0;
-	}
-	unsigned long long rights = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1; /* all of version 1 */
-#ifdef LANDLOCK_ACCESS_FS_REFER
+	struct ruleset attr = {.fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1}; /* all of version 1 */
+	size_t size = sizeof attr.fs;
 	if (abi >= 2)
-		rights |= LANDLOCK_ACCESS_FS_REFER;
-#endif
-#ifdef LANDLOCK_ACCESS_FS_TRUNCATE
+		attr.fs |= LANDLOCK_ACCESS_FS_REFER;
 	if (abi >= 3)
-		rights |= LANDLOCK_ACCESS_FS_TRUNCATE;
-#endif
-	const struct landlock_ruleset_attr attr = {.handled_access_fs = rights};
-	const int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
-	if (rules < 0)
+		attr.fs |= LANDLOCK_ACCESS_FS_TRUNCATE;
+	if (abi >= LANDLOCK_SCOPES && scoped) {
+		attr.scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
+		size = sizeof attr;
+	}
+	const int set = (int)syscall(SYS_landlock_create_ruleset, &attr, size, 0);
+	if (set < 0)
 		return err_sys(err, errno, "make a Landlock ruleset");
 	int result = 0;
 	for (size_t i = 0; i < n && result == 0; i++)
-		result = add_rule(rules, dirs[i], rights, err);
-	for (size_t i = 0; i < n_sources && result == 0; i++)
-		result = add_rule(rules, sources[i],
-				  LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, err);
-	if (result == 0 && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-			    syscall(SYS_landlock_restrict_self, rules, 0) < 0))
-		result = err_sys(err, errno, "enter the Landlock rules");
-	close(rules);
-	return result;
+		if (rules[i].fd >= 0)
+			result = add_rule(set, &rules[i], attr.fs, err);
+	if (result == 0)
+		result = enter_rules(set, err);
+	close(set);
+	return result < 0 ? -1 : (int)abi;
+}
+
+enum { TREES_MAX = 16 };
+
+int
+confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources, struct err *err)
+{
+	struct confine_rule rules[TREES_MAX];
+
+	assert(n + n_sources <= TREES_MAX);
+	for (size_t i = 0; i < n; i++)
+		rules[i] = (struct confine_rule){dirs[i], CONFINE_ALL};
+	for (size_t i = 0; i < n_sources; i++)
+		rules[n + i] = (struct confine_rule){sources[i], CONFINE_READ};
+	const int version = confine_landlock(rules, n + n_sources, false, err);
+	if (version == 0)
+		log_line("this kernel has no Landlock: files are confined by identity alone");
+	return version < 0 ? -1 : 0;
 }
 
 /* What any of our processes needs to go on and to end. */
@@ -202,8 +268,10 @@ confine_conn(uid_t uid, gid_t gid, struct err *err)
 }
 
 int
-confine_keeper(uid_t uid, gid_t gid, struct err *err)
+confine_keeper(uid_t uid, gid_t gid, bool keep_kill, struct err *err)
 {
+	/* with the sessions' own uid it needs no right to signal them */
+	const unsigned long long keep = keep_kill && uid ? 1ull << CAP_KILL : 0;
 	/* openat2, openat, mkdirat, unlinkat: its calls/ directory and the calls' cgroups, by fd.
 	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals. */
 	static const int allowed[] = {
@@ -218,15 +286,19 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
 	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
 	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
-	    SYS_memfd_create,   SYS_setitimer,
+	    SYS_memfd_create,   SYS_setitimer,	 SYS_pidfd_open, /* the last for keep_kill alone */
 	};
+	const size_t n = sizeof allowed / sizeof *allowed - !keep_kill;
 	/* The bounding set first: the change of uid takes the right to drop it. */
-	if (drop_bounding(0, err) < 0 || confine_identity(uid, gid, err) < 0 ||
-	    confine_capabilities(0, err) < 0)
+	if (drop_bounding(keep, err) < 0)
+		return -1;
+	if (keep && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
+		return err_sys(err, errno, "keep a capability over the change of uid");
+	if (confine_identity(uid, gid, err) < 0 || confine_capabilities(keep, err) < 0)
 		return -1;
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_sys(err, errno, "become non-dumpable");
-	return confine_syscalls(allowed, sizeof allowed / sizeof *allowed, err);
+	return confine_syscalls(allowed, n, err);
 }
 
 int

@@ -6,14 +6,16 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
 /* conn: no new files, processes, sockets. uid, gid: what it becomes (0: stays, when not root). */
 int confine_conn(uid_t uid, gid_t gid, struct err *err) must_check;
 /* keeper, after it has cloned pid 1: its own uid, no capability, no new process, and of the file
- * system only what its directory fds lead to. */
-int confine_keeper(uid_t uid, gid_t gid, struct err *err) must_check;
+ * system only what its directory fds lead to.
+ *   keep_kill   CAP_KILL stays, and pidfds can be opened: for an engine without namespaces */
+int confine_keeper(uid_t uid, gid_t gid, bool keep_kill, struct err *err) must_check;
 /* worker: capabilities for foreign-owned files alone, Landlock on the directories of its job.
  *   dirs   lent; n of them: the only trees in which it can open anything */
 int confine_worker(const int *dirs, size_t n, struct err *err) must_check;
@@ -35,5 +37,16 @@ int confine_syscalls(const int *allowed, size_t n, struct err *err) must_check;
  *   sources   those of which files and lists can be read, and nothing else done */
 int confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources,
 		  struct err *err) must_check;
+
+enum confine_right { CONFINE_ALL, CONFINE_READ, CONFINE_RUN, CONFINE_DEVICE };
+struct confine_rule {
+	int fd; /* lent; a directory, or one file; -1: none */
+	enum confine_right right;
+};
+/* The same with a right for each. scoped: signals and abstract Unix sockets end at the domain, too,
+ * where the kernel knows that (Landlock 6).
+ *   returns   the version of Landlock, 0 where there is none */
+int confine_landlock(const struct confine_rule *rules, size_t n, bool scoped,
+		     struct err *err) must_check;
 
 #endif

@@ -26,7 +26,10 @@ struct level {              /* a directory that is open: what it becomes when it
 
 struct apply {
 	int root; /* lent */
-	bool merge, foreign;
+	bool merge, foreign, alone;
+	bool one_owner;
+	uid_t owner; /* of all, when there is one owner; -1: whoever we are */
+	gid_t group;
 	struct layer_watch watch;
 	struct dirs dirs;
 	struct buf path;      /* of the innermost directory */
@@ -70,19 +73,28 @@ push_level(struct apply *a, bool was_there, struct err *err)
 	l.uid = st.st_uid;
 	l.gid = st.st_gid;
 	l.mtime = st.st_mtim;
-	l.hidden = (marks & MARK_OPAQUE) || (a->n && a->levels[a->n - 1].hidden);
+	l.hidden = a->alone || (marks & MARK_OPAQUE) || (a->n && a->levels[a->n - 1].hidden);
 	a->levels[a->n++] = l;
 	return l.attrs.n ? attrs_drop_default_acl(fd, err) : 0;
 }
 
 static int
-finish_level(const struct level *l, int fd, struct err *err)
+give(const struct apply *a, int fd, uint32_t uid, uint32_t gid)
+{
+	if (a->one_owner && a->owner == (uid_t)-1)
+		return 0;
+	return a->one_owner ? fchown(fd, a->owner, a->group) : fchown(fd, uid, gid);
+}
+
+static int
+finish_level(const struct apply *a, const struct level *l, int fd, struct err *err)
 {
 	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, l->mtime};
 
-	if (fchown(fd, l->uid, l->gid) < 0 || fchmod(fd, l->mode) < 0)
+	if (give(a, fd, l->uid, l->gid) < 0 || fchmod(fd, l->mode) < 0)
 		return err_sys(err, errno, "set the owner and mode of a directory");
-	if ((l->attrs.n || l->was_there) && attrs_store(fd, &l->attrs, l->was_there, err) < 0)
+	if ((l->attrs.n || l->was_there) &&
+	    attrs_store(fd, &l->attrs, l->was_there, a->one_owner, err) < 0)
 		return -1;
 	if (l->has_deletions && attrs_mark_whiteouts(fd, err) < 0)
 		return -1;
@@ -96,7 +108,7 @@ leave_level(struct apply *a, struct err *err)
 {
 	struct level *l = &a->levels[a->n - 1];
 
-	if (finish_level(l, dirs_fd(&a->dirs), err) < 0)
+	if (finish_level(a, l, dirs_fd(&a->dirs), err) < 0)
 		return err_add(err, "/%.200s", buf_cstr(&a->path));
 	attrs_done(&l->attrs);
 	a->n--;
@@ -235,7 +247,7 @@ apply_opaque(struct apply *a, const struct entry *e, struct err *err)
 		return -1;
 	innermost(a)->hidden = true;
 	innermost(a)->has_deletions &= a->foreign;
-	return attrs_mark_opaque(dirs_fd(&a->dirs), err);
+	return a->alone ? 0 : attrs_mark_opaque(dirs_fd(&a->dirs), err);
 }
 
 static int
@@ -281,13 +293,13 @@ write_data(struct apply *a, struct tar_reader *tar, const struct entry *e, int f
 
 /* Owner before mode and attributes: it takes setuid bits and capabilities away. */
 static int
-set_file(const struct entry *e, int fd, struct err *err)
+set_file(const struct apply *a, const struct entry *e, int fd, struct err *err)
 {
 	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {e->mtime_s, (long)e->mtime_ns}};
 
-	if (fchown(fd, e->uid, e->gid) < 0 || fchmod(fd, e->mode) < 0)
+	if (give(a, fd, e->uid, e->gid) < 0 || fchmod(fd, e->mode) < 0)
 		return err_sys(err, errno, "set the owner and mode");
-	if (attrs_store(fd, e->attrs, false, err) < 0)
+	if (attrs_store(fd, e->attrs, false, a->one_owner, err) < 0)
 		return -1;
 	return futimens(fd, times) < 0 ? err_sys(err, errno, "set the times") : 0;
 }
@@ -306,7 +318,7 @@ apply_file(struct apply *a, struct tar_reader *tar, const struct entry *e, const
 	}
 	if (fd < 0)
 		return err_sys(err, errno, "create %s", name);
-	if (write_data(a, tar, e, fd, err) < 0 || set_file(e, fd, err) < 0)
+	if (write_data(a, tar, e, fd, err) < 0 || set_file(a, e, fd, err) < 0)
 		return err_add(err, "/%.*s", (int)(e->path.len < 200 ? e->path.len : 200),
 			       e->path.at);
 	return 0;
@@ -333,14 +345,16 @@ apply_node(struct apply *a, const struct entry *e, const char *name, struct err 
 	}
 	if (made < 0)
 		return err_sys(err, errno, "create %s", name);
-	if (fchownat(dir, name, e->uid, e->gid, AT_SYMLINK_NOFOLLOW) < 0)
+	const uid_t uid = a->one_owner ? a->owner : e->uid;
+	const gid_t gid = a->one_owner ? a->group : e->gid;
+	if (uid != (uid_t)-1 && fchownat(dir, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_sys(err, errno, "set the owner of %s", name);
 	if (e->type == ENTRY_FIFO) {
 		auto_close int fd =
 		    openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 		if (fd < 0)
 			return err_sys(err, errno, "open %s", name);
-		return set_file(e, fd, err);
+		return set_file(a, e, fd, err);
 	}
 	if (utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_sys(err, errno, "set the times of %s", name);
@@ -417,17 +431,26 @@ apply_entry(struct apply *a, struct tar_reader *tar, const struct entry *e, stru
 /* ---- archives ---- */
 
 struct apply *
-apply_new(int root, bool merge, const struct layer_watch *watch, struct err *err)
+apply_new(int root, bool merge, const struct layer_options *o, struct err *err)
 {
 	auto_of(apply) struct apply *a = xnew(1, sizeof *a);
 
 	a->root = root;
 	a->merge = merge;
-	a->watch = *watch;
+	a->watch = o->watch;
+	a->one_owner = o->one_owner;
+	a->owner = (uid_t)o->owner;
+	a->group = (gid_t)o->group;
 	a->path = BUF_MAX(ENTRY_PATH_MAX_BYTES);
 	if (dirs_init(&a->dirs, root, err) < 0)
 		return NULL;
 	return steal(&a);
+}
+
+void
+apply_alone(struct apply *a)
+{
+	a->alone = true;
 }
 
 void

@@ -16,9 +16,12 @@
 
 struct apply;
 
-/* root: lent, an empty directory. merge: entries may replace those of earlier archives. */
-struct apply *apply_new(int root, bool merge, const struct layer_watch *watch,
+/* root: lent, an empty directory. merge: entries may replace those of earlier archives. o: its watch
+ * and its owner. */
+struct apply *apply_new(int root, bool merge, const struct layer_options *o,
 			struct err *err) must_check;
+/* Nothing stands below the target: it gets no overlay marks at all. */
+void apply_alone(struct apply *a);
 void apply_free(struct apply *a);
 AUTO_OF(apply)
 /* All entries of one archive. out is added to.

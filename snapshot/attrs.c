@@ -171,7 +171,7 @@ drop_others(int fd, const struct attrs *a, struct err *err)
 }
 
 int
-attrs_store(int fd, const struct attrs *a, bool exact, struct err *err)
+attrs_store(int fd, const struct attrs *a, bool exact, bool lenient, struct err *err)
 {
 	if (exact && drop_others(fd, a, err) < 0)
 		return -1;
@@ -181,7 +181,10 @@ attrs_store(int fd, const struct attrs *a, bool exact, struct err *err)
 		const bool escape = begins(one->name, OVERLAY);
 		snprintf(name, sizeof name, "%s%s", escape ? ESCAPED : "",
 			 one->name + (escape ? strlen(OVERLAY) : 0));
-		if (fsetxattr(fd, name, one->value, one->n, 0) < 0)
+		if (fsetxattr(fd, name, one->value, one->n, 0) == 0)
+			continue;
+		const bool ours = begins(name, "user.");
+		if (!lenient || ours || (errno != EPERM && errno != EINVAL && errno != EACCES))
 			return err_sys(err, errno, "set the extended attribute %s", name);
 	}
 	return 0;

@@ -37,8 +37,10 @@ bool attrs_may_travel(const char *name);
 int attrs_add(struct attrs *a, struct str name, struct str value, struct err *err) must_check;
 /* Of an open file or directory. out_marks: bits of enum attrs_mark. */
 int attrs_load(int fd, struct attrs *out, unsigned *out_marks, struct err *err) must_check;
-/* Sets them. exact: those on disk that are not in the list go, but for overlay marks. */
-int attrs_store(int fd, const struct attrs *a, bool exact, struct err *err) must_check;
+/* Sets them. exact: those on disk that are not in the list go, but for overlay marks. lenient: those
+ * that this process may not set (capabilities, ACLs of ids that it has not) are left out. */
+int attrs_store(int fd, const struct attrs *a, bool exact, bool lenient,
+		struct err *err) must_check;
 /* Sets overlayfs's own mark, as a userxattr mount wants it. */
 int attrs_mark_opaque(int fd, struct err *err) must_check;
 /* A directory with whiteouts that may have nothing below it: without this mark overlayfs would not

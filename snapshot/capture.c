@@ -57,14 +57,15 @@ struct run {
 };
 
 static struct entry
-entry_of(const struct stat *st, enum entry_type type, struct str path, const struct attrs *attrs)
+entry_of(const struct run *r, const struct stat *st, enum entry_type type, struct str path,
+	 const struct attrs *attrs)
 {
 	return (struct entry){
 	    .type = type,
 	    .path = path,
 	    .mode = st->st_mode & 07777,
-	    .uid = st->st_uid,
-	    .gid = st->st_gid,
+	    .uid = r->o->one_owner ? 0 : st->st_uid,
+	    .gid = r->o->one_owner ? 0 : st->st_gid,
 	    .size = type == ENTRY_FILE ? (uint64_t)st->st_size : 0,
 	    .mtime_s = st->st_mtim.tv_sec,
 	    .mtime_ns = (uint32_t)st->st_mtim.tv_nsec,
@@ -86,7 +87,7 @@ static int
 write_dir(struct run *r, struct level *l, struct str path, const struct attrs *attrs,
 	  struct err *err)
 {
-	const struct entry e = entry_of(&l->st, ENTRY_DIR, path, attrs);
+	const struct entry e = entry_of(r, &l->st, ENTRY_DIR, path, attrs);
 	bool torn;
 
 	l->written = true;
@@ -337,7 +338,7 @@ load_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct er
 		if (attrs_load(v->fd, &v->attrs, &marks, err) < 0)
 			return -1;
 	}
-	v->e = entry_of(&w->st, type, w->path, &v->attrs);
+	v->e = entry_of(r, &w->st, type, w->path, &v->attrs);
 	if (type == ENTRY_SYMLINK && load_link(w, v, err) < 0)
 		return -1;
 	if (type == ENTRY_WHITEOUT ||
@@ -364,7 +365,7 @@ write_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct e
 		return -1;
 	if (first) {
 		const struct attrs none = {0};
-		v->e = entry_of(&w->st, ENTRY_LINK, w->path, &none);
+		v->e = entry_of(r, &w->st, ENTRY_LINK, w->path, &none);
 		v->e.link = str_of(first);
 		return layer_out_put(&r->out, &v->e, -1, &torn, err);
 	}
@@ -430,7 +431,7 @@ enter_changed_dir(struct run *r, const struct walk_entry *w, const struct seen *
 		return err_sys(err, errno, "open");
 	if (attrs_load(fd, &attrs, &marks, err) < 0)
 		return -1;
-	struct entry e = entry_of(&w->st, ENTRY_DIR, w->path, &attrs);
+	struct entry e = entry_of(r, &w->st, ENTRY_DIR, w->path, &attrs);
 	if ((now->flags & SEEN_RACY) && digest_content(&e, -1, &now->content, err) < 0)
 		return -1;
 	if (marks & MARK_OPAQUE)

@@ -17,7 +17,7 @@ compact_layers(const struct layer_options *o, const struct digest *layers, size_
 	}
 	if (cache_begin(o->cache, &made, err) < 0)
 		return err_add(err, "merge layers");
-	auto_of(apply) struct apply *a = apply_new(made.dir, true, &o->watch, err);
+	auto_of(apply) struct apply *a = apply_new(made.dir, true, o, err);
 	if (!a)
 		return err_add(err, "merge layers");
 	for (size_t i = 0; i < n; i++)

@@ -52,7 +52,7 @@ image_add_tar(const struct layer_options *o, const struct tar_source *from, stru
 	auto_of(tar_reader) struct tar_reader *tar = tar_reader_foreign(&source, err);
 	if (!tar)
 		return -1;
-	auto_of(apply) struct apply *a = apply_new(made.dir, true, &o->watch, err);
+	auto_of(apply) struct apply *a = apply_new(made.dir, true, o, err);
 	if (!a || apply_tar(a, tar, true, &n, err) < 0) {
 		cache_say_space(&made, n.raw_bytes, err);
 		return -1;
@@ -112,7 +112,7 @@ unpack_tree(const struct layer_options *o, int scratch, int dir, int into, struc
 		return -1;
 	auto_of(frames_reader) struct frames_reader *frames =
 	    frames_reader_new(fd, 1, LAYER_RAW_MAX_BYTES, err);
-	auto_of(apply) struct apply *a = frames ? apply_new(into, true, &o->watch, err) : NULL;
+	auto_of(apply) struct apply *a = frames ? apply_new(into, true, o, err) : NULL;
 	if (!a || apply_archive(a, frames, &counts, err) < 0)
 		return cache_say_space(&packed, sum.raw_bytes, err);
 	*out_id = sum.diff_id;

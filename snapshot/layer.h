@@ -28,6 +28,10 @@ struct layer_options {
 	int level;        /* of zstd; 0: 1 */
 	unsigned threads; /* 0: 1; at most FRAMES_THREADS_MAX are used */
 	struct layer_watch watch;
+	/* The workspace belongs to one user, whatever its files' owners are in archives, where they
+	 * are root's: for who may not give files away. owner, group: who; -1: who makes them. */
+	bool one_owner;
+	int64_t owner, group;
 };
 
 /* What a layer may hold before it is refused: a small archive must not fill the disk. */
@@ -68,6 +72,10 @@ int unpack_layer(const struct layer_options *o, const struct digest *digest,
  * stacking them: deletions that may still hide something of the image stay. */
 int compact_layers(const struct layer_options *o, const struct digest *layers, size_t n,
 		   const struct digest *into, struct layer_counts *out, struct err *err) must_check;
+/* Makes of n layers, the lowest first, all that there is of a workspace: no overlay is needed to see
+ * it, deletions are done. dir: an empty directory. Not synced. */
+int unpack_whole(const struct layer_options *o, const struct digest *layers, size_t n, int dir,
+		 struct layer_counts *out, struct err *err) must_check;
 /* Reads all of an archive and its index, and fails with CORRUPT at the first byte that is not what
  * was written. diff_id: may be NULL. */
 int verify_layer(const struct layer_options *o, const struct digest *digest,

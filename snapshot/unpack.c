@@ -60,7 +60,7 @@ unpack_layer(const struct layer_options *o, const struct digest *digest,
 	}
 	if (cache_begin(o->cache, &made, err) < 0)
 		return err_add(err, "unpack");
-	auto_of(apply) struct apply *a = apply_new(made.dir, false, &o->watch, err);
+	auto_of(apply) struct apply *a = apply_new(made.dir, false, o, err);
 	if (!a || unpack_into(a, o, digest, diff_id, &counts, err) < 0) {
 		cache_say_space(&made, counts.raw_bytes, err);
 		return err_add(err, "unpack");
@@ -68,5 +68,21 @@ unpack_layer(const struct layer_options *o, const struct digest *digest,
 	if (cache_commit(&made, digest, err) < 0)
 		return err_add(err, "unpack %.12s", digest_text(digest).text);
 	*out = counts;
+	return 0;
+}
+
+int
+unpack_whole(const struct layer_options *o, const struct digest *layers, size_t n, int dir,
+	     struct layer_counts *out, struct err *err)
+{
+	auto_of(apply) struct apply *a = apply_new(dir, true, o, err);
+
+	*out = (struct layer_counts){0};
+	if (!a)
+		return err_add(err, "unpack a workspace");
+	apply_alone(a);
+	for (size_t i = 0; i < n; i++)
+		if (unpack_into(a, o, &layers[i], NULL, out, err) < 0)
+			return err_add(err, "unpack a workspace");
 	return 0;
 }

@@ -256,6 +256,8 @@ start_command(struct request *q, struct wire *w, int place, struct err *err)
 	if (pid < 0)
 		return errno;
 	reap_set_pid(place, pid);
+	if (q->cgroup < 0) /* where it fails the link is gone, which the next message tells */
+		(void)!wire_send(w, init_started, err, .call = q->call, .pid = (uint32_t)pid);
 	return 0;
 }
 
@@ -400,6 +402,6 @@ main(void)
 	if (start(&w, &children, &err) < 0)
 		return 1;
 	const int ended = serve(&w, children, &err);
-	reap_signal_all(SIGKILL); /* as pid 1 the kernel would do it; elsewhere nobody else does */
+	reap_end_all(); /* as pid 1 the kernel would do it; elsewhere nobody else does */
 	return ended < 0 && err.code != ERR_UNAVAILABLE;
 }

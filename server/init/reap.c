@@ -1,11 +1,13 @@
 #include "reap.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static struct {
@@ -147,4 +149,50 @@ reap_signal_all(int signal)
 	for (int i = 0; i < calls_top; i++)
 		if (calls[i].used && calls[i].pid > 0)
 			signal_group(calls[i].pid, signal);
+}
+
+/* SIGKILL to each child that the kernel lists: orphans have become ours. */
+static void
+kill_children(void)
+{
+	char text[4096];
+	long pid = 0;
+
+	const int list = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+	if (list < 0)
+		return;
+	for (ssize_t n; (n = read(list, text, sizeof text)) > 0;)
+		for (ssize_t i = 0; i < n; i++) {
+			if (text[i] >= '0' && text[i] <= '9' && pid < INT_MAX / 10) {
+				pid = pid * 10 + (text[i] - '0');
+				continue;
+			}
+			if (pid > 1)
+				kill((pid_t)pid, SIGKILL);
+			pid = 0;
+		}
+	close(list);
+}
+
+void
+reap_end_all(void)
+{
+	const struct timespec second = {.tv_sec = 1};
+	sigset_t child;
+
+	reap_signal_all(SIGKILL);
+	if (getpid() == 1)
+		return;
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD); /* blocked since the start: init.c */
+	for (int silent = 0; silent < 10;) {
+		kill_children();
+		pid_t pid;
+		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+			silent = 0;
+		if (pid < 0)
+			return; /* none is left */
+		if (sigtimedwait(&child, NULL, &second) < 0 && errno == EAGAIN)
+			silent++;
+	}
 }

@@ -36,5 +36,8 @@ void reap_signal(uint32_t call, int signal);
 void reap_signal_listed(int list, int signal);
 /* To every process but this one; where this is no pid 1, to the groups of all calls. */
 void reap_signal_all(int signal);
+/* Kills all of them. No pid 1, but a reaper of orphans (PR_SET_CHILD_SUBREAPER): what its calls left
+ * behind, too, for which it waits, 10 s at most. */
+void reap_end_all(void);
 
 #endif

@@ -7,6 +7,7 @@
  *  3. what is read of a process (its command line) is text of the session's: bounded, and without a
  *     byte that a terminal would obey. */
 #include "box.h"
+#include "procs.h"
 #include "base/fd.h"
 #include "base/num.h"
 #include "base/path.h"
@@ -19,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { COMMAND_MAX_BYTES = 160, EVENTS_MAX_BYTES = 4096, PROCS_MAX_BYTES = 1 << 20 };
+enum { EVENTS_MAX_BYTES = 4096, PROCS_MAX_BYTES = 1 << 20 };
 
 static int
 write_switch(int fd, const char *value, const char *what, struct err *err)
@@ -212,34 +213,6 @@ box_call_begin(struct sandbox *s, const char *call, int *out, struct err *err)
 	return 0;
 }
 
-/* The command line of a process, or its name in brackets where it has none, as text that is safe on
- * a terminal and in JSON. */
-static void
-add_command(struct str pid, struct buf *out)
-{
-	char path[64], text[COMMAND_MAX_BYTES];
-	ssize_t n = 0;
-
-	snprintf(path, sizeof path, "/proc/%.*s/cmdline", (int)pid.len, pid.at);
-	auto_close int args = open(path, O_RDONLY | O_CLOEXEC);
-	if (args >= 0)
-		n = read(args, text, sizeof text);
-	const bool named = n <= 0;
-	if (named) {
-		snprintf(path, sizeof path, "/proc/%.*s/comm", (int)pid.len, pid.at);
-		auto_close int name = open(path, O_RDONLY | O_CLOEXEC);
-		n = name < 0 ? 0 : read(name, text, sizeof text);
-	}
-	while (n > 0 && (text[n - 1] == '\0' || text[n - 1] == '\n'))
-		n--;
-	buf_text(out, named ? "[" : "");
-	for (ssize_t i = 0; i < n; i++)
-		buf_char(out, text[i] == '\0'                  ? ' '
-			      : text[i] < ' ' || text[i] > '~' ? '?'
-							       : text[i]);
-	buf_text(out, named ? "]" : "");
-}
-
 int
 box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *err)
 {
@@ -250,6 +223,7 @@ box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *
 		return found;
 	if (read_procs(dir, &procs, err) < 0)
 		return errno == ENODEV ? 0 : -1;
+	auto_close int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct str rest = buf_view(&procs), pid;
 	int n = 0;
 	while (str_cut(&rest, '\n', &pid)) {
@@ -261,7 +235,7 @@ box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *
 		if (buf_bad(out))
 			continue;
 		buf_fmt(out, "%llu ", (unsigned long long)number);
-		add_command(pid, out);
+		procs_add_command(proc, (pid_t)number, out);
 		buf_char(out, '\n');
 	}
 	return n;

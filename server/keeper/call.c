@@ -283,6 +283,18 @@ call_leave(struct call *c)
 /* ---- what init says: all of it untrusted ---- */
 
 void
+call_started(struct keeper *k, uint32_t number, uint32_t pid)
+{
+	struct call *c = find_number(k, number);
+	struct err err;
+
+	if (!c || !k->engine->call_started || pid < 2 || pid > INT32_MAX)
+		return;
+	if (k->engine->call_started(&k->box, c->id, (pid_t)pid, &err) < 0)
+		log_err(&err, "call %s: its processes cannot be told from others'", c->id);
+}
+
+void
 call_take_pty(struct keeper *k, uint32_t number, int take_master)
 {
 	auto_close int master = take_master;

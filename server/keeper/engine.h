@@ -17,9 +17,13 @@ struct sandbox_spec {
 	const char *hostname, *session;
 	unsigned uid_base;	/* root inside is uid_base outside, 65536 ids follow */
 	bool network_host;	/* no network namespace of its own */
+	unsigned ids;		   /* how many ids there are inside; 1: root alone */
 	uint64_t files, tmp_bytes; /* open files of a process; size of each tmpfs; 0: as ever */
+	uint64_t pids, data_bytes; /* as resource limits, where no cgroup holds them; 0: none */
 	const int *fds;		/* lent: KEEPER_FDS of them, see wire.h */
 };
+
+struct procs_book; /* procs.c */
 
 struct sandbox {
 	pid_t pid;    /* pid 1 of the sandbox; our child */
@@ -27,6 +31,13 @@ struct sandbox {
 	int socket;   /* owned until taken; SOCK_SEQPACKET to berth-init, sized as wire_pair does */
 	int cgroup;   /* lent from the spec, -1 where there is none */
 	int freeze_fd, kill_fd, events_fd; /* lent, -1 where there is none */
+	/* without a cgroup: */
+	int proc;		 /* owned: a procfs that shows its processes, -1: none */
+	pid_t proc_init;	 /* init's number there */
+	struct procs_book *book; /* owned */
+	/* Has init signal a list of processes (procs_list); set by whoever speaks with init. */
+	int (*signal_listed)(void *ctx, int list, int signal, struct err *err);
+	void *signal_ctx;
 };
 
 struct sandbox_state {
@@ -56,9 +67,21 @@ struct engine {
 	/* The call's processes as a list that init can read: cgroup.procs. *out -1: there is none;
 	 * an engine that never has one leaves this NULL. */
 	int (*call_procs)(struct sandbox *s, const char *call, int *out, struct err *err);
+	/* The call's first process, by init's number for it: told where call_begin gave no place.
+	 * NULL: of no use. */
+	int (*call_started)(struct sandbox *s, const char *call, pid_t first, struct err *err);
+	/* Whether a process of the server's own uid may be one of a session: NULL where none can
+	 * reach the keeper's sockets. */
+	bool (*is_inside)(pid_t pid);
+	/* The keeper itself signals processes of the session's ids. */
+	bool keeps_kill;
+	/* Frees what it keeps of a sandbox, when pid 1 has ended. NULL: nothing. */
+	void (*done)(struct sandbox *s);
 };
 
 /* The default: our own launcher (launch.c). */
 extern const struct engine engine_launch;
+/* Without namespaces: Landlock, seccomp, resource limits (process.c). */
+extern const struct engine engine_process;
 
 #endif

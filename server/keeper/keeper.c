@@ -87,6 +87,16 @@ keeper_record(struct keeper *k, struct msg_call_record *record)
 		log_err(&err, "send call records");
 }
 
+/* For an engine (engine.h): `list` is lent. */
+static int
+signal_listed(void *ctx, int list, int signal, struct err *err)
+{
+	struct keeper *k = ctx;
+	const struct msg_init_signal_listed body = {.signal = (uint32_t)signal};
+
+	return wire_send_fds(&k->init, MSG_init_signal_listed, &body, &list, 1, err);
+}
+
 int
 keeper_signal(struct keeper *k, uint32_t call, uint32_t signal)
 {
@@ -129,6 +139,9 @@ on_pid1(void *ctx, uint32_t events)
 		if (k->init.message.id == MSG_init_exited)
 			call_exited(k, &k->init.message.init_exited);
 	wire_close(&k->init);
+	/* Where init's end is not that of all others */
+	if (k->engine->keeps_kill && k->engine->kill(&k->box, &err) < 0)
+		log_err(&err, "end what init has left");
 	call_end_all(k, k->pause.state == PAUSE_KILLING ? k->pause.ended_by : "lost");
 	k->ended = true;
 	if (record_sync(&k->spool, &err) < 0)
@@ -170,6 +183,8 @@ on_init(void *ctx)
 		struct message *m = &k->init.message;
 		if (m->id == MSG_init_exited)
 			call_exited(k, &m->init_exited);
+		else if (m->id == MSG_init_started)
+			call_started(k, m->init_started.call, m->init_started.pid);
 		else if (m->id == MSG_init_pty)
 			call_take_pty(k, m->init_pty.call, fd_steal(&m->fds[0]));
 	}
@@ -318,7 +333,8 @@ on_listen(void *ctx, uint32_t events)
 	if (fd < 0)
 		return;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 ||
-	    (peer.uid != 0 && peer.uid != k->start_uid)) {
+	    (peer.uid != 0 && peer.uid != k->start_uid) ||
+	    (k->engine->is_inside && k->engine->is_inside(peer.pid))) {
 		log_line("somebody who is no manager connected: refused");
 		return;
 	}
@@ -399,6 +415,9 @@ start_box(struct keeper *k, struct err *err)
 	    .session = k->id,
 	    .uid_base = s.session_uid_base,
 	    .network_host = s.network != 0,
+	    .ids = s.ids,
+	    .pids = s.rlimit_pids,
+	    .data_bytes = s.rlimit_data,
 	    .files = s.limit_files,
 	    .tmp_bytes = s.limit_tmp,
 	    .fds = k->fds,
@@ -407,15 +426,22 @@ start_box(struct keeper *k, struct err *err)
 	    KEEPER_ROOTFS, KEEPER_USR,         KEEPER_USERNS,    KEEPER_INIT,    KEEPER_SECCOMP,
 	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU};
 
+	static const struct engine *const engines[] = {
+	    [ENGINE_LAUNCH] = &engine_launch, [ENGINE_PROCESS] = &engine_process};
+	if (s.engine >= sizeof engines / sizeof *engines)
+		return err_set(err, ERR_CORRUPT, "the manager asks for engine %u", s.engine);
+	k->engine = engines[s.engine];
 	if (k->engine->start(&spec, &k->box, err) < 0)
 		return err_add(err, "start the session's pid 1");
+	k->box.signal_listed = signal_listed;
+	k->box.signal_ctx = k;
 	for (size_t i = 0; i < sizeof not_needed / sizeof *not_needed; i++)
 		fd_close(&k->fds[not_needed[i]]);
 	/* Once more, so that SO_PEERCRED of the next manager's connection names this process. */
 	if (is_socket(k->fds[KEEPER_LISTEN]) && listen(k->fds[KEEPER_LISTEN], 4) < 0)
 		return err_sys(err, errno, "listen for the next manager");
 	raise_files();
-	if (confine_keeper(s.keeper_uid, s.session_uid_base, err) < 0)
+	if (confine_keeper(s.keeper_uid, s.session_uid_base, k->engine->keeps_kill, err) < 0)
 		return err_add(err, "confine the keeper");
 	if (wire_open(&k->init, fd_steal(&k->box.socket), ROLE_KEEPER, ROLE_INIT, PHASE_OPEN, err) <
 	    0)
@@ -471,6 +497,8 @@ stop(struct keeper *k)
 
 	if (!k->ended && k->box.pid > 0 && k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "kill the session");
+	if (k->engine->done)
+		k->engine->done(&k->box);
 	grant_close_all(k);
 	call_free_all(k);
 	wire_close(&k->init);
@@ -518,7 +546,8 @@ main(void)
 		    .cgroup = -1,
 		    .freeze_fd = -1,
 		    .kill_fd = -1,
-		    .events_fd = -1},
+		    .events_fd = -1,
+		    .proc = -1},
 	    .null = -1,
 	    .env = BUF_MAX(65536),
 	    .spool = {.fd = -1},

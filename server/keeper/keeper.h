@@ -127,6 +127,7 @@ void call_taken(struct call *c, uint64_t journal_bytes);
 /* The owner is gone: SIGHUP to its processes; it is journaled until it ends. */
 void call_leave(struct call *c);
 /* From init. */
+void call_started(struct keeper *k, uint32_t number, uint32_t pid);
 void call_take_pty(struct keeper *k, uint32_t number, int take_master);
 void call_exited(struct keeper *k, const struct msg_init_exited *m);
 /* No process of the session lives any more: every call ends now. */

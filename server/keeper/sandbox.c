@@ -34,7 +34,7 @@
 
 #define PATH_ENV "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-enum { SOCKET_FD = 3, FD_ROOM = 100 }; /* room: above what is laid out below */
+enum { SOCKET_FD = 3, LOCK_FD = 4, FD_ROOM = 100 }; /* room: above what is laid out below */
 enum { FILES_SOFT = 1024, FILES_HARD = 524288 };
 
 static const char oom_score_adj[] = "200"; /* the manager has -900, a keeper -800 */
@@ -46,11 +46,6 @@ static const unsigned long long kept_capabilities =
     1ull << CAP_KILL | 1ull << CAP_SETGID | 1ull << CAP_SETUID | 1ull << CAP_SETPCAP |
     1ull << CAP_NET_BIND_SERVICE | 1ull << CAP_SYS_CHROOT | 1ull << CAP_SETFCAP |
     1ull << CAP_AUDIT_WRITE | 1ull << CAP_NET_RAW | 1ull << CAP_MKNOD;
-
-struct step {
-	const char *name;
-	int (*run)(struct inside *in); /* -1 and errno */
-};
 
 /* ---- in the launching process: still the node's root, in the session's cgroup ---- */
 
@@ -68,8 +63,8 @@ join_limits(struct inside *in)
 	return 0;
 }
 
-static int
-lower_priority(struct inside *in)
+int
+sandbox_lower_priority(struct inside *in)
 {
 	/* Set by a process with rights over the node: so the session cannot lower it again. */
 	in->at = "/proc/self/oom_score_adj";
@@ -78,8 +73,8 @@ lower_priority(struct inside *in)
 	return fd < 0 ? -1 : fd_write_all(fd, oom_score_adj, sizeof oom_score_adj - 1, &ignored);
 }
 
-static int
-set_limits(struct inside *in)
+int
+sandbox_set_limits(struct inside *in)
 {
 	static const struct rlimit no_core = {0, 0};
 	const rlim_t most = in->plan->files ? in->plan->files : FILES_HARD;
@@ -99,21 +94,39 @@ set_limits(struct inside *in)
 	return setrlimit(RLIMIT_NOFILE, &files);
 }
 
+/* Counted for the session's own user namespace, where the kernel keeps such counts (5.14). */
+int
+sandbox_set_limits_of_cgroups(struct inside *in)
+{
+	const struct rlimit pids = {in->plan->pids, in->plan->pids},
+			    data = {in->plan->data_bytes, in->plan->data_bytes};
+
+	in->at = "processes";
+	if (in->plan->pids && setrlimit(RLIMIT_NPROC, &pids) < 0)
+		return -1;
+	in->at = "memory";
+	return in->plan->data_bytes ? setrlimit(RLIMIT_DATA, &data) : 0;
+}
+
 static int
 become_session_root(struct inside *in)
 {
 	if (setns(in->plan->userns, CLONE_NEWUSER) < 0)
 		return -1;
 	in->at = "its ids";
-	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0)
+	/* with one id alone the kernel lets nobody change his groups: those of the server's user stay */
+	if (setgroups(0, NULL) < 0 && !(errno == EPERM && in->plan->ids == 1))
+		return -1;
+	if (setresgid(0, 0, 0) < 0)
 		return -1;
 	return setresuid(0, 0, 0);
 }
 
 static const struct step steps_of_launcher[] = {
     {"join its limits", join_limits},
-    {"set the out-of-memory score", lower_priority},
-    {"set the limits", set_limits},
+    {"set the out-of-memory score", sandbox_lower_priority},
+    {"set the limits", sandbox_set_limits},
+    {"set the limits of a node without cgroups", sandbox_set_limits_of_cgroups},
     {"join the user namespace", become_session_root},
 };
 
@@ -127,6 +140,33 @@ forbid_nested_namespaces(struct inside *in)
 	auto_close int fd = open(in->at, O_WRONLY | O_CLOEXEC);
 	struct err ignored;
 	return fd < 0 ? -1 : fd_write_all(fd, "0", 1, &ignored);
+}
+
+/* To the keeper: by it the processes of a session without a cgroup are seen. */
+static int
+report_proc(struct inside *in)
+{
+	struct sandbox_report r = {0};
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr aligned;
+	} room = {{0}};
+	struct iovec part = {&r, sizeof r};
+	struct msghdr message = {.msg_iov = &part,
+				 .msg_iovlen = 1,
+				 .msg_control = room.bytes,
+				 .msg_controllen = sizeof room.bytes};
+	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+
+	in->at = "/proc";
+	auto_close int proc = open(in->at, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (proc < 0)
+		return -1;
+	*head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof proc),
+				 .cmsg_level = SOL_SOCKET,
+				 .cmsg_type = SCM_RIGHTS};
+	memcpy(CMSG_DATA(head), &proc, sizeof proc);
+	return sendmsg(in->report, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
 static int
@@ -146,8 +186,8 @@ raise_loopback(struct inside *in)
 	return fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &lo);
 }
 
-static int
-join_keyring(struct inside *in)
+int
+sandbox_join_keyring(struct inside *in)
 {
 	(void)in;
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
@@ -165,8 +205,8 @@ drop_capabilities(struct inside *in)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-static int
-reset_signals(struct inside *in)
+int
+sandbox_reset_signals(struct inside *in)
 {
 	sigset_t none;
 
@@ -178,27 +218,32 @@ reset_signals(struct inside *in)
 	return sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* 0-2: the session's /dev/null. 3: the socket. All else closes at the exec. */
-static int
-lay_out_fds(struct inside *in)
+/* 0-2: the session's /dev/null. 3: the socket. 4: the lock, where init holds it. All else closes at
+ * the exec. */
+int
+sandbox_lay_out_fds(struct inside *in)
 {
 	in->at = "/dev/null";
 	const int null = open(in->at, O_RDWR | O_CLOEXEC);
 	const int far = null < 0 ? -1 : fcntl(null, F_DUPFD_CLOEXEC, FD_ROOM);
 	const int socket = fcntl(in->plan->socket, F_DUPFD_CLOEXEC, FD_ROOM);
-	if (far < 0 || socket < 0)
+	const int lock = in->plan->lock < 0 ? -1 : fcntl(in->plan->lock, F_DUPFD_CLOEXEC, FD_ROOM);
+	if (far < 0 || socket < 0 || (lock < 0 && in->plan->lock >= 0))
 		return -1;
-	in->at = "0 to 3";
+	in->at = "0 to 4";
 	for (int fd = 0; fd < SOCKET_FD; fd++)
 		if (dup2(far, fd) < 0)
 			return -1;
 	if (dup2(socket, SOCKET_FD) < 0)
 		return -1;
-	return (int)syscall(SYS_close_range, SOCKET_FD + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+	if (lock >= 0 && dup2(lock, LOCK_FD) < 0)
+		return -1;
+	return (int)syscall(SYS_close_range, lock >= 0 ? LOCK_FD + 1 : SOCKET_FD + 1, ~0u,
+			    CLOSE_RANGE_CLOEXEC);
 }
 
-static int
-load_filter(struct inside *in)
+int
+sandbox_load_filter(struct inside *in)
 {
 	struct sock_filter *code = (struct sock_filter *)(uintptr_t)in->plan->filter;
 	const struct sock_fprog program = {.len = in->plan->filter_len, .filter = code};
@@ -216,15 +261,16 @@ static const struct step steps_of_pid1[] = {
     {"mount /run", tree_mount_run},
     {"make the workspace the root", tree_pivot},
     {"forbid nested user namespaces", forbid_nested_namespaces},
+    {"show its processes to the keeper", report_proc},
     {"protect /proc", tree_protect_proc},
     {"mask /proc and /sys", tree_mask},
     {"set the hostname", name_host},
     {"raise the loopback interface", raise_loopback},
-    {"join a keyring of its own", join_keyring},
-    {"reset the signals", reset_signals},
-    {"lay out the fds", lay_out_fds},
+    {"join a keyring of its own", sandbox_join_keyring},
+    {"reset the signals", sandbox_reset_signals},
+    {"lay out the fds", sandbox_lay_out_fds},
     {"drop capabilities", drop_capabilities},
-    {"load the seccomp program", load_filter},
+    {"load the seccomp program", sandbox_load_filter},
 };
 
 /* ---- running them ---- */
@@ -248,8 +294,8 @@ fail(const struct inside *in, const char *step)
 	_exit(fd_write_all(in->report, &r, sizeof r, &ignored) < 0 ? 98 : 99);
 }
 
-static void
-run_steps(struct inside *in, const struct step *steps, size_t n)
+void
+sandbox_run(struct inside *in, const struct step *steps, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		in->at = NULL;
@@ -258,8 +304,8 @@ run_steps(struct inside *in, const struct step *steps, size_t n)
 	}
 }
 
-static _Noreturn void
-become_pid1(struct inside *in)
+_Noreturn void
+sandbox_become_init(struct inside *in)
 {
 	static const char name[] = "berth-init", path[] = PATH_ENV;
 	char argv0[sizeof name], env0[sizeof path];
@@ -267,34 +313,42 @@ become_pid1(struct inside *in)
 
 	memcpy(argv0, name, sizeof name);
 	memcpy(env0, path, sizeof path);
-	run_steps(in, steps_of_pid1, sizeof steps_of_pid1 / sizeof *steps_of_pid1);
 	in->at = NULL;
 	syscall(SYS_execveat, in->init, "", argv, env, AT_EMPTY_PATH);
 	fail(in, "execute berth-init");
 }
 
+void
+sandbox_begin(struct inside *in, const struct sandbox_plan *plan)
+{
+	*in = (struct inside){.plan = plan, .report = plan->report};
+	umask(022);
+	in->init = fcntl(plan->init, F_DUPFD_CLOEXEC, FD_ROOM);
+	const int report = fcntl(plan->report, F_DUPFD_CLOEXEC, FD_ROOM);
+	if (in->init < 0 || report < 0)
+		fail(in, "keep the fds");
+	in->report = report;
+}
+
 _Noreturn void
 sandbox_launch(const struct sandbox_plan *plan)
 {
-	struct inside in = {.plan = plan, .report = plan->report};
+	struct inside in;
 	struct clone_args args = {.flags = CLONE_PARENT | CLONE_NEWNS | CLONE_NEWPID |
 					   CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP};
 
-	umask(022);
-	in.init = fcntl(plan->init, F_DUPFD_CLOEXEC, FD_ROOM);
-	const int report = fcntl(plan->report, F_DUPFD_CLOEXEC, FD_ROOM);
-	if (in.init < 0 || report < 0)
-		fail(&in, "keep the fds");
-	in.report = report;
+	sandbox_begin(&in, plan);
 	if (!plan->network_host)
 		args.flags |= CLONE_NEWNET;
-	run_steps(&in, steps_of_launcher, sizeof steps_of_launcher / sizeof *steps_of_launcher);
+	sandbox_run(&in, steps_of_launcher, sizeof steps_of_launcher / sizeof *steps_of_launcher);
 	in.at = NULL;
 	/* A child of the keeper, not of this process: the keeper waits for it. In the cgroup that
 	 * this process is in, which thereby is the root of its cgroup namespace. */
 	const long pid = syscall(SYS_clone3, &args, sizeof args);
-	if (pid == 0)
-		become_pid1(&in);
+	if (pid == 0) {
+		sandbox_run(&in, steps_of_pid1, sizeof steps_of_pid1 / sizeof *steps_of_pid1);
+		sandbox_become_init(&in);
+	}
 	if (pid < 0)
 		fail(&in, "clone pid 1");
 	const struct sandbox_report started = {.pid = (int)pid};

@@ -238,8 +238,9 @@ int
 tree_mount_dev(struct inside *in)
 {
 	static const struct mount_option nodes[] = {{"mode", "755"}, {"size", "64k"}, {0}};
-	static const struct mount_option ptys[] = {
-	    {"ptmxmode", "0666"}, {"mode", "620"}, {"gid", "5"}, {0}};
+	/* group tty, where there is an id of that number inside */
+	const struct mount_option ptys[] = {
+	    {"ptmxmode", "0666"}, {"mode", "620"}, {in->plan->ids > 5 ? "gid" : NULL, "5"}, {0}};
 	char size[NUM_TEXT_BYTES];
 	const struct mount_option shm[] = {{"mode", "1777"}, {"size", tmp_size(in, size)}, {0}};
 	const unsigned quiet = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;

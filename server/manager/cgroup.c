@@ -102,6 +102,35 @@ open_hierarchy(struct err *err)
 	return err_set(err, ERR_UNAVAILABLE, "no cgroup v2 hierarchy is mounted");
 }
 
+/* Our own place in the hierarchy, where it was delegated to us: without root that is all there is.
+ * A process starts there, so the right to move processes within it comes with it (cgroups(7)). */
+static int
+open_delegated(int top, struct err *err)
+{
+	auto_buf text = BUF_MAX(EVENTS_MAX_BYTES);
+	struct str rest, line, path = {0};
+
+	auto_close int list = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+	if (list < 0)
+		return err_sys(err, errno, "open /proc/self/cgroup");
+	if (fd_read_to_end(list, &text, err) < 0)
+		return err_add(err, "/proc/self/cgroup");
+	rest = buf_view(&text);
+	while (!path.len && rest.len && str_cut(&rest, '\n', &line))
+		if (str_starts(line, "0::/"))
+			path = (struct str){line.at + 4, line.len - 4};
+	if (!path.len)
+		return err_set(err, ERR_UNAVAILABLE, "no cgroup was delegated to this process");
+	auto_buf name = BUF_MAX(EVENTS_MAX_BYTES);
+	buf_str(&name, path);
+	auto_close int own = path_open(top, buf_cstr(&name), O_RDONLY | O_DIRECTORY, err);
+	if (own < 0)
+		return -1;
+	if (faccessat(own, "cgroup.procs", W_OK, AT_EACCESS) < 0)
+		return err_set(err, ERR_UNAVAILABLE, "the cgroup of this process is not its own");
+	return fd_steal(&own);
+}
+
 int
 cgroup_open_node(const char *state_path, char *out_name, size_t name_bytes, struct err *err)
 {
@@ -112,7 +141,11 @@ cgroup_open_node(const char *state_path, char *out_name, size_t name_bytes, stru
 	auto_close int top = open_hierarchy(err);
 	if (top < 0)
 		return -1;
-	const int fd = path_open_dir(top, out_name, 0755, err);
+	int fd = path_open_dir(top, out_name, 0755, err);
+	if (fd < 0) {
+		auto_close int own = open_delegated(top, err);
+		fd = own < 0 ? -1 : path_open_dir(own, out_name, 0755, err);
+	}
 	if (fd < 0) {
 		err->code = ERR_UNAVAILABLE;
 		return err_add(err, "a cgroup for the sessions");

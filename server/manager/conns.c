@@ -334,9 +334,9 @@ conn_start(struct conn *c, int client, struct err *err)
 	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_UNPROVEN, err) < 0)
 		return -1;
 	const int fds[] = {theirs, client};
+	const uint64_t own = m->config.uid_base - CONN_UID_OFFSET + m->conn_count++ % CONN_UIDS;
 	snprintf(uid, sizeof uid, "%llu",
-		 (unsigned long long)(m->config.uid_base - CONN_UID_OFFSET +
-				      m->conn_count++ % CONN_UIDS));
+		 (unsigned long long)(m->node.isolation.own_uids ? own : 0));
 	const char *const argv[] = {uid, uid, NULL};
 	if (spawn_process(m->libexec, "berth-conn", argv, fds, 2, &c->pid, &pidfd, err) < 0)
 		return -1;

@@ -58,7 +58,6 @@ do_set(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	char text[LIMIT_TEXT_BYTES];
 	enum limit l;
 
-	(void)m;
 	request_text(r, "value", &value);
 	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)
 		return -1;
@@ -66,7 +65,8 @@ do_set(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	const struct limits now = session_limits(s);
 	limit_format(l, now.at[l], text);
 	log_line("session %s: %s %s, set by %s", s->row.name, limit_key(l), text, c->principal);
-	const bool in_force = limit_is_live(l) || !s->keeper.linked;
+	const bool live = limit_is_live(l) && !session_limits_by_rlimit(m, l);
+	const bool in_force = live || !s->keeper.linked;
 	if (asker->json)
 		buf_fmt(&out,
 			"{\"session\":\"%s\",\"key\":\"%s\",\"limit\":\"%s\",\"value\":%llu,"

@@ -71,8 +71,8 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	json_put(out, str_of(s->row.owner));
 	buf_text(out, ",\"image\":");
 	json_put(out, str_of(s->row.image));
-	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung,
-		made, used);
+	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"",
+		rung_name(s->m->node.isolation.rung), made, used);
 	if (s->row.has_head)
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
 	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu", sum->snapshots,
@@ -132,8 +132,11 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 		buf_fmt(out, "%-12s%s\n", "reason", s->row.reason);
 	if (s->waits_for[0])
 		buf_fmt(out, "%-12s%s\n", "waits for", s->waits_for);
-	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s\n", "isolation", s->m->node.rung, "image",
-		s->row.image, "owner", s->row.owner);
+	const struct isolation *i = &s->m->node.isolation;
+	buf_fmt(out, "%-12s%s: %s\n", "isolation", rung_name(i->rung), rung_words(i->rung));
+	if (i->lacks[0])
+		buf_fmt(out, "%-12s%s\n", "", i->lacks);
+	buf_fmt(out, "%-12s%s\n%-12s%s\n", "image", s->row.image, "owner", s->row.owner);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
 	buf_fmt(out, "%-12s%.12s\n", "head",
 		s->row.has_head ? digest_text(&s->row.head).text : "none");

@@ -281,6 +281,7 @@ start_import(struct manager *m, const struct source_opened *source, struct err *
 	    .kind = source->kind,
 	    .sources = (uint32_t)source->n,
 	    .threads = (uint32_t)m->config.threads,
+	    .one_owner = m->node.isolation.ids == 1,
 	};
 	for (size_t i = 0; i < 3; i++)
 		fds[3 + i] = source->fds[i < source->n ? i : 0];

@@ -50,11 +50,21 @@ int
 job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx, struct job **out,
 	  struct err *err)
 {
+	return job_start_for(m, subject, upper, UINT32_MAX, fn, ctx, out, err);
+}
+
+int
+job_start_for(struct manager *m, const char *subject, int upper, uint32_t owner, job_fn fn,
+	      void *ctx, struct job **out, struct err *err)
+{
 	const int fds[] = {m->store, m->cache, upper >= 0 ? upper : m->scratch, m->scratch};
 	const struct msg_job body = {
 	    .subject = str_of(subject),
 	    .level = (uint32_t)m->config.compression,
 	    .threads = (uint32_t)m->config.threads,
+	    .one_owner = m->node.isolation.ids == 1,
+	    .owner = owner,
+	    .group = owner,
 	};
 	return job_start_with(m, MSG_job, &body, fds, 4, fn, ctx, out, err);
 }

@@ -15,6 +15,9 @@ struct job;
 /* upper: lent directory, -1 when the job reads none. */
 int job_start(struct manager *m, const char *subject, int upper, job_fn fn, void *ctx,
 	      struct job **out, struct err *err) must_check;
+/* The same; where files have one owner (layer.h), he is this uid and gid. UINT32_MAX: who makes them. */
+int job_start_for(struct manager *m, const char *subject, int upper, uint32_t owner, job_fn fn,
+		  void *ctx, struct job **out, struct err *err) must_check;
 /* The same, with a first message other than `job`. fds: lent. */
 int job_start_with(struct manager *m, enum msg_id first, const void *body, const int *fds, int n,
 		   job_fn fn, void *ctx, struct job **out, struct err *err) must_check;

@@ -6,12 +6,14 @@
 #include "base/time.h"
 #include "manager/do.h"
 #include "manager/imported.h"
+#include "manager/plain.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -35,6 +37,16 @@ adopt(struct session *s, const struct msg_grant_report *r)
 		log_err(&err, "session %s: a connection of it was not taken back", s->row.name);
 }
 
+/* Its end is the end of all in its pid namespace. A number that a keeper told: waited for, never
+ * signalled. */
+static void
+note_pid1(struct session *s, uint32_t pid)
+{
+	fd_close(&s->keeper.pid1);
+	if (s->m->node.cgroup < 0 && pid > 1 && pid <= INT32_MAX)
+		s->keeper.pid1 = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+}
+
 static void
 dispatch(struct session *s)
 {
@@ -42,7 +54,11 @@ dispatch(struct session *s)
 	struct err err;
 
 	switch ((int)msg->id) {
+	case MSG_keeper_state:
+		note_pid1(s, msg->keeper_state.pid1);
+		return;
 	case MSG_keeper_started:
+		note_pid1(s, msg->keeper_started.pid1);
 		session_run_started(s);
 		return;
 	case MSG_keeper_failed:
@@ -64,7 +80,7 @@ dispatch(struct session *s)
 		adopt(s, &msg->grant_report);
 		return;
 	default:
-		return; /* keeper_state and grant_closed ask for nothing */
+		return; /* grant_closed asks for nothing */
 	}
 }
 
@@ -133,6 +149,19 @@ keeper_close(struct session *s)
 	s->keeper.pid = 0;
 }
 
+#define PID1_END_MAX_MS 10000
+
+int
+keeper_clear(struct session *s, struct err *err)
+{
+	struct pollfd p = {.fd = s->keeper.pid1, .events = POLLIN};
+
+	if (p.fd >= 0 && poll(&p, 1, PID1_END_MAX_MS) <= 0)
+		return err_set(err, ERR_TIMEOUT, "its first process does not end");
+	fd_close(&s->keeper.pid1);
+	return prepare_clear(&s->m->node, s->row.id, err);
+}
+
 /* ---- starting one ---- */
 
 int
@@ -142,10 +171,8 @@ keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *er
 	    session_open_dir(s, err) < 0 ? -1 : path_open_dir(s->dir, name, mode, err);
 	if (fd < 0)
 		return -1;
-	const struct node *n = &s->m->node;
-	if (fchown(fd, node_keeper_uid(n, s->row.slot), node_session_uid(n, s->row.slot)) < 0 ||
-	    fchmod(fd, mode) < 0)
-		return err_sys(err, errno, "give %s to the session's keeper", name);
+	if (node_give(&s->m->node, fd, s->row.slot, mode, err) < 0)
+		return err_add(err, "%s", name);
 	return fd_steal(&fd);
 }
 
@@ -213,13 +240,13 @@ is_of_image(const struct image_row *image, const char *name)
 
 /* What every call runs with: the image's own Env, and of ours what that does not name. */
 static void
-fill_env(struct buf *env, const struct image_row *image)
+fill_env(struct buf *env, const struct image_row *image, const char *home)
 {
 	const struct {
 		const char *name, *value;
 	} ours[] = {
 	    {"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-	    {"HOME", image->home[0] ? image->home : "/root"},
+	    {"HOME", home},
 	    {"USER", image->uid ? NULL : "root"},
 	    {"LOGNAME", image->uid ? NULL : "root"},
 	    {"SHELL",
@@ -230,6 +257,39 @@ fill_env(struct buf *env, const struct image_row *image)
 		if (ours[i].value && !is_of_image(image, ours[i].name))
 			add_variable(env, ours[i].name, ours[i].value);
 	buf_add(env, image->env, image->env_bytes);
+}
+
+/* What a resource limit must do since no cgroup does it. */
+static uint64_t
+rlimit_of(const struct manager *m, enum limit l, const struct limits *limits)
+{
+	return session_limits_by_rlimit(m, l) ? limits->at[l] : 0;
+}
+
+/* Where calls begin, and their home: the image's; without an image, places in the directory. */
+static int
+set_places(const struct session *s, const struct image_row *image, int rootfs,
+	   char cwd[PLAIN_PATH_BYTES], char home[PLAIN_PATH_BYTES], struct err *err)
+{
+	if (!node_stacks(&s->m->node))
+		return plain_path(rootfs, "workspace", cwd, err) < 0 ? -1
+								     : plain_path(rootfs, "root", home, err);
+	if (image->cwd[0])
+		snprintf(cwd, PLAIN_PATH_BYTES, "%s", image->cwd);
+	if (image->home[0])
+		snprintf(home, PLAIN_PATH_BYTES, "%s", image->home);
+	return 0;
+}
+
+static int
+add_tmp(struct buf *env, int rootfs, struct err *err)
+{
+	char tmp[PLAIN_PATH_BYTES];
+
+	if (plain_path(rootfs, "tmp", tmp, err) < 0)
+		return -1;
+	add_variable(env, "TMPDIR", tmp);
+	return 0;
 }
 
 static int
@@ -243,7 +303,12 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	if (index_spool_last(&m->index, s->row.id, &last, err) < 0 ||
 	    imported_find(m, s->row.image, image, err) < 0)
 		return -1;
-	fill_env(&env, image);
+	char cwd[PLAIN_PATH_BYTES] = "/workspace", home[PLAIN_PATH_BYTES] = "/root";
+	if (set_places(s, image, fds[KEEPER_ROOTFS], cwd, home, err) < 0)
+		return -1;
+	fill_env(&env, image, home);
+	if (!node_stacks(&m->node) && add_tmp(&env, fds[KEEPER_ROOTFS], err) < 0)
+		return -1;
 	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
@@ -251,8 +316,8 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .keeper_uid = node_keeper_uid(&m->node, s->row.slot),
 	    .session_uid_base = node_session_uid(&m->node, s->row.slot),
 	    .hostname = str_of(s->row.name),
-	    .cwd = image->cwd[0] ? str_of(image->cwd) : STR_LIT("/workspace"),
-	    .home = image->home[0] ? str_of(image->home) : STR_LIT("/root"),
+	    .cwd = str_of(cwd),
+	    .home = str_of(home),
 	    .shell = STR_LIT("/bin/sh"),
 	    .env = buf_view(&env),
 	    .next_record = last + 1,
@@ -266,6 +331,10 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .limit_wall_ns = limits.at[LIMIT_WALL],
 	    .limit_files = limits.at[LIMIT_FILES],
 	    .limit_tmp = limits.at[LIMIT_TMP],
+	    .engine = m->node.isolation.rung == RUNG_PROCESS ? ENGINE_PROCESS : ENGINE_LAUNCH,
+	    .ids = m->node.isolation.ids,
+	    .rlimit_pids = rlimit_of(m, LIMIT_PIDS, &limits),
+	    .rlimit_data = rlimit_of(m, LIMIT_MEMORY, &limits),
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }
@@ -292,7 +361,8 @@ attach(struct session *s, int take_link, int take_pidfd, pid_t pid, struct err *
 	struct keeper *k = &s->keeper;
 
 	assert(k->pidfd < 0); /* a session has one keeper */
-	*k = (struct keeper){.pidfd = take_pidfd, .pid = pid};
+	fd_close(&k->pid1);
+	*k = (struct keeper){.pidfd = take_pidfd, .pid = pid, .pid1 = -1};
 	if (wire_open(&k->wire, take_link, ROLE_MANAGER, ROLE_KEEPER, PHASE_OPEN, err) < 0)
 		return -1;
 	k->linked = true;
@@ -334,13 +404,21 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 static bool
 is_keeper(pid_t pid)
 {
+	static const char keeper[] = "berth-keeper";
 	char path[48], exe[4096];
 
 	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
 	const ssize_t n = readlink(path, exe, sizeof exe - 1);
-	exe[n > 0 ? n : 0] = '\0';
-	const char *name = strrchr(exe, '/');
-	return name && strncmp(name, "/berth-keeper", 13) == 0;
+	if (n > 0) {
+		exe[n] = '\0';
+		const char *name = strrchr(exe, '/');
+		return name && strncmp(name + 1, keeper, sizeof keeper - 1) == 0;
+	}
+	/* One in the user namespace of an earlier manager shows us no more than its name. */
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+	auto_close int comm = open(path, O_RDONLY | O_CLOEXEC);
+	return comm >= 0 && read(comm, exe, sizeof keeper) == sizeof keeper &&
+	       memcmp(exe, keeper, sizeof keeper - 1) == 0;
 }
 
 int

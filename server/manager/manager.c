@@ -127,12 +127,46 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 	return 0;
 }
 
+/* A user without root has his own places (the XDG base directory specification). */
+static int
+set_user_default(struct config *c, const char *option, const char *variable, const char *home,
+		 const char *rest, struct err *err)
+{
+	const char *base = getenv(variable);
+	char path[CONFIG_TEXT_BYTES];
+
+	if (base && *base == '/')
+		snprintf(path, sizeof path, "%s/berth", base);
+	else
+		snprintf(path, sizeof path, "%s/%s", home, rest);
+	return config_set(c, str_of(option), str_of(path), err);
+}
+
+static int
+set_user_defaults(struct config *c, char *out_file, size_t file_bytes, struct err *err)
+{
+	const char *home = getenv("HOME"), *config = getenv("XDG_CONFIG_HOME");
+
+	if (!home || *home != '/')
+		return err_set(err, ERR_CONFIG, "HOME is not set, and no --state given");
+	if (config && *config == '/')
+		snprintf(out_file, file_bytes, "%s/berth/berthd.conf", config);
+	else
+		snprintf(out_file, file_bytes, "%s/.config/berth/berthd.conf", home);
+	if (set_user_default(c, "state", "XDG_STATE_HOME", home, ".local/state/berth", err) < 0)
+		return -1;
+	return set_user_default(c, "run", "XDG_RUNTIME_DIR", home, ".local/state/berth/run", err);
+}
+
 static int
 load_config(struct config *c, const struct args *a, struct err *err)
 {
-	static const char standard[] = "/etc/berth/berthd.conf";
+	char standard[CONFIG_TEXT_BYTES] = "/etc/berth/berthd.conf";
 
 	config_default(c);
+	if (geteuid() != 0 && set_user_defaults(c, standard, sizeof standard, err) < 0 &&
+	    !(a->state && a->run && a->config))
+		return -1;
 	if (a->config && config_load(c, a->config, err) < 0)
 		return -1;
 	if (!a->config && access(standard, F_OK) == 0 && config_load(c, standard, err) < 0)
@@ -339,16 +373,21 @@ open_all(struct manager *m, const struct args *a, struct err *err)
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0)
 		return -1;
-	if (geteuid() != 0) {
-		err_set(err, ERR_DENIED, "berthd needs root");
-		return err_hint(err, "run it with sudo; a rung without root comes later");
-	}
 	struct rlimit files;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* a few for each session and connection */
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	if (open_signals(m, err) < 0 || spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
+	if (spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
+		return -1;
+	/* Before files are opened: on some rungs this process is somebody else from here on. */
+	struct isolation isolation;
+	if (rung_choose(m->config.isolation, NULL, NULL, &isolation, err) < 0 ||
+	    rung_enter(&isolation, err) < 0)
+		return -1;
+	log_line("isolation is %s%s%s", rung_name(isolation.rung), isolation.lacks[0] ? ": " : "",
+		 isolation.lacks);
+	if (open_signals(m, err) < 0)
 		return -1;
 	gethostname(m->hostname, sizeof m->hostname - 1);
 	umask(0077);
@@ -363,7 +402,7 @@ open_all(struct manager *m, const struct args *a, struct err *err)
 	if (m->run < 0)
 		return -1;
 	if (node_open(&m->node, m->state, m->run, m->config.state, m->libexec,
-		      (unsigned)m->config.uid_base, err) < 0)
+		      (unsigned)m->config.uid_base, &isolation, err) < 0)
 		return -1;
 	fd_close(&m->state); /* from here on all is opened through the nosuid,nodev mount */
 	m->state = fd_dup(m->node.state, err);
@@ -405,7 +444,7 @@ close_all(struct manager *m)
 		session_free(m->sessions);
 	watch_remove(&m->listen_watch);
 	watch_remove(&m->signals_watch);
-	if (m->node.rung[0])
+	if (m->node.open)
 		node_close(&m->node);
 	if (m->index.db)
 		index_close(&m->index);

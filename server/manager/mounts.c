@@ -44,28 +44,33 @@ hold_userns(pid_t parent)
 }
 
 static int
-write_map(pid_t pid, const char *name, unsigned base, struct err *err)
+write_map(pid_t pid, const char *name, unsigned base, unsigned count, struct err *err)
 {
-	char path[64], line[64];
+	char path[64], lines[96];
+	int n;
+
 	snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
-	const int n = snprintf(line, sizeof line, "0 %u %d\n", base, SESSION_IDS);
+	if (base || count == 1)
+		n = snprintf(lines, sizeof lines, "0 %u %u\n", base, count);
+	else /* our own map has root from another range than the rest: no line may span both */
+		n = snprintf(lines, sizeof lines, "0 0 1\n1 1 %u\n", count - 1);
 
 	auto_close int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, errno, "open %s", name);
-	if (fd_write_all(fd, line, (size_t)n, err) < 0)
-		return err_add(err, "map the ids %u to %u (%s)", base, base + SESSION_IDS - 1,
-			       name);
+	if (fd_write_all(fd, lines, (size_t)n, err) < 0)
+		return err_add(err, "map the ids %u to %u (%s)", base, base + count - 1, name);
 	return 0;
 }
 
 static int
-map_and_open(pid_t pid, unsigned base, struct err *err)
+map_and_open(pid_t pid, unsigned base, unsigned count, struct err *err)
 {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
 
-	if (write_map(pid, "uid_map", base, err) < 0 || write_map(pid, "gid_map", base, err) < 0)
+	if (write_map(pid, "uid_map", base, count, err) < 0 ||
+	    write_map(pid, "gid_map", base, count, err) < 0)
 		return -1;
 	const int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -74,7 +79,7 @@ map_and_open(pid_t pid, unsigned base, struct err *err)
 }
 
 int
-mounts_userns(unsigned base, struct err *err)
+mounts_userns(unsigned base, unsigned count, struct err *err)
 {
 	int pidfd = -1;
 	struct clone_args args = {
@@ -90,7 +95,7 @@ mounts_userns(unsigned base, struct err *err)
 	if (pid < 0)
 		return err_sys(err, errno, "make a user namespace");
 	auto_close int holder = pidfd;
-	const int userns = map_and_open(pid, base, err);
+	const int userns = map_and_open(pid, base, count, err);
 	siginfo_t ignored;
 	pidfd_send_signal(holder, SIGKILL, NULL, 0);
 	waitid(P_PIDFD, (id_t)holder, &ignored, WEXITED);

@@ -9,10 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SESSION_IDS = 65536 };
-
-/* A user namespace in which ids 0 to 65535 are base to base + 65535 outside. */
-int mounts_userns(unsigned base, struct err *err) must_check;
+/* A user namespace in which ids 0 to count - 1 are base to base + count - 1 outside. */
+int mounts_userns(unsigned base, unsigned count, struct err *err) must_check;
 /* A detached copy of the mount at a directory.
  *   dir         lent; its mount must be of our mount namespace
  *   attributes  MOUNT_ATTR_*

@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -37,18 +36,13 @@ node_slots(unsigned uid_base)
 	return (0xfffffffeu - uid_base) / 65536u; /* the last two ids mean "none" */
 }
 
-static int
-check_rights(struct err *err)
+int
+node_give(const struct node *n, int fd, unsigned slot, mode_t mode, struct err *err)
 {
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct sets[2] = {{0}};
-
-	if (syscall(SYS_capget, &head, sets) < 0)
-		return err_sys(err, errno, "read our capabilities");
-	if (geteuid() == 0 && (sets[0].effective >> CAP_SYS_ADMIN & 1))
-		return 0;
-	err_set(err, ERR_DENIED, "berthd needs root with CAP_SYS_ADMIN to isolate sessions");
-	return err_hint(err, "start it as root; in a container, with CAP_SYS_ADMIN");
+	if (n->isolation.own_uids &&
+	    fchown(fd, node_keeper_uid(n, slot), node_session_uid(n, slot)) < 0)
+		return err_sys(err, errno, "give it to the session's keeper");
+	return fchmod(fd, mode) < 0 ? err_sys(err, errno, "set its mode") : 0;
 }
 
 /* ---- STATE ---- */
@@ -108,9 +102,10 @@ make_memfd(struct err *err)
 	return fd;
 }
 
-/* A copy that invariant 2 holds for. In memory: /run may be noexec, and STATE is for data. */
+/* A copy that invariant 2 holds for, where there is an owner to give it to. In memory: /run may be
+ * noexec, and STATE is for data. */
 static int
-copy_init(int file, struct err *err)
+copy_init(int file, const struct isolation *i, struct err *err)
 {
 	auto_buf bytes = BUF_MAX(INIT_MAX_BYTES);
 	char path[64];
@@ -120,7 +115,8 @@ copy_init(int file, struct err *err)
 	auto_close int copy = make_memfd(err);
 	if (copy < 0 || fd_write_all(copy, bytes.at, bytes.len, err) < 0)
 		return -1;
-	if (fchown(copy, 0, 0) < 0 || fchmod(copy, 0711) < 0)
+	if ((i->rung != RUNG_PROCESS && fchown(copy, i->init_owner, i->init_owner) < 0) ||
+	    fchmod(copy, 0711) < 0)
 		return err_sys(err, errno, "make the copy of berth-init unreadable");
 	if (fcntl(copy, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
 		return err_sys(err, errno, "seal the copy of berth-init");
@@ -133,7 +129,7 @@ copy_init(int file, struct err *err)
 }
 
 static int
-open_init(const char *libexec, struct err *err)
+open_init(const char *libexec, const struct isolation *i, struct err *err)
 {
 	struct stat st;
 
@@ -145,8 +141,8 @@ open_init(const char *libexec, struct err *err)
 		return err_sys(err, errno, "open %s/berth-init", libexec);
 	if (fstat(file, &st) < 0 || !S_ISREG(st.st_mode))
 		return err_set(err, ERR_CONFIG, "%s/berth-init is not a file", libexec);
-	if (!is_unreadable(&st))
-		return copy_init(file, err);
+	if (i->rung != RUNG_ROOT || !is_unreadable(&st))
+		return copy_init(file, i, err);
 	const int fd = openat(dir, "berth-init", O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, errno, "open %s/berth-init", libexec);
@@ -168,7 +164,12 @@ find_cgroup(struct node *n, struct err *err)
 		return err_sys(err, errno, "read the path of the state directory");
 	path[k] = '\0';
 	n->cgroup = cgroup_open_node(path, n->cgroup_name, sizeof n->cgroup_name, &why);
-	if (n->cgroup < 0) /* a node can do without; pause by freezing cannot be had there */
+	if (n->isolation.rung == RUNG_PROCESS && n->cgroup >= 0) {
+		/* What init is given of it must be a mount of its own (cgroup.c), which takes rights */
+		err_set(&why, ERR_UNAVAILABLE, "the process rung uses none");
+		fd_close(&n->cgroup);
+	}
+	if (n->cgroup < 0) /* a node can do without: engines then stop and count by /proc */
 		snprintf(n->cgroup_why, sizeof n->cgroup_why, "%.120s", why.why);
 	governor_open(n->governor, n->cgroup, n->cgroup_name);
 	return 0;
@@ -192,7 +193,7 @@ node_close(struct node *n)
 
 int
 node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
-	  unsigned uid_base, struct err *err)
+	  unsigned uid_base, const struct isolation *isolation, struct err *err)
 {
 	struct node made = {.state = -1,
 			    .run = run,
@@ -200,17 +201,19 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 			    .seccomp = -1,
 			    .cgroup = -1,
 			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
-			    .rung = "root",
+			    .isolation = *isolation,
+			    .open = true,
 			    .uid_base = uid_base};
+	const bool mounts = isolation->rung != RUNG_PROCESS;
 
 	if (uid_base < 400000u || node_slots(uid_base) == 0)
 		return err_set(err, ERR_CONFIG, "uid_base %u leaves no room for sessions",
 			       uid_base);
-	if (check_rights(err) < 0 || enter_mounts(err) < 0)
+	if (mounts && enter_mounts(err) < 0)
 		return -1;
-	made.state = bind_state(state, state_path, err);
-	made.init_exe = made.state < 0 ? -1 : open_init(libexec, err);
-	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(err);
+	made.state = mounts ? bind_state(state, state_path, err) : fd_dup(state, err);
+	made.init_exe = made.state < 0 ? -1 : open_init(libexec, isolation, err);
+	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(mounts, err);
 	if (made.seccomp < 0 || find_cgroup(&made, err) < 0) {
 		node_close(&made);
 		return -1;

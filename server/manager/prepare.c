@@ -12,6 +12,7 @@
 #include "base/time.h"
 #include "cgroup.h"
 #include "mounts.h"
+#include "plain.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -87,7 +88,8 @@ static int
 build_rootfs(const struct build *b, struct err *err)
 {
 	const struct workspace *w = b->w;
-	const int userns = b->fds[BUILT_USERNS];
+	/* without ids of its own nothing is to be mapped: files are its root's as they lie there */
+	const int userns = b->node->isolation.own_uids ? b->fds[BUILT_USERNS] : -1;
 	int lowers[LOWERS_MAX + PREPARE_IMAGES_MAX]; /* closed by the end of this process */
 	const size_t n = w->n_lowers + w->n_images + 1;
 
@@ -118,21 +120,23 @@ build_usr(int userns, struct err *err)
 	auto_close int usr = open("/usr", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (usr < 0)
 		return err_sys(err, errno, "open /usr");
-	const int mapped = mounts_clone(usr, attributes, userns, err);
+	const int mapped = userns < 0 ? -1 : mounts_clone(usr, attributes, userns, err);
 	return mapped >= 0 ? mapped : mounts_clone(usr, attributes, -1, err);
 }
 
 static int
 build_all(struct build *b, struct err *err)
 {
-	b->fds[BUILT_USERNS] = mounts_userns(node_session_uid(b->node, b->w->slot), err);
+	const struct isolation *i = &b->node->isolation;
+	b->fds[BUILT_USERNS] = mounts_userns(node_session_uid(b->node, b->w->slot), i->ids, err);
 	if (b->fds[BUILT_USERNS] < 0)
 		return -1;
 	/* What is copied from our mount namespace comes before the overlay, which leaves it. */
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0)
 		return err_sys(err, errno, "open /dev/null");
-	b->fds[BUILT_USR] = b->w->image_host ? build_usr(b->fds[BUILT_USERNS], err) : null;
+	const int mapped = i->own_uids ? b->fds[BUILT_USERNS] : -1;
+	b->fds[BUILT_USR] = b->w->image_host ? build_usr(mapped, err) : null;
 	if (b->fds[BUILT_USR] < 0)
 		return err_add(err, "/usr");
 	b->fds[BUILT_RUN] = b->spill < 0 ? null
@@ -334,6 +338,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 {
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fds[ours_of_keeper[i]] = -1;
+	if (!node_stacks(n))
+		return plain_workspace(n, w, spill, fds, err);
 	if (w->n_lowers > LOWERS_MAX)
 		return err_set(err, ERR_INTERNAL, "%zu layers are more than one mount takes (%d)",
 			       w->n_lowers, LOWERS_MAX);

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "manager/governor.h"
+#include "manager/rung.h"
 #include "wire/wire.h"
 
 #include <stdbool.h>
@@ -22,7 +23,8 @@ struct node {
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
 	struct governor governor[GOVERNORS]; /* what enforces limits */
-	char rung[16];        /* "root" */
+	struct isolation isolation;
+	bool open;
 	unsigned uid_base;
 };
 
@@ -38,31 +40,41 @@ struct workspace {
 	const int *images; /* lent: the image's further directories, on top of that one */
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
+	bool network_host; /* the node's own network */
 	const struct limits *limits; /* lent; NULL: none */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
- * session root's. */
+ * session root's. 0 where sessions have no ids of their own: nobody changes his then. */
 static inline unsigned
 node_session_uid(const struct node *n, unsigned slot)
 {
-	return n->uid_base + slot * 65536u;
+	return n->isolation.own_uids ? n->uid_base + slot * 65536u : 0;
 }
 static inline unsigned
 node_keeper_uid(const struct node *n, unsigned slot)
 {
-	return n->uid_base - 200000u + slot;
+	return n->isolation.own_uids ? n->uid_base - 200000u + slot : 0;
 }
 /* How many slots this uid_base leaves below the end of all uids. */
 unsigned node_slots(unsigned uid_base);
+/* Gives what was opened beneath STATE to a session's keeper and its root, where they have ids. */
+int node_give(const struct node *n, int fd, unsigned slot, mode_t mode, struct err *err) must_check;
+/* Whether layers are stacked under an upper; else an upper is all that there is of a workspace. */
+static inline bool
+node_stacks(const struct node *n)
+{
+	return n->isolation.rung != RUNG_PROCESS;
+}
 
-/* libexec: directory of berth-init. Makes the private mount namespace, binds STATE on itself
- * nosuid,nodev, compiles the seccomp program, finds the cgroup. Called once, before any fd beneath
- * STATE is opened for keeps: fds from before belong to the old mount namespace and cannot be
- * mounted. state   lent, not needed afterwards: n->state takes its place fails   DENIED when we are
- * not root with CAP_SYS_ADMIN */
+/* For a rung that was entered (rung.h). Makes the private mount namespace, binds STATE on itself
+ * nosuid,nodev, compiles the seccomp program, finds the cgroup; on the process rung only what of
+ * that needs no mount. Called once, before any fd beneath STATE is opened for keeps: fds from before
+ * belong to the old mount namespace and cannot be mounted.
+ *   state     lent, not needed afterwards: n->state takes its place
+ *   libexec   directory of berth-init */
 int node_open(struct node *n, int state, int run, const char *state_path, const char *libexec,
-	      unsigned uid_base, struct err *err) must_check;
+	      unsigned uid_base, const struct isolation *isolation, struct err *err) must_check;
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 

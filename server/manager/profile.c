@@ -206,7 +206,7 @@ add_netlink(scmp_filter_ctx filter, struct err *err)
 }
 
 static int
-add_arguments(scmp_filter_ctx filter, struct err *err)
+add_arguments(scmp_filter_ctx filter, bool internet, struct err *err)
 {
 	if (add_namespaces(filter, "clone", err) < 0 || add_namespaces(filter, "unshare", err) < 0)
 		return -1;
@@ -219,7 +219,9 @@ add_arguments(scmp_filter_ctx filter, struct err *err)
 	for (size_t i = 0; i < COUNT(families); i++) {
 		const struct scmp_arg_cmp is =
 		    SCMP_A0(SCMP_CMP_MASKED_EQ, LOW_32, (scmp_datum_t)families[i]);
-		if (add_rule(filter, "socket", SCMP_ACT_ALLOW, &is, err) < 0)
+		const bool has = internet || families[i] == AF_UNIX;
+		const uint32_t action = has ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EAFNOSUPPORT);
+		if (add_rule(filter, "socket", action, &is, err) < 0)
 			return -1;
 	}
 	return add_netlink(filter, err);
@@ -272,7 +274,7 @@ static const struct sock_filter prelude[] = {
 /* ---- the whole ---- */
 
 static int
-build(scmp_filter_ctx filter, struct err *err)
+build(scmp_filter_ctx filter, bool internet, struct err *err)
 {
 	static const char *const ioctl_name[] = {"ioctl"};
 	int result = seccomp_arch_add(filter, OLD_SCMP_ARCH);
@@ -289,7 +291,7 @@ build(scmp_filter_ctx filter, struct err *err)
 	    add_names(filter, ioctl_name, 1, SCMP_ACT_ALLOW, err) < 0 ||
 	    add_names(filter, refused, COUNT(refused), SCMP_ACT_ERRNO(EPERM), err) < 0)
 		return -1;
-	return add_arguments(filter, err);
+	return add_arguments(filter, internet, err);
 }
 
 /* libseccomp writes to an fd only: its program goes through an anonymous file. */
@@ -309,14 +311,14 @@ export_program(scmp_filter_ctx filter, struct buf *out, struct err *err)
 }
 
 int
-profile_compile(struct err *err)
+profile_compile(bool internet, struct err *err)
 {
 	auto_buf program = BUF_MAX(BPF_MAXINSNS * sizeof(struct sock_filter));
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
 
 	if (!filter)
 		return err_set(err, ERR_INTERNAL, "libseccomp cannot start a program");
-	int result = build(filter, err);
+	int result = build(filter, internet, err);
 	if (result == 0)
 		result = export_program(filter, &program, err);
 	seccomp_release(filter);

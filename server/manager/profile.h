@@ -5,7 +5,10 @@
 
 #include "base/err.h"
 
-/* Returns a sealed, read-only memfd of struct sock_filter[], at most BPF_MAXINSNS of them. */
-int profile_compile(struct err *err) must_check;
+#include <stdbool.h>
+
+/* Returns a sealed, read-only memfd of struct sock_filter[], at most BPF_MAXINSNS of them.
+ *   internet   sockets of IPv4 and IPv6: false where no network namespace stands in their way */
+int profile_compile(bool internet, struct err *err) must_check;
 
 #endif

@@ -135,7 +135,7 @@ session_new(struct manager *m, const struct session_row *row)
 {
 	struct session *s = xnew(1, sizeof *s);
 
-	*s = (struct session){.m = m, .row = *row, .dir = -1, .keeper.pidfd = -1};
+	*s = (struct session){.m = m, .row = *row, .dir = -1, .keeper = {.pidfd = -1, .pid1 = -1}};
 	struct session **at = &m->sessions;
 	while (*at && strcmp((*at)->row.name, row->name) < 0)
 		at = &(*at)->next;
@@ -159,6 +159,7 @@ session_free(struct session *s)
 	disk_forget(s);
 	job_end(s->job);
 	keeper_close(s);
+	fd_close(&s->keeper.pid1);
 	while (s->wants) {
 		struct want *w = s->wants;
 		s->wants = w->next;
@@ -307,7 +308,11 @@ answer(struct session *s, struct want *w, const struct err *failure)
 	} else if (w->asker.conn && !w->asker.is_verb) {
 		auto_close int link = -1;
 		if (keeper_grant(s, w->asker.conn, &link, &err) == 0) {
-			asker_session(&w->asker, link, s->row.reason);
+			char notice[512];
+			const char *warning = rung_warning(s->m->node.isolation.rung);
+			snprintf(notice, sizeof notice, "%s%s%s", warning ? warning : "",
+				 warning && s->row.reason[0] ? "; " : "", s->row.reason);
+			asker_session(&w->asker, link, notice);
 			return;
 		}
 		if (s->keeper.pidfd >= 0) {

@@ -69,6 +69,7 @@ struct keeper {
 	struct wire wire;
 	struct watch ended; /* on pidfd */
 	int pidfd;          /* owned; -1: no keeper */
+	int pid1;           /* owned: pidfd of the session's pid 1, where no cgroup tells of it; -1 */
 	pid_t pid;
 	bool linked; /* the wire is open */
 };
@@ -96,6 +97,7 @@ struct session {
 	size_t n_flat;       /* so many of them come from one flattened directory */
 	struct digest flat;  /* its name: digest of the digests */
 	struct digest asked; /* what the worker is making */
+	bool populated;      /* its whole upper was made by this start (session_whole.c) */
 	/* to pause */
 	struct capture_result a, b;
 	bool wrote_a;
@@ -178,10 +180,19 @@ void session_ref_later(struct session *s);
 void session_errand_stop(struct session *s);
 bool session_errand_blocks(const struct session *s);
 
+/* session_whole.c: on a node that stacks no layers */
+/* Whether the upper can be used as it lies there: 1, 0 it must be made of the head's layers, -1. */
+int session_whole_ready(struct session *s, struct err *err) must_check;
+int session_whole_populate(struct session *s, struct err *err) must_check;
+/* The worker has made it. */
+int session_whole_made(struct session *s, struct err *err) must_check;
+
 /* session_limits.c */
 struct limits session_limits(const struct session *s);
 int session_limits_load(struct session *s, struct err *err) must_check;
 int session_limits_save(struct session *s, struct err *err) must_check;
+/* Whether a resource limit of each start does what no controller of this node does. */
+bool session_limits_by_rlimit(const struct manager *m, enum limit l);
 /* Binds what runs to what holds now. */
 int session_limits_apply(struct session *s, enum limit l, struct err *err) must_check;
 void session_limits_json(const struct session *s, struct buf *out, bool whole);
@@ -198,6 +209,9 @@ void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
  * and their end is told by the pidfd: until then nothing of the session is touched. */
 void keeper_unlink(struct session *s);
 void keeper_close(struct session *s);
+/* When the keeper is gone: waits until no process of the session is left (bounded; they are killed
+ * where there is a cgroup, and end with pid 1 where there is none), and removes its cgroups. */
+int keeper_clear(struct session *s, struct err *err) must_check;
 /* Reads what it has sent until now. */
 void keeper_read(struct session *s);
 /* Gives a conn a link to this keeper; *out is the conn's end. */

@@ -11,6 +11,17 @@ session_limits(const struct session *s)
 	return limits_of(&s->m->standard, &s->limits);
 }
 
+bool
+session_limits_by_rlimit(const struct manager *m, enum limit l)
+{
+	const struct isolation *i = &m->node.isolation;
+
+	if (governor_means(m->node.governor, l))
+		return false;
+	/* Processes are counted by uid and user namespace: of the session alone, or of all. */
+	return l == LIMIT_MEMORY || (l == LIMIT_PIDS && (i->own_uids || i->rung == RUNG_ROOTLESS));
+}
+
 /* ---- in the index ---- */
 
 static int
@@ -89,6 +100,8 @@ means_of(const struct session *s, enum limit l)
 {
 	const char *by = governor_means(s->m->node.governor, l);
 
+	if (session_limits_by_rlimit(s->m, l))
+		return l == LIMIT_PIDS ? "RLIMIT_NPROC" : "RLIMIT_DATA, of each process by itself";
 	switch (l) {
 	case LIMIT_CPU:
 	case LIMIT_MEMORY:

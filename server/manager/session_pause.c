@@ -101,7 +101,7 @@ after_gone(struct session *s)
 	struct err err;
 
 	s->still_unclean = false;
-	if (prepare_clear(&s->m->node, s->row.id, &err) < 0) {
+	if (keeper_clear(s, &err) < 0) {
 		log_err(&err, "session %s: its cgroup stays, its upper is unclean", s->row.name);
 		s->still_unclean = true;
 	}
@@ -313,6 +313,14 @@ take_captured(struct capture_result *out, const struct msg_captured *c)
 	out->layer.entries = c->entries;
 }
 
+/* A whole upper, captured at once, that gave the very layer which the head consists of. */
+static bool
+is_head(const struct session *s, const struct digest *layer)
+{
+	return !node_stacks(&s->m->node) && !s->a.any && s->row.has_head && s->n_layers == 1 &&
+	       digest_equal(&s->layers[0].digest, layer);
+}
+
 /* After B is known: which snapshot is it? None, A alone, or one with both layers. */
 static void
 after_b(struct session *s)
@@ -347,6 +355,7 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 			next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
 		} else if (s->step == STEP_CAPTURE_B) {
 			take_captured(&s->b, &msg->captured);
+			s->b.any = s->b.any && !is_head(s, &s->b.layer.digest);
 			after_b(s);
 		}
 		return;
@@ -436,7 +445,7 @@ session_pause_keeper_gone(struct session *s)
 		session_run_failed(s, &why);
 		return;
 	}
-	if (prepare_clear(&s->m->node, s->row.id, &err) < 0)
+	if (keeper_clear(s, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
 	s->row.unclean = true;
 	if (session_set_state(s, SESSION_PAUSED, "its processes ended unexpectedly", &err) < 0) {

@@ -242,18 +242,47 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
 		images[i] = -1;
 	int result = imported_find(s->m, s->row.image, row, err);
-	if (result > 0)
+	if (result > 0 && !node_stacks(&s->m->node)) {
+		err_set(err, ERR_UNAVAILABLE, "isolation process can stand on no image");
+		result = err_hint(err, "run the server where it has more rights: berthd --check");
+	} else if (result > 0) {
 		result = imported_open(s->m, row, images, err);
+	}
 	if (result == 0)
 		result = start_on(s, lowers, images, row->n_layers, err);
 	close_images(images);
 	return result;
 }
 
+static int
+start_with(struct session *s, const struct lowers *lowers, struct err *err)
+{
+	job_end(s->job);
+	s->job = NULL;
+	session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its first process to start");
+	return start_keeper(s, lowers, err);
+}
+
+static int
+go_on_whole(struct session *s, struct err *err)
+{
+	static const struct lowers none;
+	const int ready = session_whole_ready(s, err);
+
+	if (ready < 0)
+		return -1;
+	if (ready)
+		return start_with(s, &none, err);
+	session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS, "its files to be unpacked");
+	return session_whole_populate(s, err);
+}
+
 /* Goes on until something must be waited for. */
 static int
 go_on(struct session *s, struct err *err)
 {
+	if (!node_stacks(&s->m->node))
+		return go_on_whole(s, err);
 	struct lowers lowers = {0};
 
 	int result = find_lowers(s, &lowers, err);
@@ -262,11 +291,7 @@ go_on(struct session *s, struct err *err)
 			      "its layers to be unpacked");
 		result = ask_worker(s, lowers.missing_layer, err);
 	} else if (result == 0) {
-		job_end(s->job);
-		s->job = NULL;
-		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS,
-			      "its first process to start");
-		result = start_keeper(s, &lowers, err);
+		result = start_with(s, &lowers, err);
 	}
 	close_lowers(&lowers);
 	return result;
@@ -284,6 +309,7 @@ session_run_begin(struct session *s)
 		return;
 	}
 	s->n_layers = 0;
+	s->populated = false;
 	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
@@ -304,7 +330,12 @@ session_run_job(struct session *s, const struct message *msg, const struct err *
 	}
 	if (msg->id != MSG_worked)
 		return; /* progress */
-	manager_note_cached(s->m, &s->asked);
+	if (node_stacks(&s->m->node)) {
+		manager_note_cached(s->m, &s->asked);
+	} else if (session_whole_made(s, &err) < 0) {
+		session_run_failed(s, &err);
+		return;
+	}
 	if (go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
@@ -351,7 +382,7 @@ session_run_failed(struct session *s, const struct err *failure)
 		keeper_cut(s);
 		keeper_close(s);
 	}
-	if (prepare_clear(&s->m->node, s->row.id, &clear) < 0)
+	if (keeper_clear(s, &clear) < 0)
 		log_err(&clear, "session %s", s->row.name);
 	if (session_set_state(s, SESSION_FAILED, kept.why, &err) < 0)
 		log_err(&err, "session %s", s->row.name);

@@ -77,6 +77,13 @@ made_by(const struct session *s)
 	return words[s->current->kind];
 }
 
+/* How many of the head's layers the new snapshot stands on: a whole upper stands on none. */
+static size_t
+base_layers(const struct session *s)
+{
+	return node_stacks(&s->m->node) ? s->n_layers : 0;
+}
+
 int
 session_send_snapshot(struct session *s, bool with_b, struct err *err)
 {
@@ -84,7 +91,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8);
 
-	for (size_t i = 0; i < s->n_layers; i++)
+	for (size_t i = 0; i < base_layers(s); i++)
 		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
 	if (s->a.any)
 		add_layer(&digests, &diff_ids, &sizes, &s->a.layer);
@@ -144,7 +151,7 @@ put_snapshot(struct session *s, const struct digest *manifest, bool with_b, stru
 	size_t n = 0;
 	int result = 0;
 
-	for (size_t i = 0; i < s->n_layers; i++) {
+	for (size_t i = 0; i < base_layers(s); i++) {
 		digests[n++] = s->layers[i].digest;
 		row.total_bytes += s->layers[i].bytes;
 	}
@@ -228,7 +235,8 @@ session_commit_pause(struct session *s, struct err *err)
 	}
 	/* An upper that was captured is a lower from here on; one that stood on another head is not
 	 * used again, be it empty. */
-	if (!s->still_unclean && (s->has_manifest || s->current->kind == WANT_RESTORE))
+	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
+	if (!s->still_unclean && (is_lower || s->current->kind == WANT_RESTORE))
 		row.upper++;
 	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';

@@ -61,7 +61,7 @@ end_processes(struct session *s, struct err *err)
 			return err_set(err, ERR_TIMEOUT, "its keeper does not die");
 		keeper_close(s);
 	}
-	if (prepare_clear(&s->m->node, s->row.id, err) < 0)
+	if (keeper_clear(s, err) < 0)
 		return -1;
 	/* A keeper that could not be named ends by itself once its pid 1 is dead; flock(2) has no
 	 * event to wait for, so this looks again and again, for a bounded time. */

@@ -50,6 +50,9 @@ enum keeper_fd {
 	KEEPER_FDS
 };
 
+/* What keeper_start asks for (keeper/engine.h). */
+enum engine_number { ENGINE_LAUNCH, ENGINE_PROCESS };
+
 /* Structs: one a row. STR and BYTES are views into the link's receive buffer: lent until the next
  * wire_recv on that link. */
 #define U32(f)	    uint32_t f;

@@ -36,6 +36,8 @@ take(struct wire *w, struct import *m, struct layer_options *o, int *dirs[DIRS],
 	o->store = *dirs[0];
 	o->cache = *dirs[1];
 	o->threads = msg->image_import.threads;
+	o->one_owner = msg->image_import.one_owner != 0;
+	o->owner = o->group = -1;
 	return 0;
 }
 

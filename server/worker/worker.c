@@ -11,8 +11,10 @@
  * its next step: what it had not finished is removed. */
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "base/time.h"
 #include "confine.h"
+#include "dirs.h"
 #include "imports.h"
 #include "layer.h"
 #include "measure.h"
@@ -203,6 +205,31 @@ serve_flatten(struct worker *w, const struct msg_flatten *m, struct err *err)
 	return say_worked(w, &n, err);
 }
 
+/* Under another name until it is whole and synced: what has the name can be believed. */
+static int
+serve_populate(struct worker *w, const struct msg_populate *m, struct err *err)
+{
+	auto_free struct digest *layers = NULL;
+	struct layer_counts n;
+	size_t n_layers = 0;
+
+	if (take_digests(m->layers, &layers, &n_layers, err) < 0 ||
+	    dirs_remove_tree(w->upper, ".fs", err) < 0)
+		return -1;
+	auto_close int made = path_open_dir(w->upper, ".fs", 0700, err);
+	if (made < 0 || unpack_whole(&w->options, layers, n_layers, made, &n, err) < 0)
+		return -1;
+	if (syncfs(made) < 0)
+		return err_sys(err, errno, "sync a workspace");
+	if (dirs_remove_tree(w->upper, "fs", err) < 0)
+		return -1;
+	if (renameat(w->upper, ".fs", w->upper, "fs") < 0)
+		return err_sys(err, errno, "name a workspace");
+	if (path_sync_dir(w->upper, err) < 0)
+		return -1;
+	return say_worked(w, &n, err);
+}
+
 static int
 serve_measure(struct worker *w, struct err *err)
 {
@@ -242,6 +269,8 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_unpack(w, &m->unpack, err);
 	case MSG_flatten:
 		return serve_flatten(w, &m->flatten, err);
+	case MSG_populate:
+		return serve_populate(w, &m->populate, err);
 	case MSG_measure:
 		return serve_measure(w, err);
 	case MSG_sync_cache:
@@ -282,6 +311,9 @@ take_job(struct worker *w, struct err *err)
 	    .level = m->job.level > 19 ? 19 : (int)m->job.level,
 	    .threads = m->job.threads > FRAMES_THREADS_MAX ? FRAMES_THREADS_MAX : m->job.threads,
 	    .watch = {step, w},
+	    .one_owner = m->job.one_owner != 0,
+	    .owner = m->job.owner == UINT32_MAX ? -1 : (int64_t)m->job.owner,
+	    .group = m->job.group == UINT32_MAX ? -1 : (int64_t)m->job.group,
 	};
 	const int dirs[] = {w->store, w->cache, w->upper, w->scratch};
 	return confine_worker(dirs, sizeof dirs / sizeof *dirs, err);

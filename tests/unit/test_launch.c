@@ -492,7 +492,7 @@ test_a_confined_keeper_can_do_all_of_this(void **state)
 		int place = -1, step = 1;
 		auto_buf list = BUF_MAX(1024);
 		if (confine_keeper(node_keeper_uid(&room.node, ROOM_SLOT),
-				   node_session_uid(&room.node, ROOM_SLOT), &err) < 0)
+				   node_session_uid(&room.node, ROOM_SLOT), false, &err) < 0)
 			_exit(100);
 		step += engine_launch.call_begin(&s.box, "c_x", &place, &err) == 0 && place >= 0;
 		step += engine_launch.state(&s.box, &now, &err) == 0 && now.populated &&
@@ -600,25 +600,28 @@ test_a_failed_start_names_its_step_and_leaves_no_process(void **state)
 	expect_start_fails(KEEPER_SECCOMP, empty, "seccomp program of 0 bytes");
 }
 
+/* A node without a v2 hierarchy, for the time of one session. */
+static int
+without_cgroup(struct session *s)
+{
+	const int cgroup = room.node.cgroup;
+	room.node.cgroup = -1;
+	session_start(s);
+	return cgroup;
+}
+
 static void
-test_without_a_cgroup_a_session_runs_and_says_what_it_lacks(void **state)
+test_without_a_cgroup_a_session_runs_and_can_be_killed(void **state)
 {
 	struct session s;
-	struct err err;
 	struct sandbox_state now;
 	char out[64];
 
 	(void)state;
 	room_or_skip();
-	const int cgroup = room.node.cgroup;
-	room.node.cgroup = -1; /* as on a node that has no v2 hierarchy */
-	session_start(&s);
+	const int cgroup = without_cgroup(&s);
 	assert_int_equal(session_run(&s, "echo hi", out, sizeof out), 0);
 	assert_string_equal(out, "hi");
-	assert_int_equal(engine_launch.freeze(&s.box, true, &err), -1);
-	assert_int_equal(err.code, ERR_UNAVAILABLE);
-	assert_int_equal(engine_launch.call_kill(&s.box, "c_x", &err), -1);
-	assert_int_equal(err.code, ERR_UNAVAILABLE);
 	assert_ok(engine_launch.state(&s.box, &now, room_err));
 	assert_true(now.populated);
 	assert_ok(engine_launch.kill(&s.box, room_err));
@@ -626,6 +629,88 @@ test_without_a_cgroup_a_session_runs_and_says_what_it_lacks(void **state)
 	assert_int_equal(poll(&p, 1, 20000), 1);
 	assert_ok(engine_launch.state(&s.box, &now, room_err));
 	assert_false(now.populated);
+	session_stop(&s);
+	room.node.cgroup = cgroup;
+}
+
+static off_t
+size_of_count(struct session *s)
+{
+	struct stat st;
+	assert_int_equal(fstatat(s->dir, "upper.1/fs/workspace/count", &st, 0), 0);
+	return st.st_size;
+}
+
+static void
+test_without_a_cgroup_all_is_stopped_and_what_was_stopped_stays_so(void **state)
+{
+	struct session s;
+	char call[ID_BYTES], out[64];
+	struct sandbox_state now;
+
+	(void)state;
+	room_or_skip();
+	const int cgroup = without_cgroup(&s);
+	/* one that never stops forking, one in a session of its own, one that has stopped itself */
+	auto_close int output = session_begin(
+	    &s,
+	    ": > count; while :; do (printf x >> count); done & setsid sleep 300 & "
+	    "sh -c 'kill -STOP $$; echo woken' & echo on; exec sleep 300",
+	    call);
+	session_started(&s);
+	assert_int_equal(read(output, out, 3), 3);
+	assert_ok(engine_launch.freeze(&s.box, true, room_err));
+	session_await(&s, is_frozen);
+	const off_t then = size_of_count(&s);
+	for (int i = 0; i < 50; i++)
+		assert_ok(engine_launch.state(&s.box, &now, room_err));
+	assert_true(now.frozen && now.processes >= 4);
+	assert_int_equal(size_of_count(&s), then);
+	assert_ok(engine_launch.freeze(&s.box, false, room_err));
+	while (size_of_count(&s) == then)
+		poll(NULL, 0, 1); /* it forks again: no other event tells */
+	assert_ok(engine_launch.state(&s.box, &now, room_err));
+	assert_false(now.frozen);
+	struct pollfd woken = {.fd = output, .events = POLLIN};
+	assert_int_equal(poll(&woken, 1, 100), 0); /* what it says when it is continued */
+	session_stop(&s);
+	room.node.cgroup = cgroup;
+}
+
+static void
+test_without_a_cgroup_the_processes_of_a_call_are_known(void **state)
+{
+	struct session s;
+	char call[ID_BYTES], other[ID_BYTES], out[64];
+	auto_buf left = BUF_MAX(4096), none = BUF_MAX(4096);
+	struct err ignored;
+	int list = -1;
+
+	(void)state;
+	room_or_skip();
+	const int cgroup = without_cgroup(&s);
+	auto_close int theirs = session_begin(&s, "echo on; exec sleep 400", other);
+	session_started(&s);
+	assert_int_equal(read(theirs, out, 3), 3);
+	auto_close int output = session_begin(
+	    &s, "sleep 301 & sh -c 'sleep 302 & exec sleep 303' & echo on; wait", call);
+	session_started(&s);
+	assert_int_equal(read(output, out, 3), 3);
+	const uint64_t until_ns = time_now_ns() + ROOM_WAIT_NS;
+	while (engine_launch.call_list(&s.box, call, &left, &ignored) < 4) {
+		assert_true(time_now_ns() < until_ns);
+		left.len = 0;
+	}
+	assert_non_null(strstr(buf_cstr(&left), "sleep 301"));
+	assert_non_null(strstr(buf_cstr(&left), "sleep 303"));
+	assert_null(strstr(buf_cstr(&left), "sleep 400"));
+	assert_ok(engine_launch.call_procs(&s.box, call, &list, room_err));
+	assert_true(list >= 0);
+	fd_close(&list);
+	assert_ok(engine_launch.call_kill(&s.box, call, room_err));
+	while (engine_launch.call_end(&s.box, call, &ignored) == 0)
+		assert_true(time_now_ns() < until_ns);
+	assert_int_equal(engine_launch.call_list(&s.box, other, &none, &ignored), 1);
 	session_stop(&s);
 	room.node.cgroup = cgroup;
 }
@@ -679,7 +764,9 @@ main(void)
 	    cmocka_unit_test(test_a_confined_keeper_can_do_all_of_this),
 	    cmocka_unit_test(test_a_session_leaves_nothing_behind),
 	    cmocka_unit_test(test_a_failed_start_names_its_step_and_leaves_no_process),
-	    cmocka_unit_test(test_without_a_cgroup_a_session_runs_and_says_what_it_lacks),
+	    cmocka_unit_test(test_without_a_cgroup_a_session_runs_and_can_be_killed),
+	    cmocka_unit_test(test_without_a_cgroup_all_is_stopped_and_what_was_stopped_stays_so),
+	    cmocka_unit_test(test_without_a_cgroup_the_processes_of_a_call_are_known),
 	    cmocka_unit_test(test_on_the_network_of_the_node_sys_is_masked_all_the_same),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);

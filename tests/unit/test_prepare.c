@@ -250,7 +250,7 @@ test_an_overlay_that_cannot_be_written_is_a_failure(void **state)
 	auto_close int upper = -1, userns = -1, mapped = -1, lower = -1;
 	assert_ok(upper = open_upper(&w, room_err));
 	const unsigned root = node_session_uid(&room.node, ROOM_SLOT);
-	assert_ok(userns = mounts_userns(root, room_err));
+	assert_ok(userns = mounts_userns(root, 65536, room_err));
 	assert_ok(mapped = mounts_clone(upper, 0, userns, room_err));
 	assert_ok(lower = mounts_clone(room.image, MOUNT_ATTR_RDONLY, userns, room_err));
 	const pid_t pid = fork();
@@ -304,7 +304,7 @@ test_clear_ends_a_session_whatever_it_does(void **state)
 static void
 test_slots_have_ids_of_their_own(void **state)
 {
-	struct node n = {.uid_base = ROOM_UID_BASE};
+	struct node n = {.uid_base = ROOM_UID_BASE, .isolation = {.own_uids = true}};
 	(void)state;
 	const unsigned last = node_slots(ROOM_UID_BASE) - 1;
 	assert_int_equal(node_session_uid(&n, 0), ROOM_UID_BASE);
@@ -324,7 +324,7 @@ test_slots_have_ids_of_their_own(void **state)
 }
 
 static void
-test_without_root_the_node_is_refused_with_a_reason(void **state)
+test_without_root_the_root_rung_is_refused_with_a_reason(void **state)
 {
 	int status = -1;
 
@@ -332,12 +332,11 @@ test_without_root_the_node_is_refused_with_a_reason(void **state)
 	room_or_skip();
 	const pid_t pid = fork();
 	if (pid == 0) {
-		struct node n;
+		struct isolation i;
 		struct err err;
 		if (seteuid(65534) < 0)
 			_exit(2);
-		_exit(node_open(&n, room.top_fd, -1, room.top, "/", ROOM_UID_BASE, &err) < 0 &&
-			      err.code == ERR_DENIED && strstr(err.why, "root")
+		_exit(rung_choose("root", NULL, NULL, &i, &err) < 0 && err.code == ERR_DENIED && strstr(err.why, "root")
 			  ? 0
 			  : 1);
 	}
@@ -373,7 +372,7 @@ main(void)
 	    cmocka_unit_test(test_a_live_session_is_not_prepared_again),
 	    cmocka_unit_test(test_clear_ends_a_session_whatever_it_does),
 	    cmocka_unit_test(test_slots_have_ids_of_their_own),
-	    cmocka_unit_test(test_without_root_the_node_is_refused_with_a_reason),
+	    cmocka_unit_test(test_without_root_the_root_rung_is_refused_with_a_reason),
 	    cmocka_unit_test(test_berth_init_can_be_read_by_nobody_but_root),
 	};
 	return cmocka_run_group_tests(tests, room_setup, room_teardown);

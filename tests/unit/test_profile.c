@@ -22,7 +22,7 @@ setup(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(&err);
+	auto_close int fd = profile_compile(true, &err);
 	if (fd < 0) {
 		fprintf(stderr, "%s\n", err.why);
 		return -1;
@@ -210,7 +210,7 @@ test_the_program_is_sealed_and_read_only(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(&err);
+	auto_close int fd = profile_compile(true, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
 	assert_int_equal(ftruncate(fd, 0), -1);
