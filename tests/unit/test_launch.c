@@ -637,7 +637,9 @@ static off_t
 size_of_count(struct session *s)
 {
 	struct stat st;
-	assert_int_equal(fstatat(s->dir, "upper.1/fs/workspace/count", &st, 0), 0);
+	char path[64];
+	snprintf(path, sizeof path, "upper.%u/fs/workspace/count", s->upper);
+	assert_int_equal(fstatat(s->dir, path, &st, 0), 0);
 	return st.st_size;
 }
 
@@ -655,7 +657,8 @@ test_without_a_cgroup_all_is_stopped_and_what_was_stopped_stays_so(void **state)
 	auto_close int output = session_begin(
 	    &s,
 	    ": > count; while :; do (printf x >> count); done & setsid sleep 300 & "
-	    "sh -c 'kill -STOP $$; echo woken' & echo on; exec sleep 300",
+	    "sh -c 'kill -STOP $$; echo woken' & until grep -q 'State:.T' /proc/$!/status; do :; done; "
+	    "echo on; exec sleep 300",
 	    call);
 	session_started(&s);
 	assert_int_equal(read(output, out, 3), 3);
