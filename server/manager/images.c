@@ -315,6 +315,12 @@ make_etc(int root, struct err *err)
 	return 0;
 }
 
+int
+image_skeleton(int root, struct err *err)
+{
+	return make_places(root, err) < 0 ? -1 : make_merged(root, err);
+}
+
 static int
 build_skeleton(int images, const char *temporary, struct err *err)
 {
@@ -323,7 +329,7 @@ build_skeleton(int images, const char *temporary, struct err *err)
 		return -1;
 	if (fchmod(root, 0755) < 0)
 		return err_sys(err, errno, "set the mode of an image");
-	if (make_places(root, err) < 0 || make_merged(root, err) < 0 || make_etc(root, err) < 0)
+	if (image_skeleton(root, err) < 0 || make_etc(root, err) < 0)
 		return -1;
 	if (syncfs(root) < 0)
 		return err_sys(err, errno, "sync an image");

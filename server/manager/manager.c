@@ -12,6 +12,7 @@
 #include "manager/session.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
+#include "manager/trial.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -68,15 +69,18 @@ usage(FILE *to)
 	config_help(&options);
 	fprintf(to,
 		"usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
+		"       berthd --check [the same]\n"
 		"       berthd --help | --version\n\n"
 		"Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
-		"running sessions to the next one; SIGINT pauses them all first.\n\n"
+		"running sessions to the next one; SIGINT pauses them all first. --check tries the\n"
+		"isolation that can be had here with a session of its own, and says what it is.\n\n"
 		"Options of the configuration file, with their defaults:\n\n%s",
 		buf_cstr(&options));
 }
 
 struct args {
 	const char *state, *run, *listen, *config;
+	bool check;
 };
 
 /* 0 go on, 1 done. */
@@ -88,6 +92,7 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 	    {"run", required_argument, NULL, 'r'},
 	    {"listen", required_argument, NULL, 'l'},
 	    {"config", required_argument, NULL, 'c'},
+	    {"check", no_argument, NULL, 'k'},
 	    {"help", no_argument, NULL, 'h'},
 	    {"version", no_argument, NULL, 'v'},
 	    {NULL, 0, NULL, 0},
@@ -108,6 +113,9 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 			break;
 		case 'c':
 			out->config = optarg;
+			break;
+		case 'k':
+			out->check = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -368,29 +376,43 @@ open_dirs(struct manager *m, struct err *err)
 }
 
 static int
-open_all(struct manager *m, const struct args *a, struct err *err)
+try_rung(void *ctx, enum rung r, struct err *err)
+{
+	const struct manager *m = ctx;
+	struct trial ignored;
+
+	return trial_run(&m->config, m->libexec, r, &ignored, err);
+}
+
+/* The configuration, what is installed beside us, and what this process becomes: before files are
+ * opened, since on some rungs it is somebody else from here on. */
+static int
+begin(struct manager *m, const struct args *a, struct isolation *out, struct err *err)
 {
 	if (load_config(&m->config, a, err) < 0 ||
-	    limits_default(&m->config, &m->standard, err) < 0)
+	    limits_default(&m->config, &m->standard, err) < 0 ||
+	    spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
 		return -1;
+	umask(0077);
+	if (a->check)
+		return trial_check(&m->config, m->libexec, err);
+	if (rung_choose(m->config.isolation, try_rung, m, out, err) < 0 || rung_enter(out, err) < 0)
+		return -1;
+	log_line("isolation is %s%s%s", rung_name(out->rung), out->lacks[0] ? ": " : "", out->lacks);
+	return 0;
+}
+
+static int
+open_all(struct manager *m, const struct isolation *isolation, struct err *err)
+{
 	struct rlimit files;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* a few for each session and connection */
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	if (spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
-		return -1;
-	/* Before files are opened: on some rungs this process is somebody else from here on. */
-	struct isolation isolation;
-	if (rung_choose(m->config.isolation, NULL, NULL, &isolation, err) < 0 ||
-	    rung_enter(&isolation, err) < 0)
-		return -1;
-	log_line("isolation is %s%s%s", rung_name(isolation.rung), isolation.lacks[0] ? ": " : "",
-		 isolation.lacks);
 	if (open_signals(m, err) < 0)
 		return -1;
 	gethostname(m->hostname, sizeof m->hostname - 1);
-	umask(0077);
 	m->state = path_open_top(m->config.state, 0700, err);
 	if (m->state < 0)
 		return -1;
@@ -402,7 +424,7 @@ open_all(struct manager *m, const struct args *a, struct err *err)
 	if (m->run < 0)
 		return -1;
 	if (node_open(&m->node, m->state, m->run, m->config.state, m->libexec,
-		      (unsigned)m->config.uid_base, &isolation, err) < 0)
+		      (unsigned)m->config.uid_base, isolation, err) < 0)
 		return -1;
 	fd_close(&m->state); /* from here on all is opened through the nosuid,nodev mount */
 	m->state = fd_dup(m->node.state, err);
@@ -484,10 +506,15 @@ main(int argc, char **argv)
 	int result = parse_args(argc, argv, &args, &err);
 	if (result == 1)
 		return 0;
+	struct isolation isolation;
+	if (result == 0)
+		result = begin(&m, &args, &isolation, &err);
+	if (result == 0 && args.check)
+		return 0;
 	if (result == 0)
 		result = loop_init(&m.loop, &err);
 	if (result == 0)
-		result = open_all(&m, &args, &err);
+		result = open_all(&m, &isolation, &err);
 	if (result == 0)
 		result = serve(&m, &err);
 	for (const struct session *s = m.sessions; s && m.stopping && result == 0; s = s->next)

@@ -91,6 +91,8 @@ bool prepare_is_populated(struct node *n, const char *id);
 /* Kills what lives in the session's cgroup, waits until it is empty (bounded), removes it. */
 int prepare_clear(struct node *n, const char *id, struct err *err) must_check;
 
+/* The directories and links of image `host`, without /etc, in an empty directory; not synced. */
+int image_skeleton(int root, struct err *err) must_check;
 /* The skeleton of image `host` for this node's fingerprint, made durably when absent:
  * cache/images/<fingerprint>. Returns an open directory and the image's name "host:<hex>". */
 int image_host_open(int cache, char *out_name, size_t name_bytes, struct err *err) must_check;

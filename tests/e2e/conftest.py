@@ -1,5 +1,7 @@
 """A real berthd for each test module, driven by real clients; what it leaves behind is a failure."""
+import atexit
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -52,23 +54,79 @@ def wait_until(what, condition, seconds=30):
         select.select([], [], [], 0.02)
 
 
+class Account:
+    """An ordinary user of this machine for the time of the tests, with subordinate ids as useradd gives them."""
+
+    made = None
+
+    def __init__(self):
+        self.name = f"berth-t{os.getpid()}"
+        with open("/run/lock/berth-tests", "w") as lock:  # useradd does not wait for another one
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.run(["useradd", "-m", "-s", "/bin/sh", self.name], check=True)
+        self.uid = int(subprocess.check_output(["id", "-u", self.name]))
+        atexit.register(self.remove)
+
+    def remove(self):
+        with open("/run/lock/berth-tests", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.run(["userdel", "-r", self.name], check=False, stderr=subprocess.DEVNULL)
+
+    @classmethod
+    def get(cls):
+        cls.made = cls.made or cls()
+        return cls.made
+
+
+# Rungs of isolation, and who runs the server there. BERTH_RUNG chooses one for all tests.
+RUNGS = {"root": ("root", False), "rootless": ("rootless", True), "process": ("process", False),
+         "process-user": ("process", True)}
+RUNG = os.environ.get("BERTH_RUNG", "root")
+EXECUTABLES = ["berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-init"]
+
+
 class Server:
     """One berthd on its own state directory."""
 
-    def __init__(self, base, config=""):
+    def __init__(self, base, config="", rung=None):
         self.base = pathlib.Path(base)
         self.state, self.run = self.base / "state", self.base / "run"
         self.log_path = self.base / "log"
         self.config = self.base / "berthd.conf"
+        self.rung = rung or RUNG
+        isolation, by_user = RUNGS[self.rung]
+        if self.rung != "root" and "isolation" not in config:
+            config += f"\nisolation = {isolation}\n"
         self.config.write_text(config)
-        self.process = None
-        self.port = 0
+        self.build, self.account = BUILD, None
+        if by_user:
+            self.account = Account.get()
+            self.build = self.base / "bin"  # where that user can reach it
+            self.build.mkdir()
+            for name in EXECUTABLES:
+                shutil.copy(BUILD / name, self.build / name)
+            self.base.chmod(0o755)
+        if self.rung != "root":
+            self.base.chmod(0o755)
+            for path in (self.state, self.run):
+                path.mkdir()
+                if by_user:
+                    os.chown(path, self.account.uid, self.account.uid)
+
+    process = None
+    port = 0
+
+    def as_user(self):
+        """What puts a command into the hands of who runs the server."""
+        if not self.account:
+            return []
+        return ["setpriv", "--reuid", self.account.name, "--regid", self.account.name, "--init-groups", "--"]
 
     def start(self, wait=True, env=None):
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [BUILD / "berthd", "--state", self.state, "--run", self.run, "--listen", f"127.0.0.1:{self.port}",
-             "--config", self.config],
+            [*self.as_user(), self.build / "berthd", "--state", self.state, "--run", self.run,
+             "--listen", f"127.0.0.1:{self.port}", "--config", self.config],
             stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         log.close()
         if wait:
@@ -191,13 +249,13 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
 
-def make_server(config=""):
-    return Server(tempfile.mkdtemp(prefix="bt."), config)
+def make_server(config="", rung=None):
+    return Server(tempfile.mkdtemp(prefix="bt."), config, rung)
 
 
 @contextlib.contextmanager
-def running(config=""):
-    server = make_server(config)
+def running(config="", rung=None):
+    server = make_server(config, rung)
     try:
         server.start()
         yield server
