@@ -70,6 +70,8 @@ struct engine {
 	/* The call's first process, by init's number for it: told where call_begin gave no place.
 	 * NULL: of no use. */
 	int (*call_started)(struct sandbox *s, const char *call, pid_t first, struct err *err);
+	/* A signal to all but init. NULL: init itself reaches them all, as pid 1 does. */
+	int (*signal_all)(struct sandbox *s, int signal, struct err *err);
 	/* Whether a process of the server's own uid may be one of a session: NULL where none can
 	 * reach the keeper's sockets. */
 	bool (*is_inside)(pid_t pid);

@@ -187,6 +187,16 @@ pause_hold(struct keeper *k, uint32_t seq, bool hold)
 
 /* ---- terminate ---- */
 
+static int
+signal_all(struct keeper *k, int signal, struct err *err)
+{
+	if (k->engine->signal_all)
+		return k->engine->signal_all(&k->box, signal, err);
+	return keeper_signal(k, 0, (uint32_t)signal) < 0
+		   ? err_set(err, ERR_UNAVAILABLE, "init is gone")
+		   : 0;
+}
+
 void
 pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns)
 {
@@ -199,8 +209,7 @@ pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns)
 		return;
 	}
 	enter(k, PAUSE_TERMINATING, seq, grace_ns, "the session's processes to heed SIGTERM");
-	if (keeper_signal(k, 0, SIGTERM) < 0) {
-		err_set(&err, ERR_UNAVAILABLE, "init is gone");
+	if (signal_all(k, SIGTERM, &err) < 0) {
 		answer(k, &err);
 		return;
 	}

@@ -281,6 +281,15 @@ process_kill(struct sandbox *s, struct err *err)
 }
 
 static int
+process_signal_all(struct sandbox *s, int signal, struct err *err)
+{
+	auto_procs now = {0};
+
+	return procs_look(s->proc, s->proc_init, &now, err) < 0 ? -1
+								 : send_by_hand(s, &now, signal, err);
+}
+
+static int
 process_state(struct sandbox *s, struct sandbox_state *out, struct err *err)
 {
 	struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
@@ -336,6 +345,7 @@ const struct engine engine_process = {
     .call_procs = procs_call_procs,
     .call_end = procs_call_end,
     .call_started = procs_call_started,
+    .signal_all = process_signal_all,
     .is_inside = process_is_inside,
     .keeps_kill = true,
     .done = process_done,

@@ -306,7 +306,38 @@ note_stopped(struct procs *stopped, const struct procs *now, struct err *err)
 	return 0;
 }
 
-/* SIGSTOP to all that run, and two looks alike say that nothing does. */
+/* Stopped between vfork(2) and exec(2), with a parent that waits for it where no signal comes. */
+static bool
+holds_parent(const struct procs *all, const struct proc *p)
+{
+	const struct proc *parent = find(all, p->parent);
+
+	return !runs(p) && !is_dead(p) && parent && parent->state == 'D';
+}
+
+/* Those of a look for which `is` holds. */
+static struct procs
+select_procs(const struct procs *all, bool (*is)(const struct procs *all, const struct proc *p))
+{
+	struct procs chosen = {.at = xnew(all->n + 1, sizeof *all->at), .n = all->n};
+
+	if (all->n)
+		memcpy(chosen.at, all->at, all->n * sizeof *all->at);
+	for (size_t i = 0; i < chosen.n; i++)
+		chosen.at[i].ours = is(all, &all->at[i]);
+	keep_ours(&chosen);
+	return chosen;
+}
+
+static bool
+is_running(const struct procs *all, const struct proc *p)
+{
+	(void)all;
+	return runs(p);
+}
+
+/* SIGSTOP to all that run, and two looks alike say that nothing does. Who holds up his parent goes
+ * on until he has executed; the next look stops both. */
 static int
 stop_more(struct sandbox *s, struct procs *now, procs_send_fn send, struct err *err)
 {
@@ -315,14 +346,11 @@ stop_more(struct sandbox *s, struct procs *now, procs_send_fn send, struct err *
 	if (count_running(now) == 0) {
 		st->settled = is_same(&st->last, now);
 	} else {
-		auto_procs running = {.at = xnew(now->n, sizeof *now->at), .n = now->n};
-		memcpy(running.at, now->at, now->n * sizeof *now->at);
-		for (size_t i = 0; i < running.n; i++)
-			running.at[i].ours = runs(&running.at[i]);
-		keep_ours(&running);
+		auto_procs running = select_procs(now, is_running);
+		auto_procs holding = select_procs(now, holds_parent);
 		st->settled = false;
 		if (note_stopped(&st->stopped, &running, err) < 0 ||
-		    send(s, &running, SIGSTOP, err) < 0)
+		    send(s, &running, SIGSTOP, err) < 0 || send(s, &holding, SIGCONT, err) < 0)
 			return -1;
 	}
 	procs_done(&st->last);

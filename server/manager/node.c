@@ -171,7 +171,8 @@ find_cgroup(struct node *n, struct err *err)
 	}
 	if (n->cgroup < 0) /* a node can do without: engines then stop and count by /proc */
 		snprintf(n->cgroup_why, sizeof n->cgroup_why, "%.120s", why.why);
-	governor_open(n->governor, n->cgroup, n->cgroup_name);
+	if (n->isolation.rung != RUNG_PROCESS) /* whose sessions join none */
+		governor_open(n->governor, n->cgroup, n->cgroup_name);
 	return 0;
 }
 

@@ -176,39 +176,54 @@ describe(enum rung r)
 }
 
 int
+rung_parse(const char *wanted, enum rung *out, struct err *err)
+{
+	enum rung r = 0;
+
+	while (r < RUNGS && strcmp(wanted, rungs[r].name) != 0)
+		r++;
+	if (r == RUNGS && strcmp(wanted, "auto") != 0) {
+		err_set(err, ERR_CONFIG, "isolation: no such rung: %.32s", wanted);
+		return err_hint(err, "auto, root, rootless or process");
+	}
+	*out = r;
+	return 0;
+}
+
+static int
+choose_best(rung_trial_fn trial, void *ctx, struct isolation *out, struct err *err)
+{
+	struct isolation lacking = {.rung = RUNGS};
+	struct err why;
+
+	for (enum rung r = 0; r < RUNGS; r++) {
+		if (try_rung(r, trial, ctx, &why) < 0) {
+			add_lack(&lacking, r, &why);
+			continue;
+		}
+		*out = describe(r);
+		memcpy(out->lacks, lacking.lacks, sizeof out->lacks);
+		return 0;
+	}
+	return err_set(err, ERR_DENIED, "no isolation can be had here: %s", lacking.lacks);
+}
+
+int
 rung_choose(const char *wanted, rung_trial_fn trial, void *ctx, struct isolation *out,
 	    struct err *err)
 {
-	struct isolation found = {.rung = RUNGS};
-	struct err why;
+	enum rung r;
 
-	for (int r = 0; r < RUNGS; r++) {
-		if (strcmp(wanted, rungs[r].name) == 0) {
-			if (rung_look((enum rung)r, err) < 0)
-				return err_add(err, "isolation %s", wanted);
-			found = describe((enum rung)r);
-			snprintf(found.lacks, sizeof found.lacks, "%s",
-				 r == RUNG_ROOT ? "" : "the configuration asks for this one");
-			*out = found;
-			return 0;
-		}
-	}
-	if (strcmp(wanted, "auto") != 0) {
-		err_set(err, ERR_CONFIG, "isolation: not a rung: %.32s", wanted);
-		return err_hint(err, "auto, root, rootless or process");
-	}
-	for (int r = 0; r < RUNGS; r++) {
-		if (try_rung((enum rung)r, trial, ctx, &why) == 0) {
-			char lacks[sizeof found.lacks];
-			memcpy(lacks, found.lacks, sizeof lacks);
-			found = describe((enum rung)r);
-			memcpy(found.lacks, lacks, sizeof lacks);
-			*out = found;
-			return 0;
-		}
-		add_lack(&found, (enum rung)r, &why);
-	}
-	return err_set(err, ERR_DENIED, "no isolation can be had here: %s", found.lacks);
+	if (rung_parse(wanted, &r, err) < 0)
+		return -1;
+	if (r == RUNGS)
+		return choose_best(trial, ctx, out, err);
+	if (rung_look(r, err) < 0)
+		return err_add(err, "isolation %s", wanted);
+	*out = describe(r);
+	if (r != RUNG_ROOT)
+		snprintf(out->lacks, sizeof out->lacks, "the configuration asks for this one");
+	return 0;
 }
 
 int

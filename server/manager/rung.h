@@ -28,6 +28,10 @@ const char *rung_words(enum rung r);
 /* What everybody who types into a session should know; NULL: nothing. */
 const char *rung_warning(enum rung r);
 
+/* A rung by its name, or RUNGS for auto.
+ *   fails   CONFIG */
+int rung_parse(const char *wanted, enum rung *out, struct err *err) must_check;
+
 /* Tries a rung for real and in a process of its own; NULL where that is not wanted. */
 typedef int (*rung_trial_fn)(void *ctx, enum rung r, struct err *err);
 

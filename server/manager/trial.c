@@ -394,30 +394,42 @@ print_trial(const struct trial *t)
 	printf("\n");
 }
 
+/* One rung of the ladder: whether it is the one. */
+static bool
+check_rung(const struct config *c, const char *libexec, enum rung wanted, enum rung r, bool have)
+{
+	const char *name = rung_name(r);
+	struct trial t;
+	struct err why;
+
+	if (wanted != RUNGS && wanted != r) {
+		printf("%-10s not tried: isolation = %s\n", name, rung_name(wanted));
+		return false;
+	}
+	if (have) {
+		printf("%-10s not tried: a better one can be had\n", name);
+		return false;
+	}
+	if (rung_look(r, &why) == 0 && trial_run(c, libexec, r, &t, &why) == 0) {
+		print_trial(&t);
+		return true;
+	}
+	printf("%-10s no: %s%s%s%s\n", name, why.why, why.hint[0] ? " (" : "", why.hint,
+	       why.hint[0] ? ")" : "");
+	return false;
+}
+
 int
 trial_check(const struct config *c, const char *libexec, struct err *err)
 {
-	const bool automatic = strcmp(c->isolation, "auto") == 0;
-	enum rung found = RUNGS;
+	enum rung wanted, found = RUNGS;
 
+	if (rung_parse(c->isolation, &wanted, err) < 0)
+		return -1;
 	printf("berthd %s, state %s\n", BERTH_VERSION, c->state);
-	for (int r = 0; r < RUNGS; r++) {
-		struct trial t;
-		struct err why;
-		if (!automatic && strcmp(c->isolation, rung_name((enum rung)r)) != 0) {
-			printf("%-10s not tried: isolation = %s\n", rung_name((enum rung)r),
-			       c->isolation);
-		} else if (found != RUNGS) {
-			printf("%-10s not tried: a better one can be had\n",
-			       rung_name((enum rung)r));
-		} else if (rung_look((enum rung)r, &why) == 0 &&
-			   trial_run(c, libexec, (enum rung)r, &t, &why) == 0) {
-			print_trial(&t);
-			found = (enum rung)r;
-		} else {
-			printf("%-10s no: %s%s%s%s\n", rung_name((enum rung)r), why.why,
-			       why.hint[0] ? " (" : "", why.hint, why.hint[0] ? ")" : "");
-		}
+	for (enum rung r = 0; r < RUNGS; r++) {
+		if (check_rung(c, libexec, wanted, r, found != RUNGS))
+			found = r;
 		fflush(stdout);
 	}
 	if (found == RUNGS)
