@@ -4,6 +4,8 @@
 #ifndef BERTH_SANDBOX_H
 #define BERTH_SANDBOX_H
 
+#include "wire/wire.h"
+
 #include <linux/filter.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,6 +20,9 @@ struct sandbox_plan {
 	int usr, run;              /* lent, -1: none */
 	int join[3];               /* lent: v1 cgroup.procs of its limits, -1: none */
 	uint64_t files, tmp_bytes; /* 0: as ever */
+	uint32_t walls;            /* enum keeper_wall */
+	int mount[KEEPER_MOUNTS_MAX]; /* lent: directories of the node, -1: none */
+	const char *mount_at[KEEPER_MOUNTS_MAX]; /* lent */
 	int socket, report; /* lent: the end for init, and the pipe for struct sandbox_report */
 	const struct sock_filter *filter;
 	unsigned short filter_len;

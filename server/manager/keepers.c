@@ -236,7 +236,7 @@ static int
 send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 {
 	struct manager *m = s->m;
-	auto_buf env = BUF_MAX(65536);
+	auto_buf env = BUF_MAX(65536), mounts = BUF_MAX(MOUNTS_MAX * MOUNT_TARGET_BYTES);
 	uint64_t last = 0;
 	auto_free struct image_row *image = xnew(1, sizeof *image);
 
@@ -244,6 +244,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    imported_find(m, s->row.image, image, err) < 0)
 		return -1;
 	fill_env(&env, image);
+	session_mount_targets(s, &mounts);
 	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
@@ -266,6 +267,8 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .limit_wall_ns = limits.at[LIMIT_WALL],
 	    .limit_files = limits.at[LIMIT_FILES],
 	    .limit_tmp = limits.at[LIMIT_TMP],
+	    .walls = choices_walls(&m->config, &s->choices),
+	    .mounts = buf_view(&mounts),
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

@@ -187,6 +187,7 @@ node_close(struct node *n)
 	fd_close(&n->state);
 	fd_close(&n->init_exe);
 	fd_close(&n->seccomp);
+	fd_close(&n->seccomp_nested);
 	fd_close(&n->cgroup);
 }
 
@@ -198,6 +199,7 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 			    .run = run,
 			    .init_exe = -1,
 			    .seccomp = -1,
+			    .seccomp_nested = -1,
 			    .cgroup = -1,
 			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
 			    .rung = "root",
@@ -210,8 +212,9 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 		return -1;
 	made.state = bind_state(state, state_path, err);
 	made.init_exe = made.state < 0 ? -1 : open_init(libexec, err);
-	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(err);
-	if (made.seccomp < 0 || find_cgroup(&made, err) < 0) {
+	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(false, err);
+	made.seccomp_nested = made.seccomp < 0 ? -1 : profile_compile(true, err);
+	if (made.seccomp_nested < 0 || find_cgroup(&made, err) < 0) {
 		node_close(&made);
 		return -1;
 	}

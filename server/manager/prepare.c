@@ -28,7 +28,14 @@
 #define BUILD_MAX_NS (10 * NS_PER_S)
 
 /* What the building process sends back, in this order. */
-enum built { BUILT_ROOTFS, BUILT_USERNS, BUILT_USR, BUILT_RUN, BUILT };
+enum built {
+	BUILT_ROOTFS,
+	BUILT_USERNS,
+	BUILT_USR,
+	BUILT_RUN,
+	BUILT_MOUNTS,
+	BUILT = BUILT_MOUNTS + KEEPER_MOUNTS_MAX
+};
 
 struct build {
 	struct node *node;
@@ -122,6 +129,30 @@ build_usr(int userns, struct err *err)
 	return mapped >= 0 ? mapped : mounts_clone(usr, attributes, -1, err);
 }
 
+/* A directory of the node, with the session's ids where its filesystem can do that: what the node's
+ * root owns is the session root's inside. Else its files belong to nobody there. */
+static int
+build_mount(const struct build *b, size_t i, struct err *err)
+{
+	const uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+				    (b->w->mounts_read_only[i] ? MOUNT_ATTR_RDONLY : 0);
+
+	const int mapped = mounts_clone(b->w->mounts[i], attributes, b->fds[BUILT_USERNS], err);
+	return mapped >= 0 ? mapped : mounts_clone(b->w->mounts[i], attributes, -1, err);
+}
+
+static int
+build_mounts(struct build *b, int null, struct err *err)
+{
+	for (size_t i = 0; i < KEEPER_MOUNTS_MAX; i++) {
+		int *fd = &b->fds[BUILT_MOUNTS + i];
+		*fd = i < b->w->n_mounts ? build_mount(b, i, err) : null;
+		if (*fd < 0)
+			return err_add(err, "mount %zu", i);
+	}
+	return 0;
+}
+
 static int
 build_all(struct build *b, struct err *err)
 {
@@ -142,6 +173,8 @@ build_all(struct build *b, struct err *err)
 							-1, err);
 	if (b->fds[BUILT_RUN] < 0)
 		return err_add(err, "the spilled output");
+	if (build_mounts(b, null, err) < 0)
+		return -1;
 	b->fds[BUILT_ROOTFS] = build_rootfs(b, err);
 	return b->fds[BUILT_ROOTFS] < 0 ? -1 : 0;
 }
@@ -259,6 +292,8 @@ static const enum keeper_fd ours_of_keeper[] = {
     KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
     KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
     KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
+    KEEPER_MOUNTS,      KEEPER_MOUNTS + 1, KEEPER_MOUNTS + 2, KEEPER_MOUNTS + 3, KEEPER_MOUNTS + 4,
+    KEEPER_MOUNTS + 5,  KEEPER_MOUNTS + 6, KEEPER_MOUNTS + 7,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -316,15 +351,19 @@ fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], st
 static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
-	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1}};
+	struct build build = {.node = n, .w = w, .spill = spill};
+	const int seccomp = w->nested ? n->seccomp_nested : n->seccomp;
 
+	for (int i = 0; i < BUILT; i++)
+		build.fds[i] = -1;
 	if (dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
-	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 || build_run(&build, err) < 0)
+	    dup_into(&fds[KEEPER_SECCOMP], seccomp, err) < 0 || build_run(&build, err) < 0)
 		return -1;
 	fds[KEEPER_ROOTFS] = build.fds[BUILT_ROOTFS];
 	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];
 	fds[KEEPER_USR] = build.fds[BUILT_USR];
 	fds[KEEPER_RUN] = build.fds[BUILT_RUN];
+	memcpy(&fds[KEEPER_MOUNTS], &build.fds[BUILT_MOUNTS], KEEPER_MOUNTS_MAX * sizeof *fds);
 	return 0;
 }
 
@@ -340,6 +379,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	if (w->n_images >= PREPARE_IMAGES_MAX)
 		return err_set(err, ERR_INTERNAL, "an image of more than %d layers",
 			       PREPARE_IMAGES_MAX);
+	if (w->n_mounts > KEEPER_MOUNTS_MAX)
+		return err_set(err, ERR_INTERNAL, "more than %d mounts", KEEPER_MOUNTS_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
 	/* First the cgroup, while nothing of the session has been touched: a failure of that one is

@@ -18,6 +18,7 @@ struct node {
 	int run;      /* lent: RUN */
 	int init_exe; /* owned: berth-init, O_PATH */
 	int seccomp;  /* owned: sealed memfd with the sessions' program */
+	int seccomp_nested; /* owned: the same for those that may make user namespaces */
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
@@ -39,6 +40,10 @@ struct workspace {
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
 	const struct limits *limits; /* lent; NULL: none */
+	bool nested; /* it may make user namespaces */
+	const int *mounts; /* lent: directories of the node that it is shown, O_PATH */
+	const bool *mounts_read_only;
+	size_t n_mounts; /* at most KEEPER_MOUNTS_MAX */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -66,7 +71,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS MOUNTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

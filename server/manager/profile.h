@@ -5,7 +5,11 @@
 
 #include "base/err.h"
 
-/* Returns a sealed, read-only memfd of struct sock_filter[], at most BPF_MAXINSNS of them. */
-int profile_compile(struct err *err) must_check;
+#include <stdbool.h>
+
+/* Returns a sealed, read-only memfd of struct sock_filter[], at most BPF_MAXINSNS of them.
+ *   nested  allow user namespaces, and what programs do in those of their own: mount, pivot, enter,
+ *           name */
+int profile_compile(bool nested, struct err *err) must_check;
 
 #endif

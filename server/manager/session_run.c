@@ -209,6 +209,8 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
+	bool read_only[MOUNTS_MAX] = {false};
 	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
@@ -223,12 +225,20 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .images = images,
 	    .n_images = n_images ? n_images - 1 : 0,
 	    .limits = &limits,
+	    .nested = choices_wall(&m->config, &s->choices, WALL_NESTED),
+	    .mounts = dirs,
+	    .mounts_read_only = read_only,
+	    .n_mounts = s->choices.n_mounts,
 	};
-	int result = prepare_workspace(&m->node, &w, spill, fds, err);
+	int result = session_open_mounts(s, dirs, read_only, err);
+	if (result == 0)
+		result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {
 		fds[KEEPER_SPILL] = fd_steal(&spill);
 		result = keeper_start(s, fds, err);
 	}
+	for (size_t i = 0; i < MOUNTS_MAX; i++)
+		fd_close(&dirs[i]);
 	close_fds(fds);
 	return result;
 }
@@ -279,7 +289,8 @@ session_run_begin(struct session *s)
 
 	log_line("session %s: starts", s->row.name);
 	session_enter(s, STEP_CACHE, 0, "its layers");
-	if (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0) {
+	if (session_check_node(s, s->current->base_differs, &err) < 0 ||
+	    (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0)) {
 		session_finish(s, &err);
 		return;
 	}
@@ -319,6 +330,22 @@ note_fingerprint(struct session *s, char *notice, size_t size)
 			 "the node's own packages have changed since this session was made");
 }
 
+/* With the node it is of from here on, in one transaction. */
+static int
+set_running(struct session *s, const char *notice, bool *out_changed, struct err *err)
+{
+	struct index *ix = &s->m->index;
+
+	if (index_begin(ix, err) < 0)
+		return -1;
+	if (session_set_state(s, SESSION_RUNNING, notice, err) < 0 ||
+	    session_take_node(s, out_changed, err) < 0) {
+		index_rollback(ix);
+		return -1;
+	}
+	return index_commit(ix, err);
+}
+
 void
 session_run_started(struct session *s)
 {
@@ -328,13 +355,14 @@ session_run_started(struct session *s)
 	if (s->step != STEP_START)
 		return;
 	note_fingerprint(s, notice, sizeof notice);
+	bool of_this_node = false;
 	const bool was_new = s->state == SESSION_NEW;
-	if (session_set_state(s, SESSION_RUNNING, notice, &err) < 0) {
+	if (set_running(s, notice, &of_this_node, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
 	session_finish(s, NULL);
-	if (was_new)
+	if (was_new || of_this_node)
 		session_ref_later(s);
 }
 
