@@ -18,7 +18,7 @@ struct sandbox_spec {
 	unsigned uid_base;	/* root inside is uid_base outside, 65536 ids follow */
 	bool network_host;	/* no network namespace of its own */
 	uint64_t files, tmp_bytes; /* open files of a process; size of each tmpfs; 0: as ever */
-	uint32_t walls;		   /* enum keeper_wall: what of them is lower */
+	uint32_t walls;		/* enum keeper_wall: which of them are lower */
 	const char *mount_at[KEEPER_MOUNTS_MAX]; /* lent: where KEEPER_MOUNTS go; NULL: nowhere */
 	const int *fds;		/* lent: KEEPER_FDS of them, see wire.h */
 };

@@ -2,8 +2,8 @@
  * bottom, are the recipe; ENGINE.md says why they stand in this order.
  *
  * Invariants
- *  1. rights are given up after the last mount, and the seccomp program is loaded last of all; where
- *     setuid programs are to work, just before that: only who has CAP_SYS_ADMIN may load one then;
+ *  1. rights are given up after the last mount, and the seccomp program is loaded last of all.
+ *     Where setuid programs are to work it is loaded just before: it takes CAP_SYS_ADMIN then;
  *  2. a step that fails ends the process, and with it the sandbox: there is no half of one;
  *  3. berth-init inherits 0 to 3 and nothing else, no signal blocked or ignored, one variable;
  *  4. a process here owns nothing that outlives it, so fds are left to exec or exit.

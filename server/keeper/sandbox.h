@@ -20,9 +20,10 @@ struct sandbox_plan {
 	int usr, run;              /* lent, -1: none */
 	int join[3];               /* lent: v1 cgroup.procs of its limits, -1: none */
 	uint64_t files, tmp_bytes; /* 0: as ever */
-	uint32_t walls;            /* enum keeper_wall */
-	int mount[KEEPER_MOUNTS_MAX]; /* lent: directories of the node, -1: none */
-	const char *mount_at[KEEPER_MOUNTS_MAX]; /* lent */
+	/* enum keeper_wall; the node's directories (lent, -1: none), and where each goes (lent) */
+	uint32_t walls;
+	int mount[KEEPER_MOUNTS_MAX];
+	const char *mount_at[KEEPER_MOUNTS_MAX];
 	int socket, report; /* lent: the end for init, and the pipe for struct sandbox_report */
 	const struct sock_filter *filter;
 	unsigned short filter_len;

@@ -127,8 +127,8 @@ open_place(int dir, const char *name, int (*clear)(int dir, const char *name))
 	return -1;
 }
 
-/* A place of ours: `name` is relative to the working directory, which is the workspace's root, or to
- * what we mounted there ourselves. */
+/* A place of ours: `name` is relative to the working directory, which is the workspace's root, or
+ * to what we mounted there ourselves. */
 static int
 mount_point(const char *name)
 {

@@ -103,8 +103,7 @@ take_mount(const struct manager *m, struct str text, bool image_host, struct cho
 	if (mount_parse(text, image_host, &row, err) < 0 ||
 	    mount_check_apart(out->mounts, out->n_mounts, &row, err) < 0)
 		return -1;
-	auto_close int fd =
-	    mount_open(&m->mounts, &row, m->state, m->run, &row.read_only, err);
+	auto_close int fd = mount_open(&m->mounts, &row, m->state, m->run, &row.read_only, err);
 	if (fd < 0)
 		return -1;
 	if (!out->mounts)

@@ -58,7 +58,9 @@ int session_open_mounts(const struct session *s, int fds[MOUNTS_MAX], bool read_
 void session_mount_targets(const struct session *s, struct buf *out);
 /* UNAVAILABLE when its /usr is another node's, and nobody has said that this one's will do. */
 int session_check_node(const struct session *s, bool base_differs, struct err *err) must_check;
-/* It runs: it is this node's from here on. *out_changed: that is news. */
-int session_take_node(struct session *s, bool *out_changed, struct err *err) must_check;
+/* It runs, and is this node's from here on: writes that where it is news, for session_note_node to
+ * take note of once it is committed. */
+int session_put_node(struct session *s, bool *out_news, struct err *err) must_check;
+void session_note_node(struct session *s);
 
 #endif

@@ -187,9 +187,10 @@ mounts_allowed_warn(const struct mounts_allowed *allowed)
 		const char *path = allowed->at[i].path;
 		if (!allowed->at[i].read_only && statvfs(path, &fs) == 0 &&
 		    !(fs.f_flag & ST_NOSUID))
-			log_line("mounts: sessions can write to %s, which this node has not mounted "
-				 "nosuid: keep it from users of the node, or mount it nosuid",
-				 path);
+			log_line(
+			    "mounts: sessions can write to %s, which this node has not mounted "
+			    "nosuid: keep it from users of the node, or mount it nosuid",
+			    path);
 	}
 }
 
@@ -229,8 +230,8 @@ say_absent(const struct mount_row *row, int why, struct err *err)
 		err_set(err, ERR_UNAVAILABLE, "the source of a mount is not there: %s",
 			row->source);
 	else if (why == ELOOP)
-		err_set(err, ERR_UNAVAILABLE, "a link stands in the way to the source of a mount: %s",
-			row->source);
+		err_set(err, ERR_UNAVAILABLE,
+			"a link stands in the way to the source of a mount: %s", row->source);
 	else
 		return err_sys(err, why, "open the source of a mount, %s", row->source);
 	return err_hint(err, "it must be a directory of the node, by its true path");

@@ -38,7 +38,8 @@ struct mounts_allowed {
 };
 
 /* "SRC:DST" or "SRC:DST:ro". image_host: the node's /usr is bound over the session's. */
-int mount_parse(struct str text, bool image_host, struct mount_row *out, struct err *err) must_check;
+int mount_parse(struct str text, bool image_host, struct mount_row *out,
+		struct err *err) must_check;
 void mount_format(const struct mount_row *row, char out[MOUNT_TEXT_BYTES]);
 /* USAGE when its destination is, holds or lies beneath one of these. */
 int mount_check_apart(const struct mount_row *rows, size_t n, const struct mount_row *row,
@@ -46,16 +47,16 @@ int mount_check_apart(const struct mount_row *rows, size_t n, const struct mount
 
 /* The option's value; CONFIG says what is wrong with it. */
 int mounts_allowed_parse(struct str text, struct mounts_allowed *out, struct err *err) must_check;
-/* Logs what an operator should know of them: a setuid file that a session makes in one counts on the
- * node, unless it lies on a filesystem that the node mounts nosuid. */
+/* Logs what an operator should know of them: a setuid file that a session makes in one counts on
+ * the node, unless it lies on a filesystem that the node mounts nosuid. */
 void mounts_allowed_warn(const struct mounts_allowed *allowed);
 /* The directory of a source.
  *   state, run     lent: the server's own directories
  *   out_read_only  what was asked for, or what the list says
  *   returns        an O_PATH fd
  *   fails          DENIED when the list has it not, UNAVAILABLE when it is not there */
-int mount_open(const struct mounts_allowed *allowed, const struct mount_row *row, int state, int run,
-	       bool *out_read_only, struct err *err) must_check;
+int mount_open(const struct mounts_allowed *allowed, const struct mount_row *row, int state,
+	       int run, bool *out_read_only, struct err *err) must_check;
 /* For `show`: as mount_open would decide. */
 bool mount_is_read_only(const struct mounts_allowed *allowed, const struct mount_row *row);
 

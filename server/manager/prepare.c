@@ -292,8 +292,6 @@ static const enum keeper_fd ours_of_keeper[] = {
     KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
     KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
     KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
-    KEEPER_MOUNTS,      KEEPER_MOUNTS + 1, KEEPER_MOUNTS + 2, KEEPER_MOUNTS + 3, KEEPER_MOUNTS + 4,
-    KEEPER_MOUNTS + 5,  KEEPER_MOUNTS + 6, KEEPER_MOUNTS + 7,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -373,6 +371,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 {
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fds[ours_of_keeper[i]] = -1;
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++)
+		fds[i] = -1;
 	if (w->n_lowers > LOWERS_MAX)
 		return err_set(err, ERR_INTERNAL, "%zu layers are more than one mount takes (%d)",
 			       w->n_lowers, LOWERS_MAX);
@@ -392,6 +392,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 		return 0;
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fd_close(&fds[ours_of_keeper[i]]);
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++)
+		fd_close(&fds[i]);
 	if (prepare_clear(n, w->id, &stays) < 0)
 		return err_add(err, "prepare %s (its cgroup stays)", w->id);
 	return err_add(err, "prepare %s", w->id);

@@ -4,9 +4,9 @@
  *
  * Invariants
  *  1. nothing that makes or moves a mount, a namespace or a kernel key, loads code into the kernel,
- *     or opens files by handle is allowed, whatever capabilities a process has; but for mounts and
- *     namespaces in the program for sessions with `nested`, which have no CAP_SYS_ADMIN in their own
- *     user namespace all the same;
+ *     or opens files by handle is allowed, whatever capabilities a process has. The program for
+ *     sessions with `nested` allows mount and namespaces; in their own user namespace those lack
+ *     CAP_SYS_ADMIN all the same;
  *  2. an argument of 32 bits is compared in its low 32 bits alone: the kernel ignores the rest, so
  * a comparison of all 64 could be slipped past;
  *  3. a system call has one rule under every architecture that the kernel would let a process use:

@@ -163,22 +163,25 @@ session_check_node(const struct session *s, bool base_differs, struct err *err)
 	if (base_differs || imported_is(s->row.image) || !node[0] ||
 	    strcmp(node, s->m->node_name) == 0)
 		return 0;
-	err_set(err, ERR_UNAVAILABLE,
-		"it was made on the /usr of another node (%.12s), and this one (%.12s) may have other "
-		"programs",
-		node, s->m->node_name);
+	err_set(
+	    err, ERR_UNAVAILABLE,
+	    "it was made on the /usr of another node (%.12s), and this one (%.12s) may have other "
+	    "programs",
+	    node, s->m->node_name);
 	return err_hint(err, "to let it have this one's: ssh berth@HOST resume %s --base-differs",
 			s->row.name);
 }
 
 int
-session_take_node(struct session *s, bool *out_changed, struct err *err)
+session_put_node(struct session *s, bool *out_news, struct err *err)
 {
-	*out_changed = strcmp(s->choices.node, s->m->node_name) != 0;
-	if (!*out_changed)
-		return 0;
-	if (choice_rows_put(&s->m->index, s->row.id, KEY_NODE, s->m->node_name, err) < 0)
-		return -1;
+	*out_news = strcmp(s->choices.node, s->m->node_name) != 0;
+	return *out_news ? choice_rows_put(&s->m->index, s->row.id, KEY_NODE, s->m->node_name, err)
+			 : 0;
+}
+
+void
+session_note_node(struct session *s)
+{
 	memcpy(s->choices.node, s->m->node_name, sizeof s->choices.node);
-	return 0;
 }

@@ -332,18 +332,21 @@ note_fingerprint(struct session *s, char *notice, size_t size)
 
 /* With the node it is of from here on, in one transaction. */
 static int
-set_running(struct session *s, const char *notice, bool *out_changed, struct err *err)
+set_running(struct session *s, const char *notice, bool *out_news, struct err *err)
 {
 	struct index *ix = &s->m->index;
 
 	if (index_begin(ix, err) < 0)
 		return -1;
 	if (session_set_state(s, SESSION_RUNNING, notice, err) < 0 ||
-	    session_take_node(s, out_changed, err) < 0) {
+	    session_put_node(s, out_news, err) < 0) {
 		index_rollback(ix);
 		return -1;
 	}
-	return index_commit(ix, err);
+	if (index_commit(ix, err) < 0)
+		return -1;
+	session_note_node(s);
+	return 0;
 }
 
 void

@@ -220,7 +220,7 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 	case PARAMETER_YESNO:
 		*number = str_is(value, "yes");
 		return *number || str_is(value, "no") ? 0
-						       : err_set(err, ERR_USAGE, "not yes or no");
+						      : err_set(err, ERR_USAGE, "not yes or no");
 	case PARAMETER_TEXT:
 		return 0;
 	case PARAMETER_NONE:
