@@ -54,6 +54,8 @@ void session_choices_text(const struct session *s, struct buf *out);
 /* Its mounts' directories. fds: owned by the caller, all -1 before. */
 int session_open_mounts(const struct session *s, int fds[MOUNTS_MAX], bool read_only[MOUNTS_MAX],
 			struct err *err) must_check;
+/* Logs those whose filesystem could not map ids. made: what became of the directories. */
+void session_note_mounts(const struct session *s, const int *dirs, const int *made);
 /* "/path\0" each, in the same order. */
 void session_mount_targets(const struct session *s, struct buf *out);
 /* UNAVAILABLE when its /usr is another node's, and nobody has said that this one's will do. */

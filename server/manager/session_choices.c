@@ -1,12 +1,14 @@
 /* What was chosen for a session: kept in the index, told in its ref and by `show`, and brought to
  * each of its starts. */
 #include "base/fd.h"
+#include "base/log.h"
 #include "index/choice_rows.h"
 #include "manager/choices.h"
 #include "manager/imported.h"
 #include "manager/session.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 
 /* Keys of the rows: those of walls.def, "node", and "mount 0" to "mount 7". */
 #define KEY_NODE  "node"
@@ -144,6 +146,19 @@ session_open_mounts(const struct session *s, int fds[MOUNTS_MAX], bool read_only
 			return -1;
 	}
 	return 0;
+}
+
+void
+session_note_mounts(const struct session *s, const int *dirs, const int *made)
+{
+	struct stat of_node, inside;
+
+	for (size_t i = 0; i < s->choices.n_mounts; i++)
+		if (fstat(dirs[i], &of_node) == 0 && fstat(made[i], &inside) == 0 &&
+		    of_node.st_uid == inside.st_uid)
+			log_line("session %s: the filesystem of %s cannot map ids: its files "
+				 "belong to nobody inside",
+				 s->row.name, s->choices.mounts[i].source);
 }
 
 void

@@ -234,6 +234,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	if (result == 0)
 		result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {
+		session_note_mounts(s, dirs, &fds[KEEPER_MOUNTS]);
 		fds[KEEPER_SPILL] = fd_steal(&spill);
 		result = keeper_start(s, fds, err);
 	}

@@ -131,17 +131,32 @@ def test_files_keep_their_owners_on_both_sides(shared, name):
     assert out(shared, name, "grep -c ' /data [^ ]* rw,nosuid,nodev' /proc/self/mounts") == "1\n"
 
 
-def test_other_filesystems_below_a_source_are_not_shown(shared, name):
-    below = shared.node / "ro/below"
-    below.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", below], check=True)
+@contextlib.contextmanager
+def mounted(kind, where):
+    """Before the server starts: where the node's mounts are not shared, later ones do not come to it."""
+    where.mkdir()
+    subprocess.run(["mount", "-t", kind, "none", where], check=True)
     try:
-        (below / "of-the-tmpfs").write_text("x")
-        new(shared, name, f"--mount {shared.node}/ro:/data")
-        assert out(shared, name, "ls -A /data/below") == ""
+        os.chmod(where, 0o755)
+        (where / "f").write_text("read\n")
+        yield where
     finally:
-        subprocess.run(["umount", below], check=True)
-        below.rmdir()
+        subprocess.run(["umount", where], check=True)
+        where.rmdir()
+
+
+def test_a_filesystem_that_cannot_map_ids_is_shown_as_nobodys_and_the_log_says_so(name):
+    with place() as base, mounted("ramfs", base / "rw/plain") as plain, running(allowing(base)) as server:
+        new(server, name, f"--mount {plain}:/data", f"--mount {base}/rw:/mapped")
+        assert out(server, name, "cat /data/f; stat -c %u /data /data/f; touch /data/x 2>&1 | grep -o denied") == "read\n65534\n65534\ndenied\n"
+        assert f"session {name}: the filesystem of {plain} cannot map ids" in server.log()
+        assert f"session {name}: the filesystem of {base}/rw cannot" not in server.log()
+
+
+def test_other_filesystems_below_a_source_are_not_shown(name):
+    with place() as base, mounted("tmpfs", base / "rw/below") as below, running(allowing(base)) as server:
+        new(server, name, f"--mount {base}/rw:/data", f"--mount {below}:/itself")
+        assert out(server, name, "ls -A /data/below; cat /itself/f; stat -c %u /itself/f") == "read\n0\n"
 
 
 # ---- what is kept ----
