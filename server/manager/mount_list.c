@@ -9,10 +9,12 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-/* Not as a destination, nor what lies beneath, nor what holds one of them. The last six are links
- * into /usr in most images: a directory in their place would leave no program. */
-static const char *const kept_free[] = {"/proc", "/sys", "/dev",   "/run/berth", "/bin",
-					"/sbin", "/lib", "/lib32", "/lib64",     "/libx32"};
+/* Not as a destination, nor what lies beneath, nor what holds one of them. From /bin on they are
+ * links in most images, which a directory would have to take the place of. */
+static const char *const kept_free[] = {
+    "/proc", "/sys",   "/dev",   "/run/berth", "/bin",     "/sbin",
+    "/lib",  "/lib32", "/lib64", "/libx32",    "/var/run", "/var/lock",
+};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 

@@ -48,7 +48,7 @@ what_is_no_mount_is_refused(void **state)
 	    "/a:/b/..",	  "/a//b:/c",	 "/a:/b//c",	 "/a/./b:/c",	  "/a:/.",	   "/a:/b\n",
 	    "/a:/",	  "/a:/proc",	 "/a:/proc/x",	 "/a:/sys",	  "/a:/dev",	   "/a:/dev/shm",
 	    "/a:/run",	  "/a:/run/berth", "/a:/run/berth/out", "/a:/bin", "/a:/lib64/x", "/a:/sbin",
-	    "/a:/usr",	  "/a:/usr/local", "/a://",
+	    "/a:/usr",	  "/a:/usr/local", "/a://",	 "/a:/var/run/x", "/a:/var",
 	};
 	struct mount_row row;
 	struct err err;
