@@ -57,6 +57,10 @@ static const char *const migrations[] = {
     " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
     " value INTEGER NOT NULL, ceiling INTEGER, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;"
     "ALTER TABLE calls ADD COLUMN limit_hit TEXT NOT NULL DEFAULT '';",
+    /* 4: what else was chosen for a session, in words: its mounts, its walls, the node it is of */
+    "CREATE TABLE session_choices("
+    " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
+    " value TEXT NOT NULL, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -20,6 +20,8 @@ struct sandbox_spec {
 	unsigned ids;		   /* how many ids there are inside; 1: root alone */
 	uint64_t files, tmp_bytes; /* open files of a process; size of each tmpfs; 0: as ever */
 	uint64_t pids, data_bytes; /* as resource limits, where no cgroup holds them; 0: none */
+	uint32_t walls;		/* enum keeper_wall: which of them are lower */
+	const char *mount_at[KEEPER_MOUNTS_MAX]; /* lent: where KEEPER_MOUNTS go; NULL: nowhere */
 	const int *fds;		/* lent: KEEPER_FDS of them, see wire.h */
 };
 

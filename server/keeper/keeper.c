@@ -405,12 +405,27 @@ raise_files(void)
 		log_line("the limit of open files stays where it is");
 }
 
+/* The destinations of KEEPER_MOUNTS: views into the message, each with its NUL. */
+static int
+take_mounts(struct str text, const char *out[KEEPER_MOUNTS_MAX], struct err *err)
+{
+	for (int i = 0; text.len; i++) {
+		const char *end = memchr(text.at, '\0', text.len);
+		if (!end || i == KEEPER_MOUNTS_MAX || text.at[0] != '/')
+			return err_set(err, ERR_CORRUPT, "the mounts are not a list of paths");
+		out[i] = text.at;
+		text.len -= (size_t)(end - text.at) + 1;
+		text.at = end + 1;
+	}
+	return 0;
+}
+
 /* Starts pid 1, then gives up all rights, then listens to it. */
 static int
 start_box(struct keeper *k, struct err *err)
 {
 	const struct msg_keeper_start s = k->manager.message.keeper_start;
-	const struct sandbox_spec spec = {
+	struct sandbox_spec spec = {
 	    .hostname = k->hostname,
 	    .session = k->id,
 	    .uid_base = s.session_uid_base,
@@ -420,6 +435,7 @@ start_box(struct keeper *k, struct err *err)
 	    .data_bytes = s.rlimit_data,
 	    .files = s.limit_files,
 	    .tmp_bytes = s.limit_tmp,
+	    .walls = s.walls,
 	    .fds = k->fds,
 	};
 	static const enum keeper_fd not_needed[] = {
@@ -431,12 +447,15 @@ start_box(struct keeper *k, struct err *err)
 	if (s.engine >= sizeof engines / sizeof *engines)
 		return err_set(err, ERR_CORRUPT, "the manager asks for engine %u", s.engine);
 	k->engine = engines[s.engine];
-	if (k->engine->start(&spec, &k->box, err) < 0)
+	if (take_mounts(s.mounts, spec.mount_at, err) < 0 ||
+	    k->engine->start(&spec, &k->box, err) < 0)
 		return err_add(err, "start the session's pid 1");
 	k->box.signal_listed = signal_listed;
 	k->box.signal_ctx = k;
 	for (size_t i = 0; i < sizeof not_needed / sizeof *not_needed; i++)
 		fd_close(&k->fds[not_needed[i]]);
+	for (int i = 0; i < KEEPER_MOUNTS_MAX; i++)
+		fd_close(&k->fds[KEEPER_MOUNTS + i]);
 	/* Once more, so that SO_PEERCRED of the next manager's connection names this process. */
 	if (is_socket(k->fds[KEEPER_LISTEN]) && listen(k->fds[KEEPER_LISTEN], 4) < 0)
 		return err_sys(err, errno, "listen for the next manager");

@@ -57,7 +57,7 @@ start_processes(const struct sandbox_spec *spec, struct sandbox *s, int socket,
 		return err_sys(err, errno, "make a socket for the launch");
 	auto_close int news = ends[0], report = ends[1];
 
-	const struct sandbox_plan plan = {
+	struct sandbox_plan plan = {
 	    .hostname = spec->hostname,
 	    .network_host = spec->network_host,
 	    .rootfs = starting_slot(spec, KEEPER_ROOTFS),
@@ -77,7 +77,12 @@ start_processes(const struct sandbox_spec *spec, struct sandbox *s, int socket,
 	    .report = report,
 	    .filter = program->code,
 	    .filter_len = program->n,
+	    .walls = spec->walls,
 	};
+	for (int i = 0; i < KEEPER_MOUNTS_MAX; i++) {
+		plan.mount_at[i] = spec->mount_at[i];
+		plan.mount[i] = spec->mount_at[i] ? starting_slot(spec, KEEPER_MOUNTS + i) : -1;
+	}
 	const pid_t launcher = clone_launcher(s->cgroup);
 	if (launcher == 0)
 		sandbox_launch(&plan);

@@ -2,7 +2,8 @@
  * bottom, are the recipe; ENGINE.md says why they stand in this order.
  *
  * Invariants
- *  1. rights are given up after the last mount, and the seccomp program is loaded last of all;
+ *  1. rights are given up after the last mount, and the seccomp program is loaded last of all.
+ *     Where setuid programs are to work it is loaded just before: it takes CAP_SYS_ADMIN then;
  *  2. a step that fails ends the process, and with it the sandbox: there is no half of one;
  *  3. berth-init inherits 0 to 3 and nothing else, no signal blocked or ignored, one variable;
  *  4. a process here owns nothing that outlives it, so fds are left to exec or exit.
@@ -132,14 +133,17 @@ static const struct step steps_of_launcher[] = {
 
 /* ---- in pid 1: names, and what it keeps ---- */
 
-/* Counted in the session's user namespace, so it binds the session alone. */
+/* Counted in the session's user namespace, so it binds the session alone. Where they are allowed,
+ * by a number that browsers do not reach. */
 static int
-forbid_nested_namespaces(struct inside *in)
+limit_nested_namespaces(struct inside *in)
 {
+	const char *most = in->plan->walls & KEEPER_WALL_NESTED ? "1024" : "0";
+
 	in->at = "/proc/sys/user/max_user_namespaces";
 	auto_close int fd = open(in->at, O_WRONLY | O_CLOEXEC);
 	struct err ignored;
-	return fd < 0 ? -1 : fd_write_all(fd, "0", 1, &ignored);
+	return fd < 0 ? -1 : fd_write_all(fd, most, strlen(most), &ignored);
 }
 
 /* To the keeper: by it the processes of a session without a cgroup are seen. */
@@ -201,7 +205,8 @@ drop_capabilities(struct inside *in)
 	struct err why;
 	if (confine_capabilities(kept_capabilities, &why) < 0)
 		return -1;
-	(void)in;
+	if (in->plan->walls & KEEPER_WALL_SETUID)
+		return 0;
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
@@ -250,6 +255,20 @@ sandbox_load_filter(struct inside *in)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
+/* Without no_new_privs it takes a right that is about to go. What follows are prctl, capset and
+ * execveat, which the program allows. */
+static int
+load_filter_with_rights(struct inside *in)
+{
+	return in->plan->walls & KEEPER_WALL_SETUID ? sandbox_load_filter(in) : 0;
+}
+
+static int
+load_filter_without_rights(struct inside *in)
+{
+	return in->plan->walls & KEEPER_WALL_SETUID ? 0 : sandbox_load_filter(in);
+}
+
 static const struct step steps_of_pid1[] = {
     {"leave the propagation of mounts", tree_leave_propagation},
     {"take the devices", tree_take_devices},
@@ -259,8 +278,11 @@ static const struct step steps_of_pid1[] = {
     {"mount /dev", tree_mount_dev},
     {"mount /sys", tree_mount_sys},
     {"mount /run", tree_mount_run},
+    {"mount /tmp", tree_mount_tmp},
+    {"show a whole /proc", tree_mount_whole_proc},
+    {"mount a directory of the node", tree_attach_mounts},
     {"make the workspace the root", tree_pivot},
-    {"forbid nested user namespaces", forbid_nested_namespaces},
+    {"limit nested user namespaces", limit_nested_namespaces},
     {"show its processes to the keeper", report_proc},
     {"protect /proc", tree_protect_proc},
     {"mask /proc and /sys", tree_mask},
@@ -269,8 +291,9 @@ static const struct step steps_of_pid1[] = {
     {"join a keyring of its own", sandbox_join_keyring},
     {"reset the signals", sandbox_reset_signals},
     {"lay out the fds", sandbox_lay_out_fds},
+    {"load the seccomp program", load_filter_with_rights},
     {"drop capabilities", drop_capabilities},
-    {"load the seccomp program", sandbox_load_filter},
+    {"load the seccomp program", load_filter_without_rights},
 };
 
 /* ---- running them ---- */

@@ -4,6 +4,8 @@
 #ifndef BERTH_SANDBOX_H
 #define BERTH_SANDBOX_H
 
+#include "wire/wire.h"
+
 #include <linux/filter.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +23,10 @@ struct sandbox_plan {
 	unsigned ids;              /* inside; 1: root alone */
 	uint64_t files, tmp_bytes; /* 0: as ever */
 	uint64_t pids, data_bytes; /* as resource limits; 0: none */
+	/* enum keeper_wall; the node's directories (lent, -1: none), and where each goes (lent) */
+	uint32_t walls;
+	int mount[KEEPER_MOUNTS_MAX];
+	const char *mount_at[KEEPER_MOUNTS_MAX];
 	int lock;           /* lent: init holds it too, so that it tells of init's life; -1: it does not */
 	int socket, report; /* lent: the end for init, and the socket for struct sandbox_report */
 	const struct sock_filter *filter;

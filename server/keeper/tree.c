@@ -3,7 +3,8 @@
  *     without links (mount_point), and nothing is mounted by a path below the workspace;
  *  2. all that is hidden is hidden before pid 1 gives up the right to mount, and cannot be
  * uncovered: nothing in the sandbox has that right afterwards;
- *  3. a mount of the node is copied read-only or not at all, but for six devices.
+ *  3. a mount of the node is copied read-only or not at all, but for six devices and what an
+ *     operator gave (KEEPER_MOUNTS), which comes with its attributes set.
  *
  * Never: allocates (it runs behind a clone), reads a file of the workspace. */
 #include "tree.h"
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -79,11 +81,34 @@ put_mount(int take_tree, int where)
 	return result;
 }
 
-/* Opens a directory of the workspace to mount on. A session may have put anything in its place:
- * what is not a directory goes, and no link is ever followed. `name` is relative to the working
- * directory, which is the workspace's root, or to what we mounted there ourselves. */
 static int
-mount_point(const char *name)
+remove_name(int dir, const char *name)
+{
+	return unlinkat(dir, name, 0);
+}
+
+/* NAME becomes NAME.berth-1, or the next one that is free. */
+static int
+move_aside(int dir, const char *name)
+{
+	char other[256 + 16];
+	const size_t n = strlen(name);
+
+	memcpy(other, name, n);
+	for (unsigned i = 1; i < 1000; i++) {
+		snprintf(other + n, sizeof other - n, ".berth-%u", i);
+		if (renameat2(dir, name, dir, other, RENAME_NOREPLACE) == 0)
+			return 0;
+		if (errno != EEXIST)
+			return -1;
+	}
+	return -1;
+}
+
+/* Opens a directory of the workspace, making it when it is absent. A session may have put anything
+ * in its place: what is not a directory is cleared away, and no link is ever followed. */
+static int
+open_place(int dir, const char *name, int (*clear)(int dir, const char *name))
 {
 	struct open_how how = {
 	    .flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
@@ -91,15 +116,23 @@ mount_point(const char *name)
 	};
 
 	for (int try = 0; try < 2; try++) {
-		if (mkdirat(AT_FDCWD, name, 0755) < 0 && errno != EEXIST)
+		if (mkdirat(dir, name, 0755) < 0 && errno != EEXIST)
 			return -1;
-		const long fd = syscall(SYS_openat2, AT_FDCWD, name, &how, sizeof how);
+		const long fd = syscall(SYS_openat2, dir, name, &how, sizeof how);
 		if (fd >= 0)
 			return (int)fd;
-		if ((errno != ELOOP && errno != ENOTDIR) || unlinkat(AT_FDCWD, name, 0) < 0)
+		if ((errno != ELOOP && errno != ENOTDIR) || clear(dir, name) < 0)
 			return -1;
 	}
 	return -1;
+}
+
+/* A place of ours: `name` is relative to the working directory, which is the workspace's root, or
+ * to what we mounted there ourselves. */
+static int
+mount_point(const char *name)
+{
+	return open_place(AT_FDCWD, name, remove_name);
 }
 
 static int
@@ -299,6 +332,67 @@ tree_mount_run(struct inside *in)
 		return -1;
 	return move_mount(in->plan->run, "", where, "",
 			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+int
+tree_mount_tmp(struct inside *in)
+{
+	char size[NUM_TEXT_BYTES];
+	const struct mount_option options[] = {{"mode", "1777"}, {"size", tmp_size(in, size)}, {0}};
+
+	if (!(in->plan->walls & KEEPER_TMP_IN_MEMORY))
+		return 0;
+	return mount_new_on(in, "tmp", "tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
+/* The kernel lets a nested namespace mount a new /proc only where a whole one can be seen, and ours
+ * has masks. */
+int
+tree_mount_whole_proc(struct inside *in)
+{
+	if (!(in->plan->walls & KEEPER_WALL_NESTED))
+		return 0;
+	if (make_mount_point("run/berth") < 0)
+		return -1;
+	return mount_new_on(in, "run/berth/proc", "proc", NULL,
+			    MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+}
+
+/* The place of a mount that an operator gave, step by step from the root. What a session has put in
+ * the way is its own: it is moved aside, never followed and never lost. */
+static int
+open_way(const char *path)
+{
+	struct str rest = {path + 1, strlen(path) - 1}, part;
+	auto_close int at = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	while (at >= 0 && str_cut(&rest, '/', &part)) {
+		char name[256];
+		struct err ignored;
+		if (str_copy(part, name, sizeof name, &ignored) < 0) {
+			errno = ENAMETOOLONG;
+			return -1;
+		}
+		const int next = open_place(at, name, move_aside);
+		fd_close(&at);
+		at = next;
+	}
+	return fd_steal(&at);
+}
+
+int
+tree_attach_mounts(struct inside *in)
+{
+	for (int i = 0; i < KEEPER_MOUNTS_MAX; i++) {
+		if (in->plan->mount[i] < 0)
+			continue;
+		in->at = in->plan->mount_at[i];
+		auto_close int where = open_way(in->at);
+		if (where < 0 || move_mount(in->plan->mount[i], "", where, "",
+					    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 int

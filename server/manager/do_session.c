@@ -23,11 +23,16 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	    imported_find_name(m, image, content, err) < 0)
 		return -1;
 	struct limits_set limits;
+	auto_choices choices = {.n_mounts = 0};
 	if (do_new_limits(m, c, r, &limits, err) < 0 ||
+	    choices_of_request(m, c, r, !content[0], &choices, err) < 0 ||
 	    session_create_on(m, name, c->principal, content, &there, err) < 0)
 		return -1;
 	there->limits = limits;
-	if (limits_any(&limits) && session_limits_save(there, err) < 0) {
+	there->choices = choices;
+	choices = (struct choices){.n_mounts = 0};
+	if ((limits_any(&limits) && session_limits_save(there, err) < 0) ||
+	    (choices_any(&there->choices) && session_choices_save(there, err) < 0)) {
 		struct err ignored; /* what cannot be kept to its limits is not made */
 		if (index_drop_session(&m->index, there->row.id, &ignored) == 0)
 			session_free(there);
@@ -156,10 +161,12 @@ do_show(struct manager *m, struct conn *c, const struct request *r, struct sessi
 	if (r->json) {
 		session_json(&out, s, &sum);
 		session_limits_json(s, &out, true);
+		session_choices_json(s, &out);
 		buf_text(&out, "}\n");
 	} else {
 		show_text(&out, s, &sum);
 		session_limits_text(s, &out);
+		session_choices_text(s, &out);
 	}
 	return do_answer(asker, &out, err);
 }
@@ -233,9 +240,10 @@ do_resume(struct manager *m, struct conn *c, const struct request *r, struct ses
 	  struct asker *asker, struct err *err)
 {
 	(void)c;
-	(void)r;
 	(void)err;
-	session_want(s, want_new(m, WANT_RUN, asker));
+	struct want *w = want_new(m, WANT_RUN, asker);
+	w->base_differs = request_flag(r, "base-differs");
+	session_want(s, w);
 	return 0;
 }
 

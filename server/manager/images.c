@@ -55,6 +55,7 @@ static const char *const etc_names[] = {
     "localtime",      "login.defs",      "mime.types",
     "nsswitch.conf",  "os-release",      "pam.d",
     "profile",        "profile.d",       "protocols",
+    "security/limits.conf", /* without it, PAM lets nobody open a session: su(1) fails */
     "services",       "shells",          "skel",
     "ssl/certs",      "ssl/openssl.cnf", "timezone",
 };

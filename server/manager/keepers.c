@@ -296,7 +296,7 @@ static int
 send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 {
 	struct manager *m = s->m;
-	auto_buf env = BUF_MAX(65536);
+	auto_buf env = BUF_MAX(65536), mounts = BUF_MAX(MOUNTS_MAX * MOUNT_TARGET_BYTES);
 	uint64_t last = 0;
 	auto_free struct image_row *image = xnew(1, sizeof *image);
 
@@ -309,6 +309,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	fill_env(&env, image, home);
 	if (!node_stacks(&m->node) && add_tmp(&env, fds[KEEPER_ROOTFS], err) < 0)
 		return -1;
+	session_mount_targets(s, &mounts);
 	const struct limits limits = session_limits(s);
 	const struct msg_keeper_start start = {
 	    .id = str_of(s->row.id),
@@ -335,6 +336,8 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .ids = m->node.isolation.ids,
 	    .rlimit_pids = rlimit_of(m, LIMIT_PIDS, &limits),
 	    .rlimit_data = rlimit_of(m, LIMIT_MEMORY, &limits),
+	    .walls = choices_walls(&m->config, &s->choices),
+	    .mounts = buf_view(&mounts),
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

@@ -391,6 +391,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 {
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
+	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
 	    spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
 		return -1;
 	umask(0077);
@@ -430,8 +431,10 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	m->state = fd_dup(m->node.state, err);
 	if (m->state < 0)
 		return -1;
-	if (keys_open(&m->keys, m->state, m->config.state, err) < 0 || open_dirs(m, err) < 0)
+	if (keys_open(&m->keys, m->state, m->config.state, err) < 0 || open_dirs(m, err) < 0 ||
+	    node_name_find(m->state, "/etc/machine-id", m->node_name, err) < 0)
 		return -1;
+	mounts_allowed_warn(&m->mounts);
 	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
 	if (m->image < 0)
 		return err_add(err, "make the image of this host");

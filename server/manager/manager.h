@@ -7,6 +7,8 @@
 #include "config.h"
 #include "index/rows.h"
 #include "manager/keys.h"
+#include "manager/mount_list.h"
+#include "manager/node_name.h"
 #include "manager/owner.h"
 #include "manager/prepare.h"
 #include "verbs/verbs.h"
@@ -33,6 +35,8 @@ struct manager {
 	int lock, listen, signals, image;                 /* owned */
 	bool listen_loopback;
 	char image_name[80];
+	char node_name[NODE_NAME_BYTES];
+	struct mounts_allowed mounts; /* what sessions may be shown of the node */
 	struct watch listen_watch, signals_watch;
 	struct session *sessions; /* owned list, by name */
 	struct conn *conns;       /* owned list */

@@ -37,6 +37,18 @@ node_slots(unsigned uid_base)
 }
 
 int
+node_seccomp(struct node *n, bool host, bool nested, struct err *err)
+{
+	/* Without namespaces the filter alone keeps a session from the node's network. */
+	const bool internet = host || n->isolation.rung != RUNG_PROCESS;
+	const unsigned with = (internet ? PROFILE_INTERNET : 0) | (nested ? PROFILE_NESTED : 0);
+
+	if (n->seccomp[with] < 0)
+		n->seccomp[with] = profile_compile(with, err);
+	return n->seccomp[with];
+}
+
+int
 node_give(const struct node *n, int fd, unsigned slot, mode_t mode, struct err *err)
 {
 	if (n->isolation.own_uids &&
@@ -188,7 +200,8 @@ node_close(struct node *n)
 	governor_close(n->governor, n->cgroup_name);
 	fd_close(&n->state);
 	fd_close(&n->init_exe);
-	fd_close(&n->seccomp);
+	for (int i = 0; i < PROFILES; i++)
+		fd_close(&n->seccomp[i]);
 	fd_close(&n->cgroup);
 }
 
@@ -199,7 +212,7 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 	struct node made = {.state = -1,
 			    .run = run,
 			    .init_exe = -1,
-			    .seccomp = -1,
+			    .seccomp = {-1, -1, -1, -1},
 			    .cgroup = -1,
 			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
 			    .isolation = *isolation,
@@ -214,8 +227,8 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 		return -1;
 	made.state = mounts ? bind_state(state, state_path, err) : fd_dup(state, err);
 	made.init_exe = made.state < 0 ? -1 : open_init(libexec, isolation, err);
-	made.seccomp = made.init_exe < 0 ? -1 : profile_compile(mounts, err);
-	if (made.seccomp < 0 || find_cgroup(&made, err) < 0) {
+	if (made.init_exe < 0 || node_seccomp(&made, false, false, err) < 0 ||
+	    find_cgroup(&made, err) < 0) {
 		node_close(&made);
 		return -1;
 	}

@@ -67,24 +67,31 @@ plain_workspace(struct node *n, const struct workspace *w, int spill, int fds[KE
 	    KEEPER_USR,	 KEEPER_USERNS,	     KEEPER_CGROUP,	   KEEPER_FREEZE,
 	    KEEPER_KILL, KEEPER_EVENTS,	     KEEPER_JOIN_MEMORY,   KEEPER_JOIN_PIDS,
 	    KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS};
-	bool ok = true;
+	const int seccomp = node_seccomp(n, w->network_host, false, err);
+	bool ok = seccomp >= 0;
 
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
 		fds[none[i]] = open("/dev/null", O_RDWR | O_CLOEXEC);
 		ok = ok && fds[none[i]] >= 0;
 	}
-	if (!ok)
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++) {
+		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+		ok = ok && fds[i] >= 0;
+	}
+	if (!ok && seccomp >= 0)
 		err_sys(err, errno, "open /dev/null");
 	fds[KEEPER_ROOTFS] = ok ? open_fs(n, w, err) : -1;
 	ok = ok && fds[KEEPER_ROOTFS] >= 0 && (fds[KEEPER_RUN] = fd_dup(spill, err)) >= 0 &&
 	     (fds[KEEPER_INIT] = fd_dup(n->init_exe, err)) >= 0 &&
-	     (fds[KEEPER_SECCOMP] = fd_dup(n->seccomp, err)) >= 0;
+	     (fds[KEEPER_SECCOMP] = fd_dup(seccomp, err)) >= 0;
 	if (ok)
 		return 0;
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
 		fd_close(&fds[ours[i]]);
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++)
 		fd_close(&fds[none[i]]);
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++)
+		fd_close(&fds[i]);
 	return -1;
 }
 

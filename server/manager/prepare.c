@@ -29,7 +29,14 @@
 #define BUILD_MAX_NS (10 * NS_PER_S)
 
 /* What the building process sends back, in this order. */
-enum built { BUILT_ROOTFS, BUILT_USERNS, BUILT_USR, BUILT_RUN, BUILT };
+enum built {
+	BUILT_ROOTFS,
+	BUILT_USERNS,
+	BUILT_USR,
+	BUILT_RUN,
+	BUILT_MOUNTS,
+	BUILT = BUILT_MOUNTS + KEEPER_MOUNTS_MAX
+};
 
 struct build {
 	struct node *node;
@@ -84,12 +91,19 @@ open_upper(const struct workspace *w, struct err *err)
 	return fd_steal(&upper);
 }
 
+/* The user namespace that mounts are mapped to. -1: without ids of its own a session's root sees files
+ * as they lie there. */
+static int
+mapping(const struct build *b)
+{
+	return b->node->isolation.own_uids ? b->fds[BUILT_USERNS] : -1;
+}
+
 static int
 build_rootfs(const struct build *b, struct err *err)
 {
 	const struct workspace *w = b->w;
-	/* without ids of its own nothing is to be mapped: files are its root's as they lie there */
-	const int userns = b->node->isolation.own_uids ? b->fds[BUILT_USERNS] : -1;
+	const int userns = mapping(b);
 	int lowers[LOWERS_MAX + PREPARE_IMAGES_MAX]; /* closed by the end of this process */
 	const size_t n = w->n_lowers + w->n_images + 1;
 
@@ -124,19 +138,42 @@ build_usr(int userns, struct err *err)
 	return mapped >= 0 ? mapped : mounts_clone(usr, attributes, -1, err);
 }
 
+/* A directory of the node, with the session's ids where its filesystem can do that: what the node's
+ * root owns is the session root's inside. Else its files belong to nobody there. */
+static int
+build_mount(const struct build *b, size_t i, struct err *err)
+{
+	const uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+				    (b->w->mounts_read_only[i] ? MOUNT_ATTR_RDONLY : 0);
+
+	const int mapped = mounts_clone(b->w->mounts[i], attributes, mapping(b), err);
+	return mapped >= 0 ? mapped : mounts_clone(b->w->mounts[i], attributes, -1, err);
+}
+
+static int
+build_mounts(struct build *b, int null, struct err *err)
+{
+	for (size_t i = 0; i < KEEPER_MOUNTS_MAX; i++) {
+		int *fd = &b->fds[BUILT_MOUNTS + i];
+		*fd = i < b->w->n_mounts ? build_mount(b, i, err) : null;
+		if (*fd < 0)
+			return err_add(err, "mount %zu", i);
+	}
+	return 0;
+}
+
 static int
 build_all(struct build *b, struct err *err)
 {
-	const struct isolation *i = &b->node->isolation;
-	b->fds[BUILT_USERNS] = mounts_userns(node_session_uid(b->node, b->w->slot), i->ids, err);
+	b->fds[BUILT_USERNS] =
+	    mounts_userns(node_session_uid(b->node, b->w->slot), b->node->isolation.ids, err);
 	if (b->fds[BUILT_USERNS] < 0)
 		return -1;
 	/* What is copied from our mount namespace comes before the overlay, which leaves it. */
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0)
 		return err_sys(err, errno, "open /dev/null");
-	const int mapped = i->own_uids ? b->fds[BUILT_USERNS] : -1;
-	b->fds[BUILT_USR] = b->w->image_host ? build_usr(mapped, err) : null;
+	b->fds[BUILT_USR] = b->w->image_host ? build_usr(mapping(b), err) : null;
 	if (b->fds[BUILT_USR] < 0)
 		return err_add(err, "/usr");
 	b->fds[BUILT_RUN] = b->spill < 0 ? null
@@ -146,6 +183,8 @@ build_all(struct build *b, struct err *err)
 							-1, err);
 	if (b->fds[BUILT_RUN] < 0)
 		return err_add(err, "the spilled output");
+	if (build_mounts(b, null, err) < 0)
+		return -1;
 	b->fds[BUILT_ROOTFS] = build_rootfs(b, err);
 	return b->fds[BUILT_ROOTFS] < 0 ? -1 : 0;
 }
@@ -320,15 +359,19 @@ fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], st
 static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
-	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1}};
+	struct build build = {.node = n, .w = w, .spill = spill};
+	const int seccomp = node_seccomp(n, w->network_host, w->nested, err);
 
-	if (dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
-	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 || build_run(&build, err) < 0)
+	for (int i = 0; i < BUILT; i++)
+		build.fds[i] = -1;
+	if (seccomp < 0 || dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
+	    dup_into(&fds[KEEPER_SECCOMP], seccomp, err) < 0 || build_run(&build, err) < 0)
 		return -1;
 	fds[KEEPER_ROOTFS] = build.fds[BUILT_ROOTFS];
 	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];
 	fds[KEEPER_USR] = build.fds[BUILT_USR];
 	fds[KEEPER_RUN] = build.fds[BUILT_RUN];
+	memcpy(&fds[KEEPER_MOUNTS], &build.fds[BUILT_MOUNTS], KEEPER_MOUNTS_MAX * sizeof *fds);
 	return 0;
 }
 
@@ -338,6 +381,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 {
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fds[ours_of_keeper[i]] = -1;
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++)
+		fds[i] = -1;
 	if (!node_stacks(n))
 		return plain_workspace(n, w, spill, fds, err);
 	if (w->n_lowers > LOWERS_MAX)
@@ -346,6 +391,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	if (w->n_images >= PREPARE_IMAGES_MAX)
 		return err_set(err, ERR_INTERNAL, "an image of more than %d layers",
 			       PREPARE_IMAGES_MAX);
+	if (w->n_mounts > KEEPER_MOUNTS_MAX)
+		return err_set(err, ERR_INTERNAL, "more than %d mounts", KEEPER_MOUNTS_MAX);
 	if (w->slot >= node_slots(n->uid_base))
 		return err_set(err, ERR_UNAVAILABLE, "no uids are left for slot %u", w->slot);
 	/* First the cgroup, while nothing of the session has been touched: a failure of that one is
@@ -357,6 +404,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 		return 0;
 	for (int i = 0; i < OURS_OF_KEEPER; i++)
 		fd_close(&fds[ours_of_keeper[i]]);
+	for (int i = KEEPER_MOUNTS; i <= KEEPER_MOUNTS_LAST; i++)
+		fd_close(&fds[i]);
 	if (prepare_clear(n, w->id, &stays) < 0)
 		return err_add(err, "prepare %s (its cgroup stays)", w->id);
 	return err_add(err, "prepare %s", w->id);

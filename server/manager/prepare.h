@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "manager/governor.h"
+#include "manager/profile.h"
 #include "manager/rung.h"
 #include "wire/wire.h"
 
@@ -18,7 +19,7 @@ struct node {
 	int state;    /* owned: STATE through its nosuid,nodev mount; derive all others from it */
 	int run;      /* lent: RUN */
 	int init_exe; /* owned: berth-init, O_PATH */
-	int seccomp;  /* owned: sealed memfd with the sessions' program */
+	int seccomp[PROFILES]; /* owned: sealed memfds with the sessions' programs, once needed; -1 */
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
@@ -42,6 +43,10 @@ struct workspace {
 	bool image_host;   /* bind the node's /usr over it */
 	bool network_host; /* the node's own network */
 	const struct limits *limits; /* lent; NULL: none */
+	bool nested; /* it may make user namespaces */
+	const int *mounts; /* lent: directories of the node that it is shown, O_PATH */
+	const bool *mounts_read_only;
+	size_t n_mounts; /* at most KEEPER_MOUNTS_MAX */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -58,6 +63,9 @@ node_keeper_uid(const struct node *n, unsigned slot)
 }
 /* How many slots this uid_base leaves below the end of all uids. */
 unsigned node_slots(unsigned uid_base);
+/* The seccomp program of a session: lent, compiled when the first one asks for it; -1.
+ *   host   it has the node's own network   nested   it may make user namespaces */
+int node_seccomp(struct node *n, bool host, bool nested, struct err *err) must_check;
 /* Gives what was opened beneath STATE to a session's keeper and its root, where they have ids. */
 int node_give(const struct node *n, int fd, unsigned slot, mode_t mode, struct err *err) must_check;
 /* Whether layers are stacked under an upper; else an upper is all that there is of a workspace. */
@@ -78,7 +86,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS MOUNTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

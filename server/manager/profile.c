@@ -4,7 +4,9 @@
  *
  * Invariants
  *  1. nothing that makes or moves a mount, a namespace or a kernel key, loads code into the kernel,
- *     or opens files by handle is allowed, whatever capabilities a process has;
+ *     or opens files by handle is allowed, whatever capabilities a process has. The program for
+ *     sessions with `nested` allows mount and namespaces; in their own user namespace those lack
+ *     CAP_SYS_ADMIN all the same;
  *  2. an argument of 32 bits is compared in its low 32 bits alone: the kernel ignores the rest, so
  * a comparison of all 64 could be slipped past;
  *  3. a system call has one rule under every architecture that the kernel would let a process use:
@@ -104,12 +106,16 @@ static const char *const refused[] = {
     "acct", "add_key", "adjtimex", "bpf", "clock_adjtime", "clock_adjtime64", "clock_settime",
     "clock_settime64", "delete_module", "fanotify_init", "finit_module", "fsconfig",
     "fsmount", "fsopen", "fspick", "init_module", "ioperm", "iopl", "kexec_file_load",
-    "kexec_load", "keyctl", "lookup_dcookie", "migrate_pages", "mount", "mount_setattr",
-    "move_mount", "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at",
-    "open_tree", "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "reboot",
-    "request_key", "setdomainname", "sethostname", "setns", "settimeofday", "stime",
-    "swapoff", "swapon", "syslog", "umount", "umount2", "userfaultfd", "uselib", "vhangup",
-    "vm86", "vm86old",
+    "kexec_load", "keyctl", "lookup_dcookie", "migrate_pages", "mount_setattr", "move_mount",
+    "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at", "open_tree",
+    "perf_event_open", "quotactl", "quotactl_fd", "reboot", "request_key", "settimeofday",
+    "stime", "swapoff", "swapon", "syslog", "userfaultfd", "uselib", "vhangup", "vm86",
+    "vm86old",
+};
+
+/* The same, but for sessions with `nested`: what bubblewrap and browsers do in a user namespace. */
+static const char *const nesting[] = {
+    "mount", "pivot_root", "setdomainname", "sethostname", "setns", "umount", "umount2",
 };
 /* clang-format on */
 
@@ -206,10 +212,25 @@ add_netlink(scmp_filter_ctx filter, struct err *err)
 }
 
 static int
+add_nesting(scmp_filter_ctx filter, bool nested, struct err *err)
+{
+	static const char *const makers[] = {"clone", "unshare"};
+
+	if (nested)
+		return add_names(filter, nesting, COUNT(nesting), SCMP_ACT_ALLOW, err) < 0
+			   ? -1
+			   : add_names(filter, makers, COUNT(makers), SCMP_ACT_ALLOW, err);
+	if (add_names(filter, nesting, COUNT(nesting), SCMP_ACT_ERRNO(EPERM), err) < 0)
+		return -1;
+	for (size_t i = 0; i < COUNT(makers); i++)
+		if (add_namespaces(filter, makers[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int
 add_arguments(scmp_filter_ctx filter, bool internet, struct err *err)
 {
-	if (add_namespaces(filter, "clone", err) < 0 || add_namespaces(filter, "unshare", err) < 0)
-		return -1;
 	for (size_t i = 0; i < COUNT(personalities); i++) {
 		const struct scmp_arg_cmp is =
 		    SCMP_A0(SCMP_CMP_MASKED_EQ, LOW_32, personalities[i]);
@@ -274,7 +295,7 @@ static const struct sock_filter prelude[] = {
 /* ---- the whole ---- */
 
 static int
-build(scmp_filter_ctx filter, bool internet, struct err *err)
+build(scmp_filter_ctx filter, unsigned with, struct err *err)
 {
 	static const char *const ioctl_name[] = {"ioctl"};
 	int result = seccomp_arch_add(filter, OLD_SCMP_ARCH);
@@ -289,9 +310,10 @@ build(scmp_filter_ctx filter, bool internet, struct err *err)
 		return err_sys(err, -result, "set up the seccomp program");
 	if (add_names(filter, allowed, COUNT(allowed), SCMP_ACT_ALLOW, err) < 0 ||
 	    add_names(filter, ioctl_name, 1, SCMP_ACT_ALLOW, err) < 0 ||
-	    add_names(filter, refused, COUNT(refused), SCMP_ACT_ERRNO(EPERM), err) < 0)
+	    add_names(filter, refused, COUNT(refused), SCMP_ACT_ERRNO(EPERM), err) < 0 ||
+	    add_nesting(filter, with & PROFILE_NESTED, err) < 0)
 		return -1;
-	return add_arguments(filter, internet, err);
+	return add_arguments(filter, with & PROFILE_INTERNET, err);
 }
 
 /* libseccomp writes to an fd only: its program goes through an anonymous file. */
@@ -311,14 +333,14 @@ export_program(scmp_filter_ctx filter, struct buf *out, struct err *err)
 }
 
 int
-profile_compile(bool internet, struct err *err)
+profile_compile(unsigned with, struct err *err)
 {
 	auto_buf program = BUF_MAX(BPF_MAXINSNS * sizeof(struct sock_filter));
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
 
 	if (!filter)
 		return err_set(err, ERR_INTERNAL, "libseccomp cannot start a program");
-	int result = build(filter, internet, err);
+	int result = build(filter, with, err);
 	if (result == 0)
 		result = export_program(filter, &program, err);
 	seccomp_release(filter);

@@ -7,8 +7,15 @@
 
 #include <stdbool.h>
 
+enum profile {
+	PROFILE_INTERNET = 1, /* sockets of IPv4 and IPv6: not where no network namespace holds them */
+	PROFILE_NESTED = 2,   /* user namespaces, and what programs do in those of their own: mount, pivot,
+				* enter, name */
+	PROFILES = 4	      /* as many programs as there are choices */
+};
+
 /* Returns a sealed, read-only memfd of struct sock_filter[], at most BPF_MAXINSNS of them.
- *   internet   sockets of IPv4 and IPv6: false where no network namespace stands in their way */
-int profile_compile(bool internet, struct err *err) must_check;
+ *   with   enum profile */
+int profile_compile(unsigned with, struct err *err) must_check;
 
 #endif

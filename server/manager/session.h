@@ -10,6 +10,7 @@
 #ifndef BERTH_SESSION_H
 #define BERTH_SESSION_H
 
+#include "manager/choices.h"
 #include "manager/conns.h"
 #include "manager/disk.h"
 #include "manager/jobs.h"
@@ -58,6 +59,7 @@ struct want {
 	struct digest target; /* of WANT_RESTORE */
 	char note[256];
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
+	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };
 
 struct capture_result {
@@ -86,6 +88,7 @@ struct session {
 	int dir; /* owned: sessions/<id>, or -1: see session_open_dir */
 	struct disk_use disk;     /* what its upper holds (disk.h) */
 	struct limits_set limits; /* its own; session_limits tells what holds */
+	struct choices choices;   /* owned */
 	struct keeper keeper;
 	struct job *job;
 	struct want *wants, *current; /* owned */

@@ -209,6 +209,8 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
+	bool read_only[MOUNTS_MAX] = {false};
 	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
@@ -223,14 +225,38 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .images = images,
 	    .n_images = n_images ? n_images - 1 : 0,
 	    .limits = &limits,
+	    .nested = choices_wall(&m->config, &s->choices, WALL_NESTED),
+	    .mounts = dirs,
+	    .mounts_read_only = read_only,
+	    .n_mounts = s->choices.n_mounts,
 	};
-	int result = prepare_workspace(&m->node, &w, spill, fds, err);
+	int result = session_open_mounts(s, dirs, read_only, err);
+	if (result == 0)
+		result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {
+		session_note_mounts(s, dirs, &fds[KEEPER_MOUNTS]);
 		fds[KEEPER_SPILL] = fd_steal(&spill);
 		result = keeper_start(s, fds, err);
 	}
+	for (size_t i = 0; i < MOUNTS_MAX; i++)
+		fd_close(&dirs[i]);
 	close_fds(fds);
 	return result;
+}
+
+/* What takes mounts cannot be had without them; a session that asks for it does not start without. */
+static int
+check_plain(const struct session *s, bool has_image, struct err *err)
+{
+	const char *what = has_image			   ? "an image"
+			   : s->choices.n_mounts	   ? "mounts"
+			   : choices_walls(&s->m->config, &s->choices) ? "setuid, nested or tmp-in-memory"
+								       : NULL;
+
+	if (node_stacks(&s->m->node) || !what)
+		return 0;
+	err_set(err, ERR_UNAVAILABLE, "on isolation rung process there is no way to have %s", what);
+	return err_hint(err, "run the server where it has more rights: berthd --check");
 }
 
 static int
@@ -242,12 +268,10 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
 		images[i] = -1;
 	int result = imported_find(s->m, s->row.image, row, err);
-	if (result > 0 && !node_stacks(&s->m->node)) {
-		err_set(err, ERR_UNAVAILABLE, "isolation process can stand on no image");
-		result = err_hint(err, "run the server where it has more rights: berthd --check");
-	} else if (result > 0) {
+	if (result >= 0 && check_plain(s, result > 0, err) < 0)
+		result = -1;
+	if (result > 0)
 		result = imported_open(s->m, row, images, err);
-	}
 	if (result == 0)
 		result = start_on(s, lowers, images, row->n_layers, err);
 	close_images(images);
@@ -304,7 +328,8 @@ session_run_begin(struct session *s)
 
 	log_line("session %s: starts", s->row.name);
 	session_enter(s, STEP_CACHE, 0, "its layers");
-	if (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0) {
+	if (session_check_node(s, s->current->base_differs, &err) < 0 ||
+	    (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0)) {
 		session_finish(s, &err);
 		return;
 	}
@@ -350,6 +375,25 @@ note_fingerprint(struct session *s, char *notice, size_t size)
 			 "the node's own packages have changed since this session was made");
 }
 
+/* With the node it is of from here on, in one transaction. */
+static int
+set_running(struct session *s, const char *notice, bool *out_news, struct err *err)
+{
+	struct index *ix = &s->m->index;
+
+	if (index_begin(ix, err) < 0)
+		return -1;
+	if (session_set_state(s, SESSION_RUNNING, notice, err) < 0 ||
+	    session_put_node(s, out_news, err) < 0) {
+		index_rollback(ix);
+		return -1;
+	}
+	if (index_commit(ix, err) < 0)
+		return -1;
+	session_note_node(s);
+	return 0;
+}
+
 void
 session_run_started(struct session *s)
 {
@@ -359,13 +403,14 @@ session_run_started(struct session *s)
 	if (s->step != STEP_START)
 		return;
 	note_fingerprint(s, notice, sizeof notice);
+	bool of_this_node = false;
 	const bool was_new = s->state == SESSION_NEW;
-	if (session_set_state(s, SESSION_RUNNING, notice, &err) < 0) {
+	if (set_running(s, notice, &of_this_node, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
 	session_finish(s, NULL);
-	if (was_new)
+	if (was_new || of_this_node)
 		session_ref_later(s);
 }
 

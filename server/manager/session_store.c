@@ -112,7 +112,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 static int
 send_ref(struct session *s, struct job *job, const struct digest *head, struct err *err)
 {
-	auto_buf json = BUF_MAX(4096);
+	auto_buf json = BUF_MAX(32768);
 
 	buf_text(&json, "{\"version\":1,\"id\":");
 	json_put(&json, str_of(s->row.id));
@@ -125,6 +125,7 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
 	session_limits_json(s, &json, false);
+	session_choices_json(s, &json);
 	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
 		(unsigned long long)s->row.created_ns,
 		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");

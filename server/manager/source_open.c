@@ -1,12 +1,13 @@
 #include "source_open.h"
 #include "base/fd.h"
+#include "base/path.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KIND_HOST, KIND_DIRECTORY, KIND_FILE, DEPTH_MAX = 256 };
+enum { KIND_HOST, KIND_DIRECTORY, KIND_FILE };
 
 void
 source_opened_done(struct source_opened *s)
@@ -34,29 +35,12 @@ open_host(const struct manager *m, struct source_opened *out, struct err *err)
 static int
 check_apart(const struct manager *m, int dir, struct err *err)
 {
-	struct stat wanted, st, last = {0};
-	auto_close int at = fd_dup(m->state, err);
+	const int holds = path_holds(dir, m->state, err);
 
-	if (at < 0)
-		return -1;
-	if (fstat(dir, &wanted) < 0)
-		return err_sys(err, errno, "look at the source");
-	for (int i = 0; i < DEPTH_MAX; i++) {
-		if (fstat(at, &st) < 0)
-			return err_sys(err, errno, "look above the state directory");
-		if (st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) {
-			err_set(err, ERR_USAGE, "the source holds the server's own state");
-			return err_hint(err, "for a copy of this node, the source is: host");
-		}
-		if (i && st.st_dev == last.st_dev && st.st_ino == last.st_ino)
-			return 0;
-		last = st;
-		auto_close int below = fd_steal(&at);
-		at = openat(below, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (at < 0)
-			return err_sys(err, errno, "go above the state directory");
-	}
-	return 0;
+	if (holds <= 0)
+		return holds;
+	err_set(err, ERR_USAGE, "the source holds the server's own state");
+	return err_hint(err, "for a copy of this node, the source is: host");
 }
 
 int

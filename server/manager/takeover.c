@@ -164,7 +164,7 @@ takeover(struct manager *m, struct err *err)
 	for (size_t i = 0; i < rows.n && result == 0; i++) {
 		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
-		if (session_limits_load(s, &why) == 0 &&
+		if (session_limits_load(s, &why) == 0 && session_choices_load(s, &why) == 0 &&
 		    (s->state == SESSION_DELETED || take_session(s, &why) == 0))
 			continue;
 		/* One session that cannot be taken must not keep the others from their work. */

@@ -16,7 +16,7 @@ usage(struct buf *out, const struct verb *v)
 		else
 			buf_fmt(out, "--%s%s%s", p->name, p->value[0] ? " " : "", p->value);
 		if (!p->required)
-			buf_char(out, ']');
+			buf_text(out, p->repeats ? "]..." : "]");
 	}
 }
 
@@ -40,6 +40,8 @@ type_name(enum parameter_type type)
 		return "duration";
 	case PARAMETER_FLAG:
 		return "flag";
+	case PARAMETER_YESNO:
+		return "yesno";
 	case PARAMETER_TEXT:
 		return "text";
 	}
@@ -67,6 +69,8 @@ verb_json(struct buf *out, const struct verb *v)
 		member(out, "type", type_name(p->type), false);
 		buf_fmt(out, ",\"positional\":%s,\"required\":%s", p->positional ? "true" : "false",
 			p->required ? "true" : "false");
+		if (p->repeats)
+			buf_text(out, ",\"repeats\":true");
 		member(out, "help", p->help, false);
 		buf_char(out, '}');
 	}

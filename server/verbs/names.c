@@ -10,11 +10,14 @@
 #define SESSION_0		     0
 #define NOTHING
 #define ARG(name_, type_, need, help_)                                                             \
-	{#name_, PARAMETER_##type_, true, NEED_##need, "", help_},
-#define OPT(name_, type_, value_, help_) {#name_, PARAMETER_##type_, false, false, value_, help_},
+	{#name_, PARAMETER_##type_, true, NEED_##need, "", help_, false},
+#define OPT(name_, type_, value_, help_)                                                           \
+	{#name_, PARAMETER_##type_, false, false, value_, help_, false},
+#define OPTS(name_, type_, value_, help_)                                                          \
+	{#name_, PARAMETER_##type_, false, false, value_, help_, true},
 #define VERB(id, name, role, where, session, help, parameters)                                     \
 	[VERB_##id] = {VERB_##id, name, PRINCIPAL_##role, VERB_AT_##where, SESSION_##session,      \
-		       help, {parameters {NULL, PARAMETER_NONE, false, false, "", ""}}},
+		       help, {parameters {NULL, PARAMETER_NONE, false, false, "", "", false}}},
 
 const struct verb verbs[VERBS] = {
 #include "verbs.def"

@@ -217,6 +217,10 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 		return err_hint(err, "a number and ms, s, m, h or d, such as 30s");
 	case PARAMETER_FLAG:
 		return value.len ? err_set(err, ERR_USAGE, "takes no value") : 0;
+	case PARAMETER_YESNO:
+		*number = str_is(value, "yes");
+		return *number || str_is(value, "no") ? 0
+						      : err_set(err, ERR_USAGE, "not yes or no");
 	case PARAMETER_TEXT:
 		return 0;
 	case PARAMETER_NONE:
@@ -230,14 +234,23 @@ take_value(struct request *r, size_t i, struct str value, struct err *err)
 {
 	const struct parameter *p = &r->verb->parameters[i];
 	const char *dashes = p->positional ? "" : "--";
+	uint64_t number = 0;
 
-	if (r->given[i])
+	if (r->given[i] && !p->repeats)
 		return err_set(err, ERR_USAGE, "%s%s is given twice", dashes, p->name);
-	if (check_value(p, value, &r->number[i], err) < 0)
+	if (r->given[i] && r->n_more == REQUEST_MORE_MAX)
+		return err_set(err, ERR_USAGE, "%s%s is given too often", dashes, p->name);
+	if (check_value(p, value, &number, err) < 0)
 		return err_add(err, "%s%s %.*s", dashes, p->name, shown(value),
 			       value.at ? value.at : "");
+	if (r->given[i]) {
+		r->more[r->n_more].parameter = i;
+		r->more[r->n_more++].value = value;
+		return 0;
+	}
 	r->given[i] = true;
 	r->value[i] = value;
+	r->number[i] = number;
 	return 0;
 }
 
@@ -364,16 +377,24 @@ parse_request(const struct words *words, struct request *out, struct err *err)
 
 /* ---- over the wire ---- */
 
+static void
+encode_one(const struct request *r, size_t i, struct str value, struct buf *out)
+{
+	const char *name = r->verb->parameters[i].name;
+
+	buf_add(out, name, strlen(name) + 1);
+	buf_str(out, value);
+	buf_char(out, '\0');
+}
+
 int
 request_encode(const struct request *r, struct buf *out, struct err *err)
 {
-	for (size_t i = 0; i < verb_parameters(r->verb); i++) {
-		if (!r->given[i])
-			continue;
-		buf_add(out, r->verb->parameters[i].name, strlen(r->verb->parameters[i].name) + 1);
-		buf_str(out, r->value[i]);
-		buf_char(out, '\0');
-	}
+	for (size_t i = 0; i < verb_parameters(r->verb); i++)
+		if (r->given[i])
+			encode_one(r, i, r->value[i], out);
+	for (size_t i = 0; i < r->n_more; i++)
+		encode_one(r, r->more[i].parameter, r->more[i].value, out);
 	if (buf_bad(out) || out->len > VERB_ARGS_MAX_BYTES)
 		return err_set(err, ERR_USAGE, "the arguments are too long");
 	return 0;
@@ -459,4 +480,25 @@ bool
 request_flag(const struct request *r, const char *name)
 {
 	return find_given(r, name) >= 0;
+}
+
+bool
+request_next(const struct request *r, const char *name, size_t *n, struct str *out)
+{
+	const int at = find_given(r, name);
+	size_t left = *n;
+
+	if (at < 0)
+		return false;
+	++*n;
+	if (left-- == 0) {
+		*out = r->value[at];
+		return true;
+	}
+	for (size_t i = 0; i < r->n_more; i++)
+		if (r->more[i].parameter == (size_t)at && left-- == 0) {
+			*out = r->more[i].value;
+			return true;
+		}
+	return false;
 }

@@ -3,7 +3,8 @@
  *
  * Invariants:
  *  1. a struct request that parse or decode returned has passed every check of its row: known
- *     parameters only, each at most once, required ones there, each value of its type;
+ *     parameters only, each at most once unless its row says so, required ones there, each value
+ *     of its type;
  *  2. both ways into a request end in the same check, so that a conn that was taken gains nothing
  *     by writing its own args;
  *  3. nothing in a command is expanded or executed. */
@@ -18,7 +19,8 @@
 #include <stdint.h>
 
 enum {
-	VERB_PARAMETERS_MAX = 16,
+	VERB_PARAMETERS_MAX = 20,
+	REQUEST_MORE_MAX = 16, /* further values of what may be given more than once */
 	VERB_ARGS_MAX_BYTES = 65536, /* verb_start's args */
 	WORDS_MAX = 64,
 	WORDS_MAX_BYTES = 65536,
@@ -40,6 +42,7 @@ enum parameter_type {
 	PARAMETER_NUMBER,
 	PARAMETER_DURATION,
 	PARAMETER_FLAG,
+	PARAMETER_YESNO,
 	PARAMETER_TEXT,
 };
 
@@ -49,6 +52,7 @@ struct parameter {
 	bool positional, required;
 	const char *value; /* what stands for it in help; "" for flags */
 	const char *help;
+	bool repeats; /* may be given more than once */
 };
 
 enum verb_id {
@@ -98,8 +102,13 @@ struct words {
 struct request {
 	const struct verb *verb; /* NULL: help for all verbs (no word, or --help as the first) */
 	bool given[VERB_PARAMETERS_MAX];
-	struct str value[VERB_PARAMETERS_MAX]; /* lent by the words or the args */
-	uint64_t number[VERB_PARAMETERS_MAX];  /* of NUMBER, and DURATION in ns */
+	struct str value[VERB_PARAMETERS_MAX]; /* lent by the words or the args; the first */
+	uint64_t number[VERB_PARAMETERS_MAX];  /* of NUMBER, of DURATION in ns, of YESNO */
+	struct {
+		size_t parameter;
+		struct str value;
+	} more[REQUEST_MORE_MAX]; /* in the order given */
+	size_t n_more;
 	bool json, help;
 };
 
@@ -125,6 +134,8 @@ int request_decode(struct str verb, struct str args, bool json, struct request *
 bool request_text(const struct request *r, const char *name, struct str *out);
 uint64_t request_number(const struct request *r, const char *name, uint64_t otherwise);
 bool request_flag(const struct request *r, const char *name);
+/* All values of one that repeats, in order: *n is 0 before the first and counts on. */
+bool request_next(const struct request *r, const char *name, size_t *n, struct str *out);
 
 /* ---- rights (may.c) ---- */
 

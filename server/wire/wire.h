@@ -21,7 +21,7 @@
 
 enum { WIRE_VERSION = 1 };
 enum { WIRE_PACKET_MAX_BYTES = 320 * 1024, WIRE_QUEUE_MAX_BYTES = 8 << 20 };
-enum { WIRE_FDS_MAX = 24 };
+enum { WIRE_FDS_MAX = 40 };
 
 enum role { ROLE_ANY, ROLE_MANAGER, ROLE_CONN, ROLE_KEEPER, ROLE_INIT, ROLE_WORKER, ROLES };
 enum phase { PHASE_HELLO, PHASE_UNPROVEN, PHASE_OPEN };
@@ -47,7 +47,17 @@ enum keeper_fd {
 	KEEPER_JOIN_CPU,      /* the same of the limit of cpu */
 	KEEPER_MEMORY_EVENTS, /* memory.events or memory.oom_control for reading, or unused */
 	KEEPER_PIDS_EVENTS,   /* pids.events for reading, or unused */
+	KEEPER_MOUNTS,	      /* eight: detached mounts of the node's directories, or unused */
+	KEEPER_MOUNTS_LAST = KEEPER_MOUNTS + 7,
 	KEEPER_FDS
+};
+enum { KEEPER_MOUNTS_MAX = KEEPER_MOUNTS_LAST - KEEPER_MOUNTS + 1 };
+
+/* keeper_start's walls: which of them are lower than they stand by themselves. */
+enum keeper_wall {
+	KEEPER_WALL_SETUID = 1, /* setuid programs work */
+	KEEPER_WALL_NESTED = 2, /* user namespaces may be made */
+	KEEPER_TMP_IN_MEMORY = 4,
 };
 
 /* What keeper_start asks for (keeper/engine.h). */

@@ -252,3 +252,31 @@ path_exists(int dir, const char *name)
 	struct stat st;
 	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
 }
+
+enum { HOLDS_DEPTH_MAX = 256 };
+
+int
+path_holds(int top, int below, struct err *err)
+{
+	struct stat wanted, st, last = {0};
+	auto_close int at = fd_dup(below, err);
+
+	if (at < 0)
+		return -1;
+	if (fstat(top, &wanted) < 0)
+		return err_sys(err, errno, "look at a directory");
+	for (int i = 0; i < HOLDS_DEPTH_MAX; i++) {
+		if (fstat(at, &st) < 0)
+			return err_sys(err, errno, "look above a directory");
+		if (st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino)
+			return 1;
+		if (i && st.st_dev == last.st_dev && st.st_ino == last.st_ino)
+			return 0; /* the root is its own parent */
+		last = st;
+		auto_close int below_it = fd_steal(&at);
+		at = openat(below_it, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (at < 0)
+			return err_sys(err, errno, "go above a directory");
+	}
+	return err_set(err, ERR_USAGE, "deeper than %d directories", HOLDS_DEPTH_MAX);
+}

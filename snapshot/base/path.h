@@ -31,5 +31,7 @@ int path_sync_dir(int dir, struct err *err) must_check;
  */
 int path_remove_tree(int dir, const char *name, struct err *err) must_check;
 bool path_exists(int dir, const char *name);
+/* Whether the directory `below` is `top` or lies beneath it: 1 or 0. Each may be O_PATH. */
+int path_holds(int top, int below, struct err *err) must_check;
 
 #endif

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import sqlite3
 import subprocess
 import tarfile
 import tempfile
@@ -334,6 +335,75 @@ def test_the_names_of_a_source_tree_do_not_change_and_nothing_in_it_does(server,
     server.json(f"image import {name} {sources}/root")
     assert subprocess.run(["find", sources / "root", "-printf", "%p %m %U %G %T@ %C@\n"], capture_output=True).stdout == before
 
+
+# ---- another node, and other packages on the same one ----
+
+def edit_index(server, *statements):
+    """Of a server that is not there: what another node, or another time, would have left."""
+    assert server.stop() == 0
+    with contextlib.closing(sqlite3.connect(server.state / "index.db")) as db:
+        for statement in statements:
+            assert db.execute(statement).rowcount == 1, statement
+        db.commit()
+    server.start()
+
+
+def test_a_session_of_image_host_starts_on_another_node_only_when_that_is_said_once(own_server, name):
+    server = own_server
+    assert run(server, name, "echo kept > /workspace/f") == ""
+    here = server.json("show", name)["node"]
+    assert len(here) == 32 and here not in pathlib.Path("/etc/machine-id").read_text()
+    server.verb("pause", name)
+    edit_index(server, "UPDATE session_choices SET value='0123456789abcdef0123456789abcdef' WHERE key='node'")
+    for r in (server.ssh(name, "true"), server.verb("resume", name)):
+        assert r.status == 69 and r.stderr.count("\n") == 1, r
+        assert "another node (0123456789ab)" in r.stderr and f"resume {name} --base-differs" in r.stderr, r
+    error = server.verb("resume", name, "--json")
+    assert json.loads(error.stdout or error.stderr)["code"] == "unavailable", error
+    assert server.session(name)["state"] == "paused"
+    assert "another node" in server.verb("show", name).stdout
+    assert server.verb("resume", name, "--base-differs").status == 0
+    assert run(server, name, "cat /workspace/f") == "kept\n"
+    assert server.json("show", name)["node"] == here
+    ref = server.state / "store/refs" / f"session-{server.session(name)['id']}.json"
+    wait_until("its ref to name this node", lambda: json.loads(ref.read_text())["node"] == here)
+    server.verb("pause", name)
+    assert server.stop() == 0
+    server.start()
+    assert run(server, name, "cat /workspace/f") == "kept\n", "it is this node's from there on"
+
+
+def test_a_refusal_for_the_node_leaves_restore_and_rm_as_they_are(own_server, name):
+    server = own_server
+    run(server, name, "echo 1 > /workspace/f")
+    server.verb("pause", name)
+    first = server.json("snapshots", name)[0]["snapshot"]
+    edit_index(server, "UPDATE session_choices SET value='elsewhere' WHERE key='node'")
+    assert server.verb("restore", name, first).status == 0
+    assert server.ssh(name, "true").status == 69
+    assert server.verb("rm", name).status == 0
+
+
+def test_an_imported_image_is_the_same_on_every_node(own_server, sources, name):
+    server = own_server
+    server.json(f"image import i {sources}/root")
+    new(server, name, "i")
+    run(server, name, "echo kept > /workspace/f")
+    server.verb("pause", name)
+    edit_index(server, "UPDATE session_choices SET value='elsewhere' WHERE key='node'")
+    assert run(server, name, "cat /workspace/f") == "kept\n"
+
+
+def test_other_packages_on_the_same_node_are_told_and_refuse_nothing(own_server, name):
+    server = own_server
+    run(server, name, "echo kept > /workspace/f")
+    server.verb("pause", name)
+    [snapshot] = server.json("snapshots", name)
+    manifest = json.loads((server.state / "store/blobs/sha256" / snapshot["snapshot"].split(":")[1]).read_text())
+    assert manifest["annotations"]["berth.fingerprint"] == server.session(name)["image"]
+    edit_index(server, "UPDATE sessions SET image='host:" + "0" * 64 + "'")
+    assert run(server, name, "cat /workspace/f") == "kept\n"
+    assert "packages have changed" in server.session(name)["reason"]
 
 
 # ---- the node itself ----

@@ -217,17 +217,23 @@ room_signal_listed(void *ctx, int list, int signal, struct err *err)
 }
 
 static __attribute__((unused)) void
-session_launch(struct session *s, bool network_host)
+session_launch_spec(struct session *s, const struct sandbox_spec *spec)
 {
-	struct sandbox_spec spec = session_spec(s);
-	spec.network_host = network_host;
-	assert_ok(engine_launch.start(&spec, &s->box, room_err));
+	assert_ok(engine_launch.start(spec, &s->box, room_err));
 	s->box.signal_listed = room_signal_listed;
 	s->box.signal_ctx = s;
 	assert_ok(wire_open(&s->wire, fd_steal(&s->box.socket), ROLE_KEEPER, ROLE_INIT, PHASE_OPEN,
 			    room_err));
 	assert_ok(wire_recv_wait(&s->wire, time_now_ns() + ROOM_WAIT_NS, room_err));
 	assert_int_equal(s->wire.message.id, MSG_init_ready);
+}
+
+static __attribute__((unused)) void
+session_launch(struct session *s, bool network_host)
+{
+	struct sandbox_spec spec = session_spec(s);
+	spec.network_host = network_host;
+	session_launch_spec(s, &spec);
 }
 
 static __attribute__((unused)) void

@@ -113,7 +113,7 @@ engine_call_end(struct sandbox *s, const char *call, struct err *err)
 const struct engine engine_launch = {
     "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
     engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,  NULL,
-    NULL,              NULL,             false,            NULL,
+    NULL,              NULL,             NULL,             false,            NULL,
 };
 
 /* ---- the manager and a conn ---- */

@@ -296,6 +296,117 @@ test_a_trap_in_place_of_a_mount_point_is_not_followed(void **state)
 	assert_int_equal(stat("/var/tmp/berth", &st), -1);
 }
 
+static void
+test_what_stands_in_the_way_of_a_mount_is_moved_aside_and_never_followed(void **state)
+{
+	char out[512];
+	struct session s;
+
+	(void)state;
+	room_or_skip();
+	session_new(&s);
+	struct workspace w = session_workspace(&s);
+	auto_close int upper = -1, fs = -1, source = -1;
+	assert_ok(upper = path_open_dir(s.dir, "upper.0", 0700, room_err));
+	assert_ok(fs = path_open_dir(upper, "fs", 0755, room_err));
+	assert_ok(source = path_open_dir(s.dir, "source", 0755, room_err));
+	assert_int_equal(mkdirat(source, "mark", 0755), 0);
+	assert_int_equal(symlinkat("/var/tmp", fs, "link"), 0);
+	assert_int_equal(mkfifoat(fs, "fifo", 0644), 0);
+	assert_int_equal(mkdirat(fs, "d", 0755), 0);
+	auto_close int file = openat(fs, "d/file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+	assert_int_equal(write(file, "kept", 4), 4);
+	assert_int_equal(symlinkat("..", fs, "d/file.berth-1"), 0);
+	const int sources[] = {source, source, source, source};
+	const bool read_only[] = {false, false, false, true};
+	w.mounts = sources;
+	w.mounts_read_only = read_only;
+	w.n_mounts = 4;
+	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
+	struct sandbox_spec spec = session_spec(&s);
+	spec.mount_at[0] = "/link/a";
+	spec.mount_at[1] = "/fifo";
+	spec.mount_at[2] = "/d/file/b/c";
+	spec.mount_at[3] = "/new/way";
+	session_launch_spec(&s, &spec);
+	assert_int_equal(session_run(&s,
+				     "ls -d /link/a/mark /fifo/mark /d/file/b/c/mark /new/way/mark; "
+				     "readlink /link.berth-1; test -p /fifo.berth-1 && echo fifo; "
+				     "cat /d/file.berth-2; echo; touch /new/way/x 2>/dev/null || "
+				     "echo ro; ls /var/tmp",
+				     out, sizeof out),
+			 0);
+	assert_string_equal(out, "/d/file/b/c/mark\n/fifo/mark\n/link/a/mark\n/new/way/mark\n/var/tmp\n"
+				 "fifo\nkept\nro");
+	session_stop(&s);
+}
+
+/* ---- walls that an operator lowered ---- */
+
+static void
+run_with_walls(uint32_t walls, const char *command, const char *expected)
+{
+	char out[512];
+	struct session s;
+
+	session_new(&s);
+	struct workspace w = session_workspace(&s);
+	w.nested = walls & KEEPER_WALL_NESTED;
+	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
+	struct sandbox_spec spec = session_spec(&s);
+	spec.walls = walls;
+	session_launch_spec(&s, &spec);
+	session_run(&s, command, out, sizeof out);
+	assert_string_equal(out, expected);
+	session_stop(&s);
+}
+
+/* Capabilities of pid 1's children, whether a setuid program works, a filter is there all the same. */
+#define SETUID_PROBE                                                                               \
+	"cp /usr/bin/id /workspace/i; chmod 4755 /workspace/i; "                                   \
+	"setpriv --reuid 77 --regid 77 --clear-groups /workspace/i -u; "                           \
+	"grep -E '^(NoNewPrivs|Seccomp|CapEff|CapBnd):' /proc/self/status | tr -d '\\t'"
+#define CAPS "CapEff:00000000a80425fb\nCapBnd:00000000a80425fb\n"
+
+static void
+test_setuid_programs_work_only_where_that_wall_is_lower(void **state)
+{
+	(void)state;
+	room_or_skip();
+	run_with_walls(0, SETUID_PROBE, "77\n" CAPS "NoNewPrivs:1\nSeccomp:2");
+	run_with_walls(KEEPER_WALL_SETUID, SETUID_PROBE, "0\n" CAPS "NoNewPrivs:0\nSeccomp:2");
+}
+
+/* A new /proc needs one that is whole; what is locked in the session stays so in the nested one. */
+#define NESTED_PROBE                                                                               \
+	"unshare -Urmpf sh -c 'mount -t proc proc /proc && echo proc $$; "                         \
+	"mount -t tmpfs t /mnt && echo tmpfs; mount -o remount,rw,bind /usr && echo BAD; "         \
+	"umount /usr && echo BAD; mknod /mnt/n c 1 1 && echo BAD' 2>/dev/null; "                   \
+	"unshare -m true 2>/dev/null && echo BAD; mount -t tmpfs t /mnt 2>/dev/null && echo BAD; "  \
+	"nsenter -t 1 -m true 2>/dev/null && echo BAD; head -c1 /proc/interrupts; echo end"
+
+static void
+test_nested_namespaces_work_only_where_that_wall_is_lower(void **state)
+{
+	(void)state;
+	room_or_skip();
+	run_with_walls(0, NESTED_PROBE, "end");
+	run_with_walls(KEEPER_WALL_NESTED, NESTED_PROBE, "proc 1\ntmpfs\nend");
+	run_with_walls(KEEPER_WALL_NESTED | KEEPER_WALL_SETUID, NESTED_PROBE, "proc 1\ntmpfs\nend");
+}
+
+static void
+test_tmp_is_in_memory_only_where_that_was_chosen(void **state)
+{
+	(void)state;
+	room_or_skip();
+	run_with_walls(0, "stat -fc %T /tmp; stat -c %a /tmp", "overlayfs\n1777");
+	run_with_walls(KEEPER_TMP_IN_MEMORY,
+		       "stat -fc %T /tmp; stat -c %a /tmp; grep ' /tmp ' /proc/mounts | grep -c "
+		       "nosuid,nodev.*size=65536k; head -c 80M /dev/zero > /tmp/f 2>/dev/null || echo full",
+		       "tmpfs\n1777\n1\nfull");
+}
+
 /* ---- spilled output ---- */
 
 static void
@@ -758,6 +869,11 @@ main(void)
 	    cmocka_unit_test(test_more_rights_are_refused),
 	    cmocka_unit_test(test_pid_1_is_out_of_reach),
 	    cmocka_unit_test(test_a_trap_in_place_of_a_mount_point_is_not_followed),
+	    cmocka_unit_test(
+		test_what_stands_in_the_way_of_a_mount_is_moved_aside_and_never_followed),
+	    cmocka_unit_test(test_setuid_programs_work_only_where_that_wall_is_lower),
+	    cmocka_unit_test(test_nested_namespaces_work_only_where_that_wall_is_lower),
+	    cmocka_unit_test(test_tmp_is_in_memory_only_where_that_was_chosen),
 	    cmocka_unit_test(test_spilled_output_can_be_read_and_not_changed),
 	    cmocka_unit_test(test_a_call_is_listed_and_killed_by_its_cgroup),
 	    cmocka_unit_test(test_a_call_id_cannot_lead_out_of_box),

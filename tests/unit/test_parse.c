@@ -209,6 +209,69 @@ a_failure_knows_that_json_was_wanted(void **state)
 }
 
 static void
+takes_mounts(const struct request *r)
+{
+	static const char *const expected[] = {"/a:/b", "/c:/d:ro", "/e:/f"};
+	struct str text;
+	size_t n = 0;
+
+	for (size_t i = 0; i < 3; i++) {
+		assert_true(request_next(r, "mount", &n, &text));
+		assert_true(str_is(text, expected[i]));
+	}
+	assert_false(request_next(r, "mount", &n, &text));
+	assert_true(request_text(r, "mount", &text) && str_is(text, expected[0]));
+}
+
+static void
+an_option_that_repeats_keeps_its_order_also_over_the_wire(void **state)
+{
+	struct request sent, got;
+	struct err err;
+	struct str text;
+	size_t n = 0;
+
+	(void)state;
+	auto_words w = {0};
+	auto_buf args = BUF_MAX(VERB_ARGS_MAX_BYTES);
+	assert_null(refusal("new x --mount /a:/b --pids 9 --mount=/c:/d:ro --mount /e:/f", &w, &sent));
+	takes_mounts(&sent);
+	assert_int_equal(request_encode(&sent, &args, &err), 0);
+	assert_int_equal(request_decode(STR_LIT("new"), buf_view(&args), false, &got, &err), 0);
+	takes_mounts(&got);
+
+	auto_words none = {0};
+	assert_null(refusal("new x", &none, &got));
+	assert_false(request_next(&got, "mount", &n, &text));
+
+	auto_buf many = BUF_MAX(4096);
+	auto_words most = {0}, above = {0};
+	buf_text(&many, "new x");
+	for (int i = 0; i < 1 + REQUEST_MORE_MAX; i++)
+		buf_text(&many, " --mount a");
+	assert_null(refusal(buf_cstr(&many), &most, &got));
+	buf_text(&many, " --mount a");
+	assert_string_equal(refusal(buf_cstr(&many), &above, &got),
+			    "berth: new: --mount is given too often (run: ssh berth@HOST help)");
+}
+
+static void
+yes_and_no_are_the_only_answers(void **state)
+{
+	struct request r;
+
+	(void)state;
+	auto_words yes = {0}, no = {0}, none = {0}, other = {0};
+	assert_null(refusal("new x --setuid yes", &yes, &r));
+	assert_int_equal(request_number(&r, "setuid", 7), 1);
+	assert_null(refusal("new x --setuid=no", &no, &r));
+	assert_int_equal(request_number(&r, "setuid", 7), 0);
+	assert_null(refusal("new x", &none, &r));
+	assert_int_equal(request_number(&r, "setuid", 7), 7);
+	assert_non_null(refusal("new x --setuid maybe", &other, &r));
+}
+
+static void
 names_are_checked(void **state)
 {
 	static const char *const good[] = {"a", "0", "demo", "a.b_c-d", "1.2",
@@ -396,6 +459,8 @@ main(void)
 	    cmocka_unit_test(requests_are_parsed),
 	    cmocka_unit_test(bad_requests_get_one_line_that_says_why),
 	    cmocka_unit_test(a_failure_knows_that_json_was_wanted),
+	    cmocka_unit_test(an_option_that_repeats_keeps_its_order_also_over_the_wire),
+	    cmocka_unit_test(yes_and_no_are_the_only_answers),
 	    cmocka_unit_test(names_are_checked),
 	    cmocka_unit_test(a_request_survives_the_wire),
 	    cmocka_unit_test(forged_requests_are_refused),

@@ -112,6 +112,23 @@ remove_tree_does_not_follow_links(void **state)
 	assert_int_equal(path_remove_tree(p->dir, "in", &err), 0);
 }
 
+static void
+a_directory_holds_itself_and_what_lies_beneath(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	auto_close int in = path_open(p->dir, "in", O_PATH | O_DIRECTORY, &err);
+	auto_close int other = path_open_dir(p->dir, "other", 0700, &err);
+	auto_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	assert_int_equal(path_holds(p->dir, in, &err), 1);
+	assert_int_equal(path_holds(in, in, &err), 1);
+	assert_int_equal(path_holds(root, in, &err), 1);
+	assert_int_equal(path_holds(in, p->dir, &err), 0);
+	assert_int_equal(path_holds(other, in, &err), 0);
+	assert_int_equal(path_holds(in, root, &err), 0);
+}
+
 int
 main(void)
 {
@@ -120,6 +137,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(replace_leaves_the_new_file_and_no_other, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(read_stops_at_its_bound, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(remove_tree_does_not_follow_links, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(a_directory_holds_itself_and_what_lies_beneath, make_place, remove_place),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

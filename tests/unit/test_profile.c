@@ -22,7 +22,7 @@ setup(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(true, &err);
+	auto_close int fd = profile_compile(PROFILE_INTERNET, &err);
 	if (fd < 0) {
 		fprintf(stderr, "%s\n", err.why);
 		return -1;
@@ -206,11 +206,41 @@ test_x32_is_refused(void **state)
 #endif
 
 static void
+test_a_nested_session_may_make_namespaces_and_mounts_and_nothing_else_more(void **state)
+{
+	struct err err;
+	long (*const allowed_calls[])(void) = {try_clone_userns, try_clone_netns, try_unshare_userns,
+					       try_unshare_high_bits, try_setns, try_mount};
+	long (*const refused_calls[])(void) = {
+	    try_keyctl,        try_add_key,   try_bpf,	    try_perf,	try_userfaultfd,
+	    try_open_tree,     try_fsopen,    try_mount_setattr, try_by_handle, try_name_to_handle,
+	    try_kexec,	       try_sti,	      try_vsock,
+	};
+
+	(void)state;
+	auto_close int fd = profile_compile(PROFILE_INTERNET | PROFILE_NESTED, &err);
+	assert_true(fd >= 0);
+	code_n = (unsigned short)(pread(fd, code, sizeof code, 0) / (ssize_t)sizeof *code);
+	for (size_t i = 0; i < sizeof allowed_calls / sizeof *allowed_calls; i++) {
+		/* the kernel's own answers, to a caller without rights and to bad arguments */
+		const int got = under_profile(allowed_calls[i]);
+		if (got == EPERM || got == ENOSYS)
+			fail_msg("call %zu: errno %d", i, got);
+	}
+	for (size_t i = 0; i < sizeof refused_calls / sizeof *refused_calls; i++) {
+		const int got = under_profile(refused_calls[i]);
+		if (got != EPERM && got != EAFNOSUPPORT && got != ENOSYS)
+			fail_msg("call %zu: errno %d", i, got);
+	}
+	assert_int_equal(setup(NULL), 0);
+}
+
+static void
 test_the_program_is_sealed_and_read_only(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(true, &err);
+	auto_close int fd = profile_compile(PROFILE_INTERNET, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
 	assert_int_equal(ftruncate(fd, 0), -1);
@@ -229,6 +259,7 @@ main(void)
 		cmocka_unit_test(test_the_32_bit_gate_has_the_same_walls),
 		cmocka_unit_test(test_x32_is_refused),
 #endif
+		cmocka_unit_test(test_a_nested_session_may_make_namespaces_and_mounts_and_nothing_else_more),
 		cmocka_unit_test(test_the_program_is_sealed_and_read_only),
 	};
 	return cmocka_run_group_tests(tests, setup, NULL);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/path.h"
+#include "index/choice_rows.h"
 #include "server/index/rows.c"
 
 struct place {
@@ -180,6 +181,36 @@ calls_end_once_and_open_ones_can_be_lost(void **state)
 	assert_int_equal(index_find_call(&p->ix, "c_3", &out, &err), 0);
 }
 
+static int
+add_choice(void *ctx, const char *key, const char *value, struct err *err)
+{
+	(void)err;
+	buf_fmt(ctx, "%s=%s;", key, value);
+	return 0;
+}
+
+static void
+choices_are_of_one_session_and_go_with_it(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	const struct session_row a = sample("s_a", "one"), b = sample("s_b", "two");
+	auto_buf text = BUF_MAX(256);
+
+	assert_int_equal(index_put_session(&p->ix, &a, &err) | index_put_session(&p->ix, &b, &err), 0);
+	assert_int_equal(choice_rows_put(&p->ix, "s_a", "setuid", "yes", &err), 0);
+	assert_int_equal(choice_rows_put(&p->ix, "s_a", "mount 0", "/it's:/x", &err), 0);
+	assert_int_equal(choice_rows_put(&p->ix, "s_b", "setuid", "no", &err), 0);
+	assert_int_equal(choice_rows_put(&p->ix, "s_a", "setuid", "no", &err), 0);
+	assert_int_equal(choice_rows_put(&p->ix, "s_c", "setuid", "no", &err), -1); /* no such session */
+	assert_int_equal(choice_rows_list(&p->ix, "s_a", add_choice, &text, &err), 0);
+	assert_string_equal(buf_cstr(&text), "mount 0=/it's:/x;setuid=no;");
+	assert_int_equal(index_drop_session(&p->ix, "s_a", &err), 0);
+	buf_clear(&text);
+	assert_int_equal(choice_rows_list(&p->ix, "s_a", add_choice, &text, &err), 0);
+	assert_int_equal(text.len, 0);
+}
+
 int
 main(void)
 {
@@ -189,6 +220,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(choices_are_of_one_session_and_go_with_it, make_place, remove_place),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
