@@ -40,8 +40,9 @@ int
 node_seccomp(struct node *n, bool host, bool nested, struct err *err)
 {
 	/* Without namespaces the filter alone keeps a session from the node's network. */
-	const bool internet = host || n->isolation.rung != RUNG_PROCESS;
-	const unsigned with = (internet ? PROFILE_INTERNET : 0) | (nested ? PROFILE_NESTED : 0);
+	const bool walled = n->isolation.rung != RUNG_PROCESS;
+	const unsigned with = (host || walled ? PROFILE_INTERNET : 0) | (walled ? PROFILE_CLONE3 : 0) |
+			      (nested ? PROFILE_NESTED : 0);
 
 	if (n->seccomp[with] < 0)
 		n->seccomp[with] = profile_compile(with, err);
@@ -212,7 +213,7 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 	struct node made = {.state = -1,
 			    .run = run,
 			    .init_exe = -1,
-			    .seccomp = {-1, -1, -1, -1},
+			    .seccomp = {-1, -1, -1, -1, -1, -1, -1, -1},
 			    .cgroup = -1,
 			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
 			    .isolation = *isolation,

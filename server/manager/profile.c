@@ -43,7 +43,7 @@ static const char *const allowed[] = {
     "arm_fadvise64_64", "arm_sync_file_range", "bind", "breakpoint", "brk", "cachestat",
     "cacheflush", "capget", "capset", "chdir", "chmod", "chown", "chown32", "chroot",
     "clock_getres", "clock_getres_time64", "clock_gettime", "clock_gettime64",
-    "clock_nanosleep", "clock_nanosleep_time64", "clone3", "close", "close_range", "connect",
+    "clock_nanosleep", "clock_nanosleep_time64", "close", "close_range", "connect",
     "copy_file_range", "creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1",
     "epoll_ctl", "epoll_ctl_old", "epoll_pwait", "epoll_pwait2", "epoll_wait",
     "epoll_wait_old", "eventfd", "eventfd2", "execve", "execveat", "exit", "exit_group",
@@ -312,6 +312,9 @@ build(scmp_filter_ctx filter, unsigned with, struct err *err)
 	    add_names(filter, ioctl_name, 1, SCMP_ACT_ALLOW, err) < 0 ||
 	    add_names(filter, refused, COUNT(refused), SCMP_ACT_ERRNO(EPERM), err) < 0 ||
 	    add_nesting(filter, with & PROFILE_NESTED, err) < 0)
+		return -1;
+	static const char *const unseen[] = {"clone3"};
+	if (with & PROFILE_CLONE3 && add_names(filter, unseen, 1, SCMP_ACT_ALLOW, err) < 0)
 		return -1;
 	return add_arguments(filter, with & PROFILE_INTERNET, err);
 }

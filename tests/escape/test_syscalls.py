@@ -51,6 +51,21 @@ REFUSED = {
     **dict.fromkeys("xattr_trusted_opaque xattr_trusted_origin xattr_trusted_any".split(), {"EPERM", "EOPNOTSUPP"}),
     "immutable": {"EPERM", "EOPNOTSUPP", "ENOTTY"},
 }
+# What other rungs answer instead, and what they cannot refuse.
+OTHERWISE = {
+    # its pid 1 belongs to the uid of the session's root: names can be listed, nothing can be followed or changed
+    "rootless": {**dict.fromkeys("fd_pid1 map_files_pid1 syscall_pid1 stack_pid1".split(), {"OK"}),
+                 # the server had no right to forbid going back to what it has itself
+                 "oom_lower_pid1": {"OK"}},
+    # no workspace at /workspace, and Landlock in front of all else
+    "process": {**dict.fromkeys("mknod_block mknod_mem mknod_null mknod_fuse mknod_whiteout mknod_in_shm mknod_in_dev "
+                                "rename_whiteout xattr_trusted_opaque xattr_trusted_origin xattr_trusted_any".split(),
+                                {"ENOENT", "EACCES"}),
+                "immutable": {"EBADF"}, "uid_map": {"EACCES"}, "tun": {"EACCES"},
+                **dict.fromkeys("clone3_user clone3_user_mount clone3_mount clone3_net clone3_time".split(), {"ENOSYS"})},
+}
+OTHERWISE["process-user"] = OTHERWISE["process"]
+
 if X86:
     REFUSED |= {
         **dict.fromkeys("iopl_it ioperm_it i386_mount i386_unshare i386_setns i386_keyctl i386_bpf i386_iopl i386_modify_ldt ldt "

@@ -22,7 +22,7 @@ setup(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(PROFILE_INTERNET, &err);
+	auto_close int fd = profile_compile(PROFILE_INTERNET | PROFILE_CLONE3, &err);
 	if (fd < 0) {
 		fprintf(stderr, "%s\n", err.why);
 		return -1;
@@ -218,7 +218,7 @@ test_a_nested_session_may_make_namespaces_and_mounts_and_nothing_else_more(void 
 	};
 
 	(void)state;
-	auto_close int fd = profile_compile(PROFILE_INTERNET | PROFILE_NESTED, &err);
+	auto_close int fd = profile_compile(PROFILE_INTERNET | PROFILE_CLONE3 | PROFILE_NESTED, &err);
 	assert_true(fd >= 0);
 	code_n = (unsigned short)(pread(fd, code, sizeof code, 0) / (ssize_t)sizeof *code);
 	for (size_t i = 0; i < sizeof allowed_calls / sizeof *allowed_calls; i++) {
@@ -240,7 +240,7 @@ test_the_program_is_sealed_and_read_only(void **state)
 {
 	struct err err;
 	(void)state;
-	auto_close int fd = profile_compile(PROFILE_INTERNET, &err);
+	auto_close int fd = profile_compile(PROFILE_INTERNET | PROFILE_CLONE3, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
 	assert_int_equal(ftruncate(fd, 0), -1);
