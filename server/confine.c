@@ -205,7 +205,8 @@ int
 confine_keeper(uid_t uid, gid_t gid, struct err *err)
 {
 	/* openat2, openat, mkdirat, unlinkat: its calls/ directory and the calls' cgroups, by fd.
-	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals. */
+	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals.
+	 * getsockname, getpeername: sockets that init has opened. */
 	static const int allowed[] = {
 	    CALLS_OF_ALL,       SYS_openat,          SYS_openat2,
 	    SYS_mkdirat,        SYS_unlinkat,        SYS_renameat,
@@ -218,7 +219,8 @@ confine_keeper(uid_t uid, gid_t gid, struct err *err)
 	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
 	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
 	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
-	    SYS_memfd_create,   SYS_setitimer,
+	    SYS_memfd_create,   SYS_setitimer,       SYS_getsockname,
+	    SYS_getpeername,
 	};
 	/* The bounding set first: the change of uid takes the right to drop it. */
 	if (drop_bounding(0, err) < 0 || confine_identity(uid, gid, err) < 0 ||

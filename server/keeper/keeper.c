@@ -129,6 +129,8 @@ on_pid1(void *ctx, uint32_t events)
 		if (k->init.message.id == MSG_init_exited)
 			call_exited(k, &k->init.message.init_exited);
 	wire_close(&k->init);
+	err_set(&err, ERR_UNAVAILABLE, "the session has ended");
+	sockets_end(&k->sockets, &err);
 	call_end_all(k, k->pause.state == PAUSE_KILLING ? k->pause.ended_by : "lost");
 	k->ended = true;
 	if (record_sync(&k->spool, &err) < 0)
@@ -149,6 +151,7 @@ init_failed(struct keeper *k, const struct err *why)
 	if (why->code != ERR_UNAVAILABLE)
 		log_err(why, "init is cut");
 	wire_close(&k->init);
+	sockets_end(&k->sockets, why);
 	if (k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "kill the session");
 }
@@ -172,6 +175,10 @@ on_init(void *ctx)
 			call_exited(k, &m->init_exited);
 		else if (m->id == MSG_init_pty)
 			call_take_pty(k, m->init_pty.call, fd_steal(&m->fds[0]));
+		else if (m->id == MSG_init_opened)
+			sockets_opened(&k->sockets, &m->init_opened, fd_steal(&m->fds[0]));
+		else if (m->id == MSG_init_open_failed)
+			sockets_failed(&k->sockets, &m->init_open_failed);
 	}
 }
 
@@ -452,6 +459,7 @@ start(struct keeper *k, struct err *err)
 	if (fcntl(MANAGER_SOCKET, F_SETFD, FD_CLOEXEC) < 0)
 		return err_sys(err, errno, "find the manager's socket");
 	k->room = xnew(1, JOURNAL_WRITE_MAX_BYTES);
+	sockets_init(&k->sockets, &k->loop, &k->init);
 	if (loop_init(&k->loop, err) < 0 ||
 	    wire_open(&k->manager, MANAGER_SOCKET, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, err) < 0)
 		return -1;
@@ -474,6 +482,8 @@ stop(struct keeper *k)
 	grant_close_all(k);
 	call_free_all(k);
 	wire_close(&k->init);
+	err_set(&err, ERR_UNAVAILABLE, "the keeper ends");
+	sockets_end(&k->sockets, &err);
 	wire_close(&k->manager);
 	record_close(&k->spool);
 	watch_remove(&k->pid1);

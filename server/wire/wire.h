@@ -50,6 +50,10 @@ enum keeper_fd {
 	KEEPER_FDS
 };
 
+/* What an init_open asks: bind and listen (a datagram socket is only bound), connect (streams only),
+ * or the route that makes every address the session's own, which is no socket. */
+enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };
+
 /* Structs: one a row. STR and BYTES are views into the link's receive buffer: lent until the next
  * wire_recv on that link. */
 #define U32(f)	    uint32_t f;
