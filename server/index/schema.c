@@ -57,6 +57,8 @@ static const char *const migrations[] = {
     " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
     " value INTEGER NOT NULL, ceiling INTEGER, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;"
     "ALTER TABLE calls ADD COLUMN limit_hit TEXT NOT NULL DEFAULT '';",
+    /* 4: the network of a session: none, host, join:NAME */
+    "ALTER TABLE sessions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -412,7 +412,8 @@ start_box(struct keeper *k, struct err *err)
 	};
 	static const enum keeper_fd not_needed[] = {
 	    KEEPER_ROOTFS, KEEPER_USR,         KEEPER_USERNS,    KEEPER_INIT,    KEEPER_SECCOMP,
-	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU};
+	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_NETNS,
+	    KEEPER_SYS,    KEEPER_RESOLV};
 
 	if (k->engine->start(&spec, &k->box, err) < 0)
 		return err_add(err, "start the session's pid 1");

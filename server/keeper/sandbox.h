@@ -16,6 +16,7 @@ struct sandbox_plan {
 	bool network_host;
 	int rootfs, userns, init;  /* lent */
 	int usr, run;              /* lent, -1: none */
+	int netns, sys, resolv;    /* lent, -1: none; netns: pid 1 starts in it */
 	int join[3];               /* lent: v1 cgroup.procs of its limits, -1: none */
 	uint64_t files, tmp_bytes; /* 0: as ever */
 	int socket, report; /* lent: the end for init, and the pipe for struct sandbox_report */

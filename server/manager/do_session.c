@@ -23,8 +23,9 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	    imported_find_name(m, image, content, err) < 0)
 		return -1;
 	struct limits_set limits;
-	if (do_new_limits(m, c, r, &limits, err) < 0 ||
-	    session_create_on(m, name, c->principal, content, &there, err) < 0)
+	char network[NETWORK_TEXT_BYTES];
+	if (do_new_limits(m, c, r, &limits, err) < 0 || session_network_choose(m, c, r, network, err) < 0 ||
+	    session_create_on(m, name, c->principal, content, network, &there, err) < 0)
 		return -1;
 	there->limits = limits;
 	if (limits_any(&limits) && session_limits_save(there, err) < 0) {
@@ -73,6 +74,7 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	json_put(out, str_of(s->row.image));
 	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"", s->m->node.rung,
 		made, used);
+	session_network_json(s, out);
 	if (s->row.has_head)
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
 	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu", sum->snapshots,
@@ -134,6 +136,7 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 		buf_fmt(out, "%-12s%s\n", "waits for", s->waits_for);
 	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s\n", "isolation", s->m->node.rung, "image",
 		s->row.image, "owner", s->row.owner);
+	session_network_text(s, out);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
 	buf_fmt(out, "%-12s%.12s\n", "head",
 		s->row.has_head ? digest_text(&s->row.head).text : "none");

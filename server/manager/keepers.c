@@ -266,6 +266,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .limit_wall_ns = limits.at[LIMIT_WALL],
 	    .limit_files = limits.at[LIMIT_FILES],
 	    .limit_tmp = limits.at[LIMIT_TMP],
+	    .network = strcmp(s->row.network, "host") == 0,
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

@@ -337,7 +337,8 @@ static int
 open_all(struct manager *m, const struct args *a, struct err *err)
 {
 	if (load_config(&m->config, a, err) < 0 ||
-	    limits_default(&m->config, &m->standard, err) < 0)
+	    limits_default(&m->config, &m->standard, err) < 0 ||
+	    networks_parse(m->config.networks, m->config.network, &m->networks, err) < 0)
 		return -1;
 	if (geteuid() != 0) {
 		err_set(err, ERR_DENIED, "berthd needs root");

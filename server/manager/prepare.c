@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "attach.h"
 #include "cgroup.h"
 #include "mounts.h"
 
@@ -28,7 +29,16 @@
 #define BUILD_MAX_NS (10 * NS_PER_S)
 
 /* What the building process sends back, in this order. */
-enum built { BUILT_ROOTFS, BUILT_USERNS, BUILT_USR, BUILT_RUN, BUILT };
+enum built {
+	BUILT_ROOTFS,
+	BUILT_USERNS,
+	BUILT_USR,
+	BUILT_RUN,
+	BUILT_NETNS,
+	BUILT_SYS,
+	BUILT_RESOLV,
+	BUILT
+};
 
 struct build {
 	struct node *node;
@@ -123,6 +133,20 @@ build_usr(int userns, struct err *err)
 }
 
 static int
+build_network(struct build *b, int null, struct err *err)
+{
+	struct attached made = {-1, -1, -1};
+
+	if (b->w->network &&
+	    attach_network(b->w->network, b->w->slot, b->fds[BUILT_USERNS], &made, err) < 0)
+		return -1;
+	b->fds[BUILT_NETNS] = made.netns < 0 ? null : made.netns;
+	b->fds[BUILT_SYS] = made.sys < 0 ? null : made.sys;
+	b->fds[BUILT_RESOLV] = made.resolv < 0 ? null : made.resolv;
+	return 0;
+}
+
+static int
 build_all(struct build *b, struct err *err)
 {
 	b->fds[BUILT_USERNS] = mounts_userns(node_session_uid(b->node, b->w->slot), err);
@@ -142,6 +166,8 @@ build_all(struct build *b, struct err *err)
 							-1, err);
 	if (b->fds[BUILT_RUN] < 0)
 		return err_add(err, "the spilled output");
+	if (build_network(b, null, err) < 0)
+		return -1;
 	b->fds[BUILT_ROOTFS] = build_rootfs(b, err);
 	return b->fds[BUILT_ROOTFS] < 0 ? -1 : 0;
 }
@@ -259,6 +285,7 @@ static const enum keeper_fd ours_of_keeper[] = {
     KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
     KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
     KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
+    KEEPER_NETNS,       KEEPER_SYS,       KEEPER_RESOLV,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -316,7 +343,7 @@ fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], st
 static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
-	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1}};
+	struct build build = {.node = n, .w = w, .spill = spill, .fds = {-1, -1, -1, -1, -1, -1, -1}};
 
 	if (dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
 	    dup_into(&fds[KEEPER_SECCOMP], n->seccomp, err) < 0 || build_run(&build, err) < 0)
@@ -325,6 +352,9 @@ fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], 
 	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];
 	fds[KEEPER_USR] = build.fds[BUILT_USR];
 	fds[KEEPER_RUN] = build.fds[BUILT_RUN];
+	fds[KEEPER_NETNS] = build.fds[BUILT_NETNS];
+	fds[KEEPER_SYS] = build.fds[BUILT_SYS];
+	fds[KEEPER_RESOLV] = build.fds[BUILT_RESOLV];
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "manager/governor.h"
+#include "manager/networks.h"
 #include "wire/wire.h"
 
 #include <stdbool.h>
@@ -39,6 +40,7 @@ struct workspace {
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
 	const struct limits *limits; /* lent; NULL: none */
+	const struct network *network; /* lent; NULL: none */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -66,7 +68,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS NETNS SYS RESOLV of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

@@ -209,6 +209,9 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
 	if (spill < 0)
 		return -1;
+	struct network network;
+	if (session_network_find(s, &network, err) < 0)
+		return -1;
 	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
@@ -223,6 +226,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .images = images,
 	    .n_images = n_images ? n_images - 1 : 0,
 	    .limits = &limits,
+	    .network = &network,
 	};
 	int result = prepare_workspace(&m->node, &w, spill, fds, err);
 	if (result == 0) {

@@ -47,6 +47,9 @@ enum keeper_fd {
 	KEEPER_JOIN_CPU,      /* the same of the limit of cpu */
 	KEEPER_MEMORY_EVENTS, /* memory.events or memory.oom_control for reading, or unused */
 	KEEPER_PIDS_EVENTS,   /* pids.events for reading, or unused */
+	KEEPER_NETNS,	      /* network namespace that pid 1 starts in, or unused: a new one */
+	KEEPER_SYS,	      /* detached mount: sysfs of a network that is not the session's, or unused */
+	KEEPER_RESOLV,	      /* detached mount: resolv.conf, or unused */
 	KEEPER_FDS
 };
 

@@ -1,0 +1,13 @@
+/* Who knocks: a connection that comes out of a session is refused before a byte of it is read, unless
+ * the option sessions_reach_server lets it in. */
+#ifndef BERTH_REACH_H
+#define BERTH_REACH_H
+
+#include "manager/manager.h"
+
+#include <sys/socket.h>
+
+/* client is connected to peer. */
+bool reach_is_session(const struct manager *m, int client, const struct sockaddr_storage *peer);
+
+#endif
