@@ -34,12 +34,15 @@
 /* Makes it, says so with one byte, and waits for its end: whoever holds the namespace's fd needs no
  * process in it. */
 static _Noreturn void
-hold_namespace(int userns, int told)
+hold_namespace(int userns, int told, pid_t parent)
 {
 	const char ready = 1;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-	if (setns(userns, CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNET) < 0 || write(told, &ready, 1) != 1)
+	if (setns(userns, CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNET) < 0)
+		_exit(1);
+	/* after the change of credentials, which can clear it */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent ||
+	    write(told, &ready, 1) != 1)
 		_exit(1);
 	for (;;)
 		pause();
@@ -54,9 +57,10 @@ make_namespace(int userns, struct err *err)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "make a pipe");
 	auto_close int told = ends[0], tell = ends[1];
+	const pid_t self = getpid();
 	const pid_t pid = fork();
 	if (pid == 0)
-		hold_namespace(userns, tell);
+		hold_namespace(userns, tell, self);
 	if (pid < 0)
 		return err_sys(err, errno, "start a process for a network namespace");
 	fd_close(&tell); /* its end of the pipe is then the only one: no wait for ever */
@@ -76,17 +80,44 @@ make_namespace(int userns, struct err *err)
 
 /* ---- the cable, from the node's side ---- */
 
-/* The interface of this name, when it is a bridge. */
-static int
-find_bridge(const struct network *n, unsigned *out, struct err *err)
-{
-	char path[64];
+struct found {
+	unsigned index;
+	bool is_bridge;
+};
 
-	*out = if_nametoindex(n->place);
-	snprintf(path, sizeof path, "/sys/class/net/%.15s/bridge", n->place);
-	if (*out && access(path, F_OK) == 0)
+static int
+take_link(void *ctx, const struct nlmsghdr *m)
+{
+	struct found *f = ctx;
+	const struct ifinfomsg *head = netlink_body(m);
+	size_t n, kind_n;
+
+	if (m->nlmsg_type != RTM_NEWLINK)
 		return 0;
-	err_set(err, ERR_ABSENT, *out ? "%s is no bridge" : "there is no bridge %s", n->place);
+	f->index = (unsigned)head->ifi_index;
+	const void *linkinfo = netlink_attribute(m, sizeof *head, IFLA_LINKINFO, &n);
+	const char *kind = linkinfo ? netlink_find(linkinfo, n, IFLA_INFO_KIND, &kind_n) : NULL;
+	f->is_bridge = kind && kind_n >= 6 && memcmp(kind, "bridge", 6) == 0;
+	return 0;
+}
+
+/* Not by sysfs, which may show another network namespace than ours. */
+static int
+find_bridge(int netlink, const struct network *n, unsigned *out, struct err *err)
+{
+	const struct ifinfomsg any = {0};
+	struct found found = {0};
+	struct netlink_request r;
+	int number;
+
+	netlink_begin(&r, RTM_GETLINK, 0, &any, sizeof any);
+	netlink_text(&r, IFLA_IFNAME, n->place);
+	if (netlink_ask(netlink, &r, take_link, &found, &number, err) < 0 && number != ENODEV)
+		return -1;
+	*out = found.index;
+	if (found.is_bridge)
+		return 0;
+	err_set(err, ERR_ABSENT, found.index ? "%s is no bridge" : "there is no bridge %s", n->place);
 	return err_hint(err, "make it: ip link add %.15s type bridge", n->place);
 }
 
@@ -193,10 +224,8 @@ bridge_attach(const struct network *n, uint32_t address, int userns, struct err 
 {
 	unsigned bridge;
 
-	if (find_bridge(n, &bridge, err) < 0)
-		return -1;
 	auto_close int netlink = netlink_open(NETLINK_ROUTE, err);
-	if (netlink < 0)
+	if (netlink < 0 || find_bridge(netlink, n, &bridge, err) < 0)
 		return -1;
 	auto_close int netns = make_namespace(userns, err);
 	if (netns < 0)

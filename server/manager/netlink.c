@@ -79,8 +79,39 @@ netlink_nest(struct netlink_request *r, uint16_t type, const void *body, size_t 
 void
 netlink_end(struct netlink_request *r, uint32_t nest)
 {
-	const uint16_t n = (uint16_t)(aligned(r->head.nlmsg_len) - nest);
+	const uint16_t n = (uint16_t)(r->head.nlmsg_len - nest);
 	memcpy(r->room + nest + offsetof(struct nlattr, nla_len), &n, sizeof n);
+}
+
+const void *
+netlink_find(const void *at, size_t n, uint16_t type, size_t *out_n)
+{
+	const char *next = at;
+
+	while (n >= sizeof(struct nlattr)) {
+		struct nlattr a;
+		memcpy(&a, next, sizeof a);
+		if (a.nla_len < HEAD_BYTES || a.nla_len > n)
+			break;
+		if ((a.nla_type & NLA_TYPE_MASK) == type) {
+			*out_n = a.nla_len - (size_t)HEAD_BYTES;
+			return next + HEAD_BYTES;
+		}
+		const size_t step = aligned(a.nla_len);
+		n -= step < n ? step : n;
+		next += step;
+	}
+	return NULL;
+}
+
+const void *
+netlink_attribute(const struct nlmsghdr *m, size_t body_bytes, uint16_t type, size_t *out_n)
+{
+	const size_t before = NLMSG_HDRLEN + aligned(body_bytes);
+
+	if (m->nlmsg_len < before)
+		return NULL;
+	return netlink_find((const char *)m + before, m->nlmsg_len - before, type, out_n);
 }
 
 /* 1 go on, 0 the end, -1 */

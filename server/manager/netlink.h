@@ -34,6 +34,11 @@ netlink_body(const struct nlmsghdr *m)
 	return (const char *)m + NLMSG_HDRLEN;
 }
 
+/* The value of an attribute of a message with a body of body_bytes, or of a nest that is n bytes at `at`;
+ * NULL: it has none of this type. */
+const void *netlink_attribute(const struct nlmsghdr *m, size_t body_bytes, uint16_t type, size_t *out_n);
+const void *netlink_find(const void *at, size_t n, uint16_t type, size_t *out_n);
+
 /* Asks, and calls fn with each message of the answer until it returns other than 0, which is the
  * result; 0 at its end.
  *   fails   with the kernel's errno in *number, when there was one */

@@ -67,7 +67,9 @@ is_loopback(const struct where *w)
 static bool
 is_on_bridge(const struct network *n, const struct where *peer)
 {
-	return IN6_IS_ADDR_V4MAPPED(&peer->at) && ipv4_of(peer) >= n->first && ipv4_of(peer) <= n->last;
+	const uint32_t at = ipv4_of(peer);
+
+	return IN6_IS_ADDR_V4MAPPED(&peer->at) && at >= n->first && at <= n->last && at != n->gateway;
 }
 
 /* ---- netns ---- */
@@ -78,25 +80,16 @@ match_address(void *ctx, const struct nlmsghdr *m)
 	const struct where *peer = ctx;
 	const struct ifaddrmsg *head = netlink_body(m);
 	const bool v4 = IN6_IS_ADDR_V4MAPPED(&peer->at);
-	const size_t n = v4 ? 4 : 16;
-	size_t left = m->nlmsg_len;
-	const char *at = (const char *)m + NLMSG_LENGTH(sizeof *head);
+	const uint16_t types[] = {IFA_LOCAL, IFA_ADDRESS};
+	const size_t bytes = v4 ? 4 : 16;
 
-	if (m->nlmsg_type != RTM_NEWADDR || left < NLMSG_LENGTH(sizeof *head) ||
-	    head->ifa_family != (v4 ? AF_INET : AF_INET6))
+	if (m->nlmsg_type != RTM_NEWADDR || head->ifa_family != (v4 ? AF_INET : AF_INET6))
 		return 0;
-	left -= NLMSG_LENGTH(sizeof *head);
-	while (left >= sizeof(struct nlattr)) {
-		struct nlattr a;
-		memcpy(&a, at, sizeof a);
-		if (a.nla_len < sizeof a || a.nla_len > left)
-			return 0;
-		if ((a.nla_type == IFA_LOCAL || a.nla_type == IFA_ADDRESS) &&
-		    a.nla_len == sizeof a + n && memcmp(at + sizeof a, peer->at.s6_addr + 16 - n, n) == 0)
+	for (int i = 0; i < 2; i++) {
+		size_t n;
+		const void *at = netlink_attribute(m, sizeof *head, types[i], &n);
+		if (at && n == bytes && memcmp(at, peer->at.s6_addr + 16 - bytes, bytes) == 0)
 			return 1;
-		const size_t step = (a.nla_len + 3u) & ~3u;
-		at += step;
-		left -= step < left ? step : left;
 	}
 	return 0;
 }

@@ -55,6 +55,8 @@ def wait_until(what, condition, seconds=30):
 class Server:
     """One berthd on its own state directory."""
 
+    host = "127.0.0.1"  # where it listens
+
     def __init__(self, base, config=""):
         self.base = pathlib.Path(base)
         self.state, self.run = self.base / "state", self.base / "run"
@@ -67,7 +69,7 @@ class Server:
     def start(self, wait=True, env=None):
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [BUILD / "berthd", "--state", self.state, "--run", self.run, "--listen", f"127.0.0.1:{self.port}",
+            [BUILD / "berthd", "--state", self.state, "--run", self.run, "--listen", f"{self.host}:{self.port}",
              "--config", self.config],
             stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         log.close()
@@ -78,7 +80,7 @@ class Server:
     def await_ready(self, seconds=60):
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         line = self.process.stdout.readline().decode() if ready else ""
-        match = re.match(r"berthd: listening on 127\.0\.0\.1:(\d+)\n", line)
+        match = re.match(rf"berthd: listening on {re.escape(self.host)}:(\d+)\n", line)
         assert match, f"berthd said {line!r}; its log ends: {self.log()[-3000:]}"
         self.port = int(match.group(1))
 
