@@ -15,6 +15,7 @@ from berth_e2e import wait_until
 
 HELLO, DONE = 1, 60
 INIT_EXEC, INIT_PTY, INIT_EXITED, INIT_SIGNAL, INIT_READY = 80, 81, 82, 83, 84
+INIT_OPEN, INIT_OPENED, INIT_OPEN_FAILED, INIT_OPEN_CANCEL = 86, 87, 88, 89
 INIT = 4
 
 
@@ -36,6 +37,9 @@ CUT = {  # what ends the link, and with it the session
     "a field too short": message(INIT_EXITED, 1, 0),
     "bytes behind the fields": exited(1) + b"x",
     "a terminal without its descriptor": message(INIT_PTY, 1),
+    "a socket without its descriptor": message(INIT_OPENED, 1),
+    "its own keeper's request for a socket": message(INIT_OPEN, 1, 0, 4, 1, b"\x7f\0\0\1", 22),
+    "its own keeper's end of a request": message(INIT_OPEN_CANCEL, 1),
 }
 
 
@@ -101,6 +105,27 @@ def test_words_about_calls_that_do_not_run_are_ignored(server, name):
     os.close(null)
     assert server.ssh(name, "cat /workspace/f").out == b"kept\n"
     assert keeper_of(server, name) == (keeper, pid1)
+
+
+def test_sockets_that_nobody_asked_for_are_closed_and_nothing_more(server, name):
+    """What comes for a request that is there is tried by tests/unit/test_sockets.c: wrong kinds, twice, too late."""
+    server.ssh(name, "echo kept > /workspace/f")
+    keeper, pid1 = keeper_of(server, name)
+    held = len(os.listdir(f"/proc/{keeper}/fd"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    reader, writer = os.pipe()
+    with init_socket(pid1) as s:
+        for request in (0, 1, 2, 77, 0xffffffff):
+            for fd in (listener.fileno(), writer):
+                send_with_fds(s, message(INIT_OPENED, request), fd)
+            s.send(message(INIT_OPEN_FAILED, request, 0xffffffff))
+    os.close(writer)
+    assert os.read(reader, 1) == b"", "nobody holds it any more"
+    os.close(reader)
+    listener.close()
+    assert server.ssh(name, "cat /workspace/f").out == b"kept\n"
+    assert keeper_of(server, name) == (keeper, pid1)
+    wait_until("the keeper to hold what it held", lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= held)
 
 
 @pytest.mark.parametrize("status,error", [(0xffffffff, 0), (0x7f, 0), (0x137f, 0), (0, 0xffffffff), (0xffff, 2), (0x80, 0)])
