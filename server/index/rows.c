@@ -186,7 +186,7 @@ index_put_session(struct index *ix, const struct session_row *r, struct err *err
 		"VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
 		" ON CONFLICT(id) DO UPDATE SET "
 		"name=?2,state=?3,reason=?4,image=?5,head=?6,slot=?7,"
-		"upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14 WHERE fence<=?10",
+		"upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14,network=?15 WHERE fence<=?10",
 		"tttttdiiiitiiit", r->id, r->name, r->state, r->reason, r->image,
 		r->has_head ? &r->head : NULL, (uint64_t)r->slot, (uint64_t)r->upper,
 		(uint64_t)r->unclean, r->fence, r->owner, r->created_ns, r->used_ns,

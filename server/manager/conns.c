@@ -368,10 +368,8 @@ conns_accept(struct manager *m)
 		}
 		if (m->n_conns >= m->config.connections_max || m->stopping)
 			continue;
-		if (!m->config.sessions_reach_server && reach_is_session(m, client, &from)) {
-			log_line("a connection out of a session is refused (sessions_reach_server)");
+		if (reach_is_refused(m, client, &from))
 			continue;
-		}
 		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 		struct conn *c = conn_new(m);
 		name_peer(c, &from);

@@ -10,6 +10,7 @@
 #include "reach.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "manager/netlink.h"
 #include "manager/session.h"
 
@@ -196,8 +197,8 @@ has_host_session(const struct manager *m)
 	return false;
 }
 
-bool
-reach_is_session(const struct manager *m, int client, const struct sockaddr_storage *peer)
+static bool
+is_session(const struct manager *m, int client, const struct sockaddr_storage *peer)
 {
 	struct where from = where_is(peer);
 
@@ -207,4 +208,29 @@ reach_is_session(const struct manager *m, int client, const struct sockaddr_stor
 			return true;
 	}
 	return has_host_session(m) && is_of_host(m, client, &from);
+}
+
+/* A session can knock as often as it likes: the log tells, but is not filled by it. */
+static void
+say_refused(void)
+{
+	static uint64_t said_ns;
+	static unsigned refused;
+	const uint64_t now_ns = time_now_ns();
+
+	refused++;
+	if (said_ns && now_ns - said_ns < NS_PER_S)
+		return;
+	log_line("connections out of sessions are refused: %u (sessions_reach_server)", refused);
+	said_ns = now_ns;
+	refused = 0;
+}
+
+bool
+reach_is_refused(const struct manager *m, int client, const struct sockaddr_storage *peer)
+{
+	if (m->config.sessions_reach_server || !is_session(m, client, peer))
+		return false;
+	say_refused();
+	return true;
 }

@@ -7,7 +7,7 @@
 
 #include <sys/socket.h>
 
-/* client is connected to peer. */
-bool reach_is_session(const struct manager *m, int client, const struct sockaddr_storage *peer);
+/* Whether client, which is connected to peer, is one: then that is logged, once a second at most. */
+bool reach_is_refused(const struct manager *m, int client, const struct sockaddr_storage *peer);
 
 #endif
