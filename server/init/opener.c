@@ -98,8 +98,7 @@ open_listener(struct wire *w, const struct msg_init_open *m, const union address
 	      struct err *err)
 {
 	auto_close int fd = make_listener(m, a, len);
-	return fd < 0 ? say_failed(w, m->request, errno, err)
-		      : say_opened(w, m->request, fd, err);
+	return fd < 0 ? say_failed(w, m->request, errno, err) : say_opened(w, m->request, fd, err);
 }
 
 static struct connecting *
@@ -147,7 +146,7 @@ opener_open(struct wire *w, struct err *err)
 	    (m.action == OPEN_CONNECT && (m.type != 1 || m.port == 0)))
 		return say_failed(w, m.request, EINVAL, err);
 	return m.action == OPEN_LISTEN ? open_listener(w, &m, &a, len, err)
-					 : begin_connect(w, &m, &a, len, err);
+				       : begin_connect(w, &m, &a, len, err);
 }
 
 static void
@@ -188,8 +187,8 @@ finish(struct wire *w, struct connecting *c, struct err *err)
 
 	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &why, &n) < 0)
 		why = errno;
-	const int told = why ? say_failed(w, c->request, why, err)
-			     : say_opened(w, c->request, c->fd, err);
+	const int told =
+	    why ? say_failed(w, c->request, why, err) : say_opened(w, c->request, c->fd, err);
 	drop(c);
 	return told;
 }

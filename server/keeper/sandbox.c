@@ -99,8 +99,8 @@ set_limits(struct inside *in)
 	return setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* Before the user namespace: it takes rights over the one that we come from, and over the one that we
- * go to, which is the node's for what an operator made. Pid 1 inherits the place. */
+/* Before the user namespace: it takes rights over the one that we come from, and over the one
+ * that we go to, which is the node's for what an operator made. Pid 1 inherits the place. */
 static int
 join_network(struct inside *in)
 {

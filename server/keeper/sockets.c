@@ -2,11 +2,13 @@
  *  1. a request ends once: all its sockets, a failure, its deadline, or sockets_cancel;
  *  2. what init says is a claim: each fd is looked at before it counts, an answer that nobody waits
  *     for is dropped, and its fd closed;
- *  3. nothing here reads, writes or accepts on a socket from inside: it could wait;
+ *  3. nothing here reads, writes or accepts on a socket from inside: it could wait; closing it can
+ * too, and is guarded;
  *  4. a callback may ask again: its own request is off the list by then. */
 #include "sockets.h"
 
 #include "base/fd.h"
+#include "base/guard.h"
 #include "base/log.h"
 
 #include <arpa/inet.h>
@@ -109,7 +111,7 @@ static void
 close_all(struct asked *a)
 {
 	for (size_t i = 0; i < a->n; i++)
-		fd_close(&a->fds[i]);
+		guard_close(&a->fds[i]);
 }
 
 /* Of those that init may still be at: connections, for the others are answered at once. */
@@ -182,7 +184,8 @@ sockets_open(struct sockets *s, const struct socket_wish *wishes, size_t n, uint
 	if (s->next_number > UINT32_MAX - SOCKETS_MAX)
 		s->next_number = 1; /* 2^32 sockets later none of those is on its way */
 	struct asked *a = xnew(1, sizeof *a);
-	*a = (struct asked){.of = s, .first = s->next_number, .n = n, .missing = n, .fn = fn, .ctx = ctx};
+	*a = (struct asked){
+	    .of = s, .first = s->next_number, .n = n, .missing = n, .fn = fn, .ctx = ctx};
 	memcpy(a->wishes, wishes, n * sizeof *wishes);
 	for (size_t i = 0; i < SOCKETS_MAX; i++)
 		a->fds[i] = -1;
@@ -255,8 +258,8 @@ check_socket(int fd, const struct socket_wish *w, struct err *err)
 		return err_set(err, ERR_CORRUPT, "it is a socket of another kind");
 	if (option_of(fd, SO_ACCEPTCONN) != listens)
 		return err_set(err, ERR_CORRUPT, listens ? "it does not listen" : "it listens");
-	const int got = w->action == OPEN_CONNECT ? getpeername(fd, &a.any, &n)
-						  : getsockname(fd, &a.any, &n);
+	const int got =
+	    w->action == OPEN_CONNECT ? getpeername(fd, &a.any, &n) : getsockname(fd, &a.any, &n);
 	if (got < 0) /* a connection can have ended by now; what was said of it stands */
 		return w->action == OPEN_CONNECT && errno == ENOTCONN
 			   ? err_set(err, ERR_UNAVAILABLE, "it is not connected any more")
@@ -267,7 +270,7 @@ check_socket(int fd, const struct socket_wish *w, struct err *err)
 void
 sockets_opened(struct sockets *s, const struct msg_init_opened *m, int take_fd)
 {
-	auto_close int fd = take_fd;
+	__attribute__((cleanup(guard_close))) int fd = take_fd;
 	struct asked *a = find(s, m->request);
 	struct err err;
 
@@ -303,7 +306,8 @@ sockets_failed(struct sockets *s, const struct msg_init_open_failed *m)
 	say_what(&a->wishes[m->request - a->first], what);
 	if (m->error == EOPNOTSUPP)
 		why = "a session's init has no right to set routes";
-	err_set(&err, ERR_UNAVAILABLE, "%s: %s", what, why && m->error ? why : "refused without a reason");
+	err_set(&err, ERR_UNAVAILABLE, "%s: %s", what,
+		why && m->error ? why : "refused without a reason");
 	fail(a, &err);
 }
 

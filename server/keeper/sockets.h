@@ -3,8 +3,8 @@
  * and writes, in whatever process it sends the fds to.
  *
  * What comes is a socket of the kind that was asked for, and no more is known of it: who took init
- * may hold a copy, and change the flags that both share, O_NONBLOCK above all. So: MSG_DONTWAIT with
- * each send and receive, and a guard (guard.h) around each accept. */
+ * may hold a copy, and change the flags that both share, O_NONBLOCK above all. So: MSG_DONTWAIT
+ * with each send and receive, a guard (base/guard.h) around each accept, guard_close. */
 #ifndef BERTH_SOCKETS_H
 #define BERTH_SOCKETS_H
 
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 enum {
-	SOCKETS_MAX = 16,       /* of one request */
+	SOCKETS_MAX = 16,        /* of one request */
 	SOCKETS_ON_THE_WAY = 64, /* of all requests; what init takes at once */
 	SOCKETS_WORDS_BYTES = 96,
 };

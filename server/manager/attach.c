@@ -32,12 +32,13 @@ open_netns(const struct network *n, struct err *err)
 	if (fd < 0)
 		return err_sys(err, errno, "network %s: open %s", n->name, n->place);
 	if (ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET)
-		return err_set(err, ERR_CONFIG, "network %s: %s is no network namespace", n->name, n->place);
+		return err_set(err, ERR_CONFIG, "network %s: %s is no network namespace", n->name,
+			       n->place);
 	if (fstat(fd, &st) < 0 || stat("/proc/self/ns/net", &own) < 0)
 		return err_sys(err, errno, "network %s: look at it", n->name);
 	if (st.st_ino == own.st_ino && st.st_dev == own.st_dev)
-		return err_set(err, ERR_CONFIG, "network %s: %s is the node's own: use host", n->name,
-			       n->place);
+		return err_set(err, ERR_CONFIG, "network %s: %s is the node's own: use host",
+			       n->name, n->place);
 	return fd_steal(&fd);
 }
 
@@ -70,7 +71,8 @@ open_resolv(const struct network *n, int *out, struct err *err)
 }
 
 int
-attach_network(const struct network *n, unsigned slot, int userns, struct attached *out, struct err *err)
+attach_network(const struct network *n, unsigned slot, int userns, struct attached *out,
+	       struct err *err)
 {
 	uint32_t address;
 

@@ -17,7 +17,9 @@ struct attached {
 int attach_network(const struct network *n, unsigned slot, int userns, struct attached *out,
 		   struct err *err) must_check;
 
-/* bridge.c: a namespace of the user namespace, with eth0 in it that leads to a bridge. Returns it. */
-int bridge_attach(const struct network *n, uint32_t address, int userns, struct err *err) must_check;
+/* bridge.c: a namespace of the user namespace, with eth0 in it that leads to a bridge. Returns it.
+ */
+int bridge_attach(const struct network *n, uint32_t address, int userns,
+		  struct err *err) must_check;
 
 #endif

@@ -3,11 +3,11 @@
  *   bridge ── bth<random> ═══ eth0 (FIRST + slot) in the session's namespace
  *
  * Invariants
- *  1. the namespace is the session's (its user namespace owns it), held by the fd that is returned: when
- *     that and pid 1 are gone the kernel removes it, eth0, and with eth0 the other end. Nothing is left,
- *     whatever failed;
- *  2. an address has one hardware address for ever, so that neighbours need not learn anew who has it
- *     after a restart;
+ *  1. the namespace is the session's (its user namespace owns it), held by the fd that is returned:
+ * when that and pid 1 are gone the kernel removes it, eth0, and with eth0 the other end. Nothing is
+ * left, whatever failed;
+ *  2. an address has one hardware address for ever, so that neighbours need not learn anew who has
+ * it after a restart;
  *  3. eth0 has no IPv6: the kernel would give it an address that nobody handed out. */
 #include "attach.h"
 #include "base/fd.h"
@@ -117,7 +117,8 @@ find_bridge(int netlink, const struct network *n, unsigned *out, struct err *err
 	*out = found.index;
 	if (found.is_bridge)
 		return 0;
-	err_set(err, ERR_ABSENT, found.index ? "%s is no bridge" : "there is no bridge %s", n->place);
+	err_set(err, ERR_ABSENT, found.index ? "%s is no bridge" : "there is no bridge %s",
+		n->place);
 	return err_hint(err, "make it: ip link add %.15s type bridge", n->place);
 }
 
@@ -157,7 +158,8 @@ static int
 raise_link(int netlink, unsigned index, struct err *err)
 {
 	struct netlink_request r;
-	const struct ifinfomsg up = {.ifi_index = (int)index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+	const struct ifinfomsg up = {
+	    .ifi_index = (int)index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
 
 	netlink_begin(&r, RTM_NEWLINK, 0, &up, sizeof up);
 	return netlink_do(netlink, &r, err);
@@ -167,8 +169,8 @@ static int
 add_address(int netlink, unsigned index, const struct network *n, uint32_t address, struct err *err)
 {
 	struct netlink_request r;
-	const struct ifaddrmsg head = {.ifa_family = AF_INET, .ifa_prefixlen = (uint8_t)n->bits,
-				       .ifa_index = index};
+	const struct ifaddrmsg head = {
+	    .ifa_family = AF_INET, .ifa_prefixlen = (uint8_t)n->bits, .ifa_index = index};
 	const uint32_t net = htonl(address), all = htonl(address | ~(~0u << (32 - n->bits)));
 
 	netlink_begin(&r, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &head, sizeof head);
@@ -182,8 +184,10 @@ static int
 add_gateway(int netlink, const struct network *n, struct err *err)
 {
 	struct netlink_request r;
-	const struct rtmsg head = {.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN,
-				   .rtm_protocol = RTPROT_STATIC, .rtm_scope = RT_SCOPE_UNIVERSE,
+	const struct rtmsg head = {.rtm_family = AF_INET,
+				   .rtm_table = RT_TABLE_MAIN,
+				   .rtm_protocol = RTPROT_STATIC,
+				   .rtm_scope = RT_SCOPE_UNIVERSE,
 				   .rtm_type = RTN_UNICAST};
 	const uint32_t net = htonl(n->gateway);
 

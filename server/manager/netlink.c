@@ -10,7 +10,10 @@
 #include <string.h>
 #include <sys/time.h>
 
-enum { ANSWER_BYTES = 32 * 1024, HEAD_BYTES = 4 /* of an attribute: NLA_HDRLEN without its sign */ };
+enum {
+	ANSWER_BYTES = 32 * 1024,
+	HEAD_BYTES = 4 /* of an attribute: NLA_HDRLEN without its sign */
+};
 
 int
 netlink_open(int protocol, struct err *err)
@@ -136,7 +139,8 @@ take_message(const struct nlmsghdr *m, netlink_fn fn, void *ctx, int *result, in
 }
 
 int
-netlink_ask(int fd, struct netlink_request *r, netlink_fn fn, void *ctx, int *number, struct err *err)
+netlink_ask(int fd, struct netlink_request *r, netlink_fn fn, void *ctx, int *number,
+	    struct err *err)
 {
 	static union {
 		struct nlmsghdr head;
@@ -146,7 +150,8 @@ netlink_ask(int fd, struct netlink_request *r, netlink_fn fn, void *ctx, int *nu
 	int result = 0, more = 1;
 
 	*number = 0;
-	if (sendto(fd, r->room, r->head.nlmsg_len, 0, (const struct sockaddr *)&kernel, sizeof kernel) < 0)
+	if (sendto(fd, r->room, r->head.nlmsg_len, 0, (const struct sockaddr *)&kernel,
+		   sizeof kernel) < 0)
 		return err_sys(err, errno, "ask the kernel's network");
 	while (more > 0) {
 		const ssize_t got = recv(fd, answer.room, sizeof answer.room, 0);

@@ -19,7 +19,8 @@ struct netlink_request {
 int netlink_open(int protocol, struct err *err) must_check;
 
 /* Builds a request: head and body, then attributes. A nest is an attribute that holds others. */
-void netlink_begin(struct netlink_request *r, uint16_t type, uint16_t flags, const void *body, size_t n);
+void netlink_begin(struct netlink_request *r, uint16_t type, uint16_t flags, const void *body,
+		   size_t n);
 void netlink_put(struct netlink_request *r, uint16_t type, const void *value, size_t n);
 void netlink_text(struct netlink_request *r, uint16_t type, const char *text);
 uint32_t netlink_nest(struct netlink_request *r, uint16_t type, const void *body, size_t n);
@@ -34,9 +35,10 @@ netlink_body(const struct nlmsghdr *m)
 	return (const char *)m + NLMSG_HDRLEN;
 }
 
-/* The value of an attribute of a message with a body of body_bytes, or of a nest that is n bytes at `at`;
- * NULL: it has none of this type. */
-const void *netlink_attribute(const struct nlmsghdr *m, size_t body_bytes, uint16_t type, size_t *out_n);
+/* The value of an attribute of a message with a body of body_bytes, or of a nest that is n bytes at
+ * `at`; NULL: it has none of this type. */
+const void *netlink_attribute(const struct nlmsghdr *m, size_t body_bytes, uint16_t type,
+			      size_t *out_n);
 const void *netlink_find(const void *at, size_t n, uint16_t type, size_t *out_n);
 
 /* Asks, and calls fn with each message of the answer until it returns other than 0, which is the

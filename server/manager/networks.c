@@ -1,8 +1,8 @@
 /* Invariants
- *  1. a name comes from the operator's config alone: what a client says is compared with it, and never
- *     becomes a path or the name of an interface;
- *  2. two slots never get one address of a bridge, and no slot gets the gateway's, the subnet's own or
- *     its broadcast address. */
+ *  1. a name comes from the operator's config alone: what a client says is compared with it, and
+ * never becomes a path or the name of an interface;
+ *  2. two slots never get one address of a bridge, and no slot gets the gateway's, the subnet's own
+ * or its broadcast address. */
 #include "networks.h"
 #include "base/num.h"
 
@@ -58,19 +58,24 @@ parse_bridge(struct str rest, struct network *out, struct err *err)
 
 	if (!str_cut(&rest, '/', &bridge) || !str_cut(&rest, '/', &first) ||
 	    !str_cut(&rest, '/', &bits) || !is_name(bridge, IFNAMSIZ - 1))
-		return err_set(err, ERR_CONFIG, "not of the form bridge:BRIDGE/FIRST/BITS[/GATEWAY]");
+		return err_set(err, ERR_CONFIG,
+			       "not of the form bridge:BRIDGE/FIRST/BITS[/GATEWAY]");
 	if (parse_ipv4(first, &out->first) < 0 || num_parse(bits, 8, 30, &n, err) < 0)
 		return err_set(err, ERR_CONFIG, "not an IPv4 address and 8 to 30 bits: %.*s/%.*s",
 			       (int)first.len, first.at, (int)bits.len, bits.at);
 	if (str_cut(&rest, '/', &gateway) && parse_ipv4(gateway, &out->gateway) < 0)
-		return err_set(err, ERR_CONFIG, "not an IPv4 address: %.*s", (int)gateway.len, gateway.at);
+		return err_set(err, ERR_CONFIG, "not an IPv4 address: %.*s", (int)gateway.len,
+			       gateway.at);
 	const uint32_t mask = ~0u << (32 - n);
 	out->bits = (unsigned)n;
 	out->last = (out->first | ~mask) - 1;
-	if (out->first == (out->first & mask)) /* of the subnet itself: behind the bridge's own, mostly */
+	if (out->first ==
+	    (out->first & mask)) /* of the subnet itself: behind the bridge's own, mostly */
 		out->first += 2;
-	if (out->first > out->last || (out->gateway && (out->gateway & mask) != (out->first & mask)))
-		return err_set(err, ERR_CONFIG, "the gateway or the first address is outside of the subnet");
+	if (out->first > out->last ||
+	    (out->gateway && (out->gateway & mask) != (out->first & mask)))
+		return err_set(err, ERR_CONFIG,
+			       "the gateway or the first address is outside of the subnet");
 	return str_copy(bridge, out->place, sizeof out->place, err);
 }
 
@@ -82,7 +87,8 @@ parse_netns(struct str place, struct network *out, struct err *err)
 	if ((!path && !is_name(place, 200)) || place.len >= sizeof out->place - 16)
 		return err_set(err, ERR_CONFIG, "not a name of ip-netns or an absolute path: %.*s",
 			       (int)place.len, place.at);
-	snprintf(out->place, sizeof out->place, path ? "%.*s" : "/run/netns/%.*s", (int)place.len, place.at);
+	snprintf(out->place, sizeof out->place, path ? "%.*s" : "/run/netns/%.*s", (int)place.len,
+		 place.at);
 	return 0;
 }
 
@@ -94,7 +100,8 @@ parse_one(struct str text, struct network *out, struct err *err)
 	*out = (struct network){.kind = NETWORK_NONE};
 	if (!str_cut(&text, '=', &name) || !is_name(trim(name), NETWORK_NAME_BYTES - 1) ||
 	    !str_cut(&text, ':', &kind))
-		return err_set(err, ERR_CONFIG, "not of the form NAME=netns:NETNS or NAME=bridge:...");
+		return err_set(err, ERR_CONFIG,
+			       "not of the form NAME=netns:NETNS or NAME=bridge:...");
 	if (str_copy(trim(name), out->name, sizeof out->name, err) < 0)
 		return -1;
 	if (str_is(trim(kind), "netns")) {
@@ -123,7 +130,8 @@ check_standard(const struct networks *n, const char *standard, struct err *err)
 	struct network found;
 
 	if (networks_find(n, str_of(standard), &found, err) < 0 || found.kind == NETWORK_HOST) {
-		err_set(err, ERR_CONFIG, "network: neither none nor join:NAME with a NAME of networks: %s",
+		err_set(err, ERR_CONFIG,
+			"network: neither none nor join:NAME with a NAME of networks: %s",
 			standard);
 		return err_hint(err, "host is chosen for one session: new NAME --network host");
 	}
@@ -145,7 +153,8 @@ networks_parse(const char *text, const char *standard, struct networks *out, str
 			return err_add(err, "networks");
 		}
 		if (by_name(out, str_of(made.name)))
-			return err_set(err, ERR_CONFIG, "networks: %s stands there twice", made.name);
+			return err_set(err, ERR_CONFIG, "networks: %s stands there twice",
+				       made.name);
 		out->at[out->n++] = made;
 	}
 	return check_standard(out, standard, err);
@@ -166,7 +175,8 @@ networks_find(const struct networks *n, struct str text, struct network *out, st
 		return 0;
 	}
 	if (!str_starts(text, "join:") || text.len == 5) {
-		err_set(err, ERR_USAGE, "no such network: %.*s", (int)(text.len > 40 ? 40 : text.len), text.at);
+		err_set(err, ERR_USAGE, "no such network: %.*s",
+			(int)(text.len > 40 ? 40 : text.len), text.at);
 		return err_hint(err, "none, host (operators), or join:NAME");
 	}
 	name.at += 5;
@@ -188,8 +198,8 @@ network_address(const struct network *n, unsigned slot, uint32_t *out, struct er
 	const uint64_t address = n->gateway >= n->first && at >= n->gateway ? at + 1 : at;
 
 	if (n->kind != NETWORK_BRIDGE || address > n->last)
-		return err_set(err, ERR_UNAVAILABLE, "network %s has no address left for slot %u", n->name,
-			       slot);
+		return err_set(err, ERR_UNAVAILABLE, "network %s has no address left for slot %u",
+			       n->name, slot);
 	*out = (uint32_t)address;
 	return 0;
 }

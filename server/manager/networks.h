@@ -1,5 +1,5 @@
-/* What network a session has: `none`, `host`, or `join:NAME`, a network namespace or a bridge that an
- * operator has prepared and named in the option `networks`:
+/* What network a session has: `none`, `host`, or `join:NAME`, a network namespace or a bridge that
+ * an operator has prepared and named in the option `networks`:
  *
  *   networks = lab=netns:lab, corp=bridge:br0/10.90.0.16/24/10.90.0.1
  *
@@ -21,7 +21,7 @@ enum network_kind { NETWORK_NONE, NETWORK_HOST, NETWORK_NETNS, NETWORK_BRIDGE };
 struct network {
 	char name[NETWORK_NAME_BYTES]; /* empty but for join */
 	enum network_kind kind;
-	char place[256]; /* path of the namespace; name of the bridge */
+	char place[256];               /* path of the namespace; name of the bridge */
 	uint32_t first, last, gateway; /* of a bridge, host byte order; gateway 0: none */
 	unsigned bits;
 };

@@ -60,7 +60,8 @@ ipv4_of(const struct where *w)
 static bool
 is_loopback(const struct where *w)
 {
-	return IN6_IS_ADDR_V4MAPPED(&w->at) ? ipv4_of(w) >> 24 == 127 : IN6_IS_ADDR_LOOPBACK(&w->at);
+	return IN6_IS_ADDR_V4MAPPED(&w->at) ? ipv4_of(w) >> 24 == 127
+					    : IN6_IS_ADDR_LOOPBACK(&w->at);
 }
 
 /* ---- bridge ---- */
@@ -70,7 +71,8 @@ is_on_bridge(const struct network *n, const struct where *peer)
 {
 	const uint32_t at = ipv4_of(peer);
 
-	return IN6_IS_ADDR_V4MAPPED(&peer->at) && at >= n->first && at <= n->last && at != n->gateway;
+	return IN6_IS_ADDR_V4MAPPED(&peer->at) && at >= n->first && at <= n->last &&
+	       at != n->gateway;
 }
 
 /* ---- netns ---- */
@@ -95,7 +97,8 @@ match_address(void *ctx, const struct nlmsghdr *m)
 	return 0;
 }
 
-/* A netlink socket of a namespace: a socket stays where it was made, so we are there for a moment. */
+/* A netlink socket of a namespace: a socket stays where it was made, so we are there for a moment.
+ */
 static int
 netlink_in(const char *path, struct err *err)
 {
@@ -155,10 +158,12 @@ put_end(struct inet_diag_sockid *id, bool source, const struct where *w, bool v4
 
 /* Whose socket of this node is at the other end: 1 a session's, 0 somebody's or none, -1. */
 static int
-ask_owner(const struct manager *m, const struct where *ours, const struct where *peer, uint8_t family)
+ask_owner(const struct manager *m, const struct where *ours, const struct where *peer,
+	  uint8_t family)
 {
 	const bool v4 = family == AF_INET;
-	struct inet_diag_req_v2 q = {.sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u};
+	struct inet_diag_req_v2 q = {
+	    .sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u};
 	struct netlink_request r;
 	struct err err;
 	uint32_t uid = UINT32_MAX;
@@ -171,7 +176,8 @@ ask_owner(const struct manager *m, const struct where *ours, const struct where 
 	auto_close int fd = netlink_open(NETLINK_SOCK_DIAG, &err);
 	if (fd < 0 || netlink_ask(fd, &r, take_uid, &uid, &number, &err) < 0)
 		return number == ENOENT ? 0 : -1;
-	return uid >= m->node.uid_base && uid - m->node.uid_base < 65536u * (uint64_t)node_slots(m->node.uid_base);
+	return uid >= m->node.uid_base &&
+	       uid - m->node.uid_base < 65536u * (uint64_t)node_slots(m->node.uid_base);
 }
 
 static bool

@@ -60,5 +60,6 @@ session_network_text(const struct session *s, struct buf *out)
 	char address[INET_ADDRSTRLEN];
 
 	address_format(s, address);
-	buf_fmt(out, "%-12s%s%s%s\n", "network", s->row.network, address[0] ? ", address " : "", address);
+	buf_fmt(out, "%-12s%s%s%s\n", "network", s->row.network, address[0] ? ", address " : "",
+		address);
 }

@@ -9,7 +9,9 @@
  *  2. what fails one is refused whole, its fds are closed, and wire_recv fails with ERR_CORRUPT: the
  *     owner logs it and cuts the peer;
  *  3. wire_send never blocks: what the socket does not take is queued, bounded by
- *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut. */
+ *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut;
+ *  4. what came from a peer that may be taken is closed under a guard: the last close of a socket can
+ *     wait for as long as its sender likes. */
 #ifndef BERTH_WIRE_H
 #define BERTH_WIRE_H
 

@@ -1,5 +1,5 @@
-/* The option `networks`, the addresses of a bridge, and a real session on one: in a network namespace of
- * this test's own, so nothing of it is seen outside, or left. */
+/* The option `networks`, the addresses of a bridge, and a real session on one: in a network
+ * namespace of this test's own, so nothing of it is seen outside, or left. */
 #include "server/manager/networks.c"
 
 #include "engine_room.h"
@@ -24,9 +24,10 @@ test_what_an_operator_writes_is_understood(void **state)
 	(void)state;
 	assert_ok(parse("", &n, room_err));
 	assert_int_equal(n.n, 0);
-	assert_ok(parse(" lab = netns:lab ,p=netns:/run/x y/z,corp=bridge:br0/10.90.0.16/24/10.90.0.1,"
-			"b=bridge:br-1/10.1.0.0/16",
-			&n, room_err));
+	assert_ok(
+	    parse(" lab = netns:lab ,p=netns:/run/x y/z,corp=bridge:br0/10.90.0.16/24/10.90.0.1,"
+		  "b=bridge:br-1/10.1.0.0/16",
+		  &n, room_err));
 	assert_int_equal(n.n, 4);
 	assert_string_equal(n.at[0].name, "lab");
 	assert_string_equal(n.at[0].place, "/run/netns/lab");
@@ -44,11 +45,29 @@ static void
 test_what_does_not_fit_is_refused(void **state)
 {
 	static const char *const bad[] = {
-	    "lab", "lab=", "=netns:x", "lab=netns", "lab=netns:", "lab=netns:a/b", "lab=netns:..", "lab=veth:x",
-	    "l/b=netns:a", "-x=netns:a", "a=netns:a,a=netns:b", "a=netns:a,,b=netns:b",
-	    "b=bridge:", "b=bridge:br0", "b=bridge:br0/10.0.0.1", "b=bridge:br0/10.0.0.1/7", "b=bridge:br0/10.0.0.1/31",
-	    "b=bridge:br0/10.0.0/24", "b=bridge:br0/10.0.0.0x1/24", "b=bridge:a-name-of-16-byt/10.0.0.1/24",
-	    "b=bridge:../x/10.0.0.1/24", "b=bridge:br0/10.0.0.1/24/x", "b=bridge:br0/10.0.0.1/24/10.0.1.1",
+	    "lab",
+	    "lab=",
+	    "=netns:x",
+	    "lab=netns",
+	    "lab=netns:",
+	    "lab=netns:a/b",
+	    "lab=netns:..",
+	    "lab=veth:x",
+	    "l/b=netns:a",
+	    "-x=netns:a",
+	    "a=netns:a,a=netns:b",
+	    "a=netns:a,,b=netns:b",
+	    "b=bridge:",
+	    "b=bridge:br0",
+	    "b=bridge:br0/10.0.0.1",
+	    "b=bridge:br0/10.0.0.1/7",
+	    "b=bridge:br0/10.0.0.1/31",
+	    "b=bridge:br0/10.0.0/24",
+	    "b=bridge:br0/10.0.0.0x1/24",
+	    "b=bridge:a-name-of-16-byt/10.0.0.1/24",
+	    "b=bridge:../x/10.0.0.1/24",
+	    "b=bridge:br0/10.0.0.1/24/x",
+	    "b=bridge:br0/10.0.0.1/24/10.0.1.1",
 	    "b=bridge:br0/10.0.0.255/24",
 	};
 	struct networks n;
@@ -180,8 +199,13 @@ await_no_cable(void)
 	}
 }
 
-static const struct network corp = {.name = "corp", .kind = NETWORK_BRIDGE, .place = "br0", .first = 0x0a5a0010,
-				    .last = 0x0a5a00fe, .gateway = 0x0a5a0001, .bits = 24};
+static const struct network corp = {.name = "corp",
+				    .kind = NETWORK_BRIDGE,
+				    .place = "br0",
+				    .first = 0x0a5a0010,
+				    .last = 0x0a5a00fe,
+				    .gateway = 0x0a5a0001,
+				    .bits = 24};
 
 static void
 test_a_session_on_a_bridge_has_a_cable_while_it_lives(void **state)
@@ -198,9 +222,15 @@ test_a_session_on_a_bridge_has_a_cable_while_it_lives(void **state)
 	assert_int_equal(cables(), 1);
 	session_launch(&s, false);
 	fd_close(&s.fds[KEEPER_NETNS]); /* pid 1 holds it */
-	assert_int_equal(session_run(&s, "cat /sys/class/net/eth0/address; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6; "
-					 "ls /sys/class/net; cat /proc/net/route | wc -l", out, sizeof out), 0);
-	assert_string_equal(out, "02:62:0a:5a:00:17\n1\neth0\nlo\n3"); /* slot 7; two routes and a head */
+	assert_int_equal(
+	    session_run(
+		&s,
+		"cat /sys/class/net/eth0/address; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6; "
+		"ls /sys/class/net; cat /proc/net/route | wc -l",
+		out, sizeof out),
+	    0);
+	assert_string_equal(
+	    out, "02:62:0a:5a:00:17\n1\neth0\nlo\n3"); /* slot 7; two routes and a head */
 	assert_int_equal(cables(), 1);
 	session_stop(&s);
 	await_no_cable();

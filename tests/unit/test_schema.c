@@ -30,11 +30,13 @@ make_version(const char *path, int version)
 		assert_int_equal(sqlite3_exec(db, migrations[v], NULL, NULL, NULL), SQLITE_OK);
 	snprintf(end, sizeof end, "PRAGMA user_version=%d", version);
 	assert_int_equal(sqlite3_exec(db, end, NULL, NULL, NULL), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db,
-				      "INSERT INTO sessions(id,name,state,image,slot,upper,owner,created_ns,used_ns) "
-				      "VALUES('s_a','demo','paused','host:1',3,2,'me',10,20)",
-				      NULL, NULL, NULL),
-			 SQLITE_OK);
+	assert_int_equal(
+	    sqlite3_exec(
+		db,
+		"INSERT INTO sessions(id,name,state,image,slot,upper,owner,created_ns,used_ns) "
+		"VALUES('s_a','demo','paused','host:1',3,2,'me',10,20)",
+		NULL, NULL, NULL),
+	    SQLITE_OK);
 	sqlite3_close(db);
 }
 

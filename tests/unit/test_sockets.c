@@ -1,5 +1,5 @@
-/* The keeper's half of "open these sockets inside": first with an init that this test plays, honest or
- * lying, then with the real one in a launched sandbox. */
+/* The keeper's half of "open these sockets inside": first with an init that this test plays, honest
+ * or lying, then with the real one in a launched sandbox. */
 #include "server/keeper/sockets.c"
 
 #include "confine.h"
@@ -190,7 +190,8 @@ test_what_was_asked_for_comes_in_its_order(void **state)
 	unsigned one, two;
 	auto_close int a = bound("127.0.0.1", SOCK_STREAM, true, &one);
 	auto_close int b = bound("127.0.0.1", SOCK_DGRAM, false, &two);
-	struct socket_wish w[2] = {wish(OPEN_LISTEN, "127.0.0.1", one), wish(OPEN_LISTEN, "127.0.0.1", two)};
+	struct socket_wish w[2] = {wish(OPEN_LISTEN, "127.0.0.1", one),
+				   wish(OPEN_LISTEN, "127.0.0.1", two)};
 	w[1].datagram = true;
 	const uint32_t request = ask(w, 2, NS_PER_S * 20);
 	const struct msg_init_open *m = &heard()->init_open;
@@ -262,7 +263,8 @@ test_what_is_no_such_socket_is_not_taken(void **state)
 	w = wish(OPEN_LISTEN, "127.0.0.1", 0);
 	w.datagram = true;
 	expect_no(w, bound("127.0.0.1", SOCK_STREAM, true, &other), "of another kind");
-	expect_no((struct socket_wish){.action = OPEN_ROUTE, .family = 4}, dup(server), "it is no socket");
+	expect_no((struct socket_wish){.action = OPEN_ROUTE, .family = 4}, dup(server),
+		  "it is no socket");
 }
 
 static void
@@ -280,7 +282,8 @@ test_all_come_or_none(void **state)
 	say_fail(request + 1, EADDRINUSE);
 	turn_until_told();
 	assert_int_equal(told.failure.code, ERR_UNAVAILABLE);
-	assert_string_equal(told.failure.why, "a listener on [::1]:80 inside: Address already in use");
+	assert_string_equal(told.failure.why,
+			    "a listener on [::1]:80 inside: Address already in use");
 	assert_int_equal(open_files(), before);
 }
 
@@ -325,7 +328,8 @@ test_a_number_of_inits_is_words_whatever_it_is(void **state)
 		say_fail(request, numbers[i]);
 		turn_until_told();
 		assert_int_equal(told.failure.code, ERR_UNAVAILABLE);
-		assert_true(str_starts(str_of(told.failure.why), "a connection to 10.1.2.3:80 inside: "));
+		assert_true(
+		    str_starts(str_of(told.failure.why), "a connection to 10.1.2.3:80 inside: "));
 	}
 }
 
@@ -340,7 +344,8 @@ test_a_deadline_ends_it_and_init_is_told(void **state)
 	heard();
 	turn_until_told();
 	assert_int_equal(told.failure.code, ERR_TIMEOUT);
-	assert_true(str_starts(str_of(told.failure.why), "waited too long for a connection to 127.0.0.1:"));
+	assert_true(
+	    str_starts(str_of(told.failure.why), "waited too long for a connection to 127.0.0.1:"));
 	assert_int_equal(heard()->id, MSG_init_open_cancel);
 	assert_int_equal(far.message.init_open_cancel.request, request);
 	auto_close int fd = connected(port);
@@ -401,7 +406,8 @@ test_what_can_be_asked_is_bounded(void **state)
 	assert_int_equal(told.failure.code, ERR_UNAVAILABLE);
 }
 
-/* All that is done with a socket from inside is allowed to a keeper that has given up its rights. */
+/* All that is done with a socket from inside is allowed to a keeper that has given up its rights.
+ */
 static void
 test_a_confined_keeper_can_look_at_them(void **state)
 {
@@ -494,10 +500,11 @@ test_a_server_inside_is_reached_from_outside(void **state)
 	room_or_skip();
 	for (int i = 0; i < 2; i++) {
 		char python[512], got[64];
-		snprintf(python, sizeof python,
-			 "s=socket.create_server(('%s',81),family=socket.%s)\nprint('up',flush=True)\n"
-			 "c,_=s.accept()\nprint(c.recv(9).decode())\nc.sendall(b'hello')",
-			 addresses[i], i ? "AF_INET6" : "AF_INET");
+		snprintf(
+		    python, sizeof python,
+		    "s=socket.create_server(('%s',81),family=socket.%s)\nprint('up',flush=True)\n"
+		    "c,_=s.accept()\nprint(c.recv(9).decode())\nc.sendall(b'hello')",
+		    addresses[i], i ? "AF_INET6" : "AF_INET");
 		auto_close int output = run_inside(python);
 		const struct socket_wish w = wish(OPEN_CONNECT, addresses[i], 81);
 		ask(&w, 1, ROOM_WAIT_NS);
@@ -519,10 +526,11 @@ test_listeners_inside_are_accepted_on_outside(void **state)
 {
 	(void)state;
 	room_or_skip();
-	const struct socket_wish w[] = {wish(OPEN_LISTEN, "127.0.0.1", 80),
-					wish(OPEN_LISTEN, "0.0.0.0", 8080),
-					wish(OPEN_LISTEN, "::", 8080), wish(OPEN_LISTEN, "::1", 443)};
-	static const char *const targets[] = {"127.0.0.1',80", "127.0.0.1',8080", "::1',8080", "::1',443"};
+	const struct socket_wish w[] = {
+	    wish(OPEN_LISTEN, "127.0.0.1", 80), wish(OPEN_LISTEN, "0.0.0.0", 8080),
+	    wish(OPEN_LISTEN, "::", 8080), wish(OPEN_LISTEN, "::1", 443)};
+	static const char *const targets[] = {"127.0.0.1',80", "127.0.0.1',8080", "::1',8080",
+					      "::1',443"};
 	ask(w, 4, ROOM_WAIT_NS);
 	turn_until_told();
 	assert_string_equal(told.failure.why, "");
@@ -565,8 +573,9 @@ test_datagrams_come_from_a_bound_socket(void **state)
 	ask(&w, 1, ROOM_WAIT_NS);
 	turn_until_told();
 	assert_string_equal(told.failure.why, "");
-	auto_close int output = run_inside("s=socket.socket(type=socket.SOCK_DGRAM)\nprint('up',flush=True)\n"
-					   "s.sendto(b'who',('127.0.0.1',53))");
+	auto_close int output =
+	    run_inside("s=socket.socket(type=socket.SOCK_DGRAM)\nprint('up',flush=True)\n"
+		       "s.sendto(b'who',('127.0.0.1',53))");
 	struct pollfd p = {.fd = told.fds[0], .events = POLLIN};
 	assert_int_equal(poll(&p, 1, 20000), 1);
 	assert_int_equal(recv(told.fds[0], got, sizeof got, MSG_DONTWAIT), 3);
@@ -584,10 +593,13 @@ test_what_cannot_be_opened_is_said_in_words(void **state)
 		unsigned port;
 		const char *why;
 	} tries[] = {
-	    {OPEN_CONNECT, "127.0.0.1", 9, "a connection to 127.0.0.1:9 inside: Connection refused"},
+	    {OPEN_CONNECT, "127.0.0.1", 9,
+	     "a connection to 127.0.0.1:9 inside: Connection refused"},
 	    {OPEN_CONNECT, "::1", 9, "a connection to [::1]:9 inside: Connection refused"},
-	    {OPEN_CONNECT, "192.0.2.1", 80, "a connection to 192.0.2.1:80 inside: Network is unreachable"},
-	    {OPEN_LISTEN, "192.0.2.1", 80, "a listener on 192.0.2.1:80 inside: Cannot assign requested address"},
+	    {OPEN_CONNECT, "192.0.2.1", 80,
+	     "a connection to 192.0.2.1:80 inside: Network is unreachable"},
+	    {OPEN_LISTEN, "192.0.2.1", 80,
+	     "a listener on 192.0.2.1:80 inside: Cannot assign requested address"},
 	    {OPEN_ROUTE, "0.0.0.0", 0,
 	     "a route for every address inside: a session's init has no right to set routes"},
 	};
@@ -602,7 +614,8 @@ test_what_cannot_be_opened_is_said_in_words(void **state)
 					     wish(OPEN_LISTEN, "127.0.0.1", 80)};
 	ask(twice, 2, ROOM_WAIT_NS);
 	turn_until_told();
-	assert_string_equal(told.failure.why, "a listener on 127.0.0.1:80 inside: Address already in use");
+	assert_string_equal(told.failure.why,
+			    "a listener on 127.0.0.1:80 inside: Address already in use");
 	ask(twice, 1, ROOM_WAIT_NS); /* the first of the two was closed again */
 	turn_until_told();
 	assert_int_equal(told.n, 1);
@@ -615,11 +628,12 @@ test_connections_wait_together_and_hold_up_nothing(void **state)
 	char got[64];
 	(void)state;
 	room_or_skip();
-	auto_close int server = run_inside(
-	    "s=socket.socket()\ns.bind(('127.0.0.1',82))\ns.listen(0)\n"
-	    "k=[socket.socket() for i in range(4)]\n"
-	    "for c in k:\n c.setblocking(False)\n c.connect_ex(('127.0.0.1',82))\n"
-	    "c=socket.create_server(('127.0.0.1',83))\nprint('up',flush=True)\nimport time\ntime.sleep(100)");
+	auto_close int server =
+	    run_inside("s=socket.socket()\ns.bind(('127.0.0.1',82))\ns.listen(0)\n"
+		       "k=[socket.socket() for i in range(4)]\n"
+		       "for c in k:\n c.setblocking(False)\n c.connect_ex(('127.0.0.1',82))\n"
+		       "c=socket.create_server(('127.0.0.1',83))\nprint('up',flush=True)\nimport "
+		       "time\ntime.sleep(100)");
 	struct socket_wish w[SOCKETS_MAX];
 	for (int i = 0; i < SOCKETS_MAX; i++)
 		w[i] = wish(OPEN_CONNECT, "127.0.0.1", 82);
@@ -654,11 +668,11 @@ test_a_sandbox_that_ends_is_told_to_who_waits(void **state)
 {
 	(void)state;
 	room_or_skip();
-	auto_close int server = run_inside(
-	    "s=socket.socket()\ns.bind(('127.0.0.1',82))\ns.listen(0)\n"
-	    "k=[socket.socket() for i in range(4)]\n"
-	    "for c in k:\n c.setblocking(False)\n c.connect_ex(('127.0.0.1',82))\n"
-	    "print('up',flush=True)\nimport time\ntime.sleep(100)");
+	auto_close int server =
+	    run_inside("s=socket.socket()\ns.bind(('127.0.0.1',82))\ns.listen(0)\n"
+		       "k=[socket.socket() for i in range(4)]\n"
+		       "for c in k:\n c.setblocking(False)\n c.connect_ex(('127.0.0.1',82))\n"
+		       "print('up',flush=True)\nimport time\ntime.sleep(100)");
 	const struct socket_wish w = wish(OPEN_CONNECT, "127.0.0.1", 82);
 	ask(&w, 1, ROOM_WAIT_NS);
 	as_keeper();
