@@ -273,7 +273,8 @@ confine_keeper(uid_t uid, gid_t gid, bool keep_kill, struct err *err)
 	/* with the sessions' own uid it needs no right to signal them */
 	const unsigned long long keep = keep_kill && uid ? 1ull << CAP_KILL : 0;
 	/* openat2, openat, mkdirat, unlinkat: its calls/ directory and the calls' cgroups, by fd.
-	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals. */
+	 * pwritev, fallocate, fdatasync: journals. wait: pid 1. ioctl: the size of terminals.
+	 * getsockname, getpeername: sockets that init has opened. */
 	static const int allowed[] = {
 	    CALLS_OF_ALL,       SYS_openat,          SYS_openat2,
 	    SYS_mkdirat,        SYS_unlinkat,        SYS_renameat,
@@ -286,7 +287,8 @@ confine_keeper(uid_t uid, gid_t gid, bool keep_kill, struct err *err)
 	    SYS_timerfd_create, SYS_timerfd_settime, SYS_pidfd_send_signal,
 	    SYS_fchmod,         SYS_fchmodat,        SYS_getdents64,
 	    SYS_fstatfs,        SYS_shutdown,        SYS_readlinkat,
-	    SYS_memfd_create,   SYS_setitimer,	 SYS_pidfd_open, /* the last for keep_kill alone */
+	    SYS_memfd_create,   SYS_setitimer,	     SYS_getsockname,
+	    SYS_getpeername,	SYS_pidfd_open, /* the last for keep_kill alone */
 	};
 	const size_t n = sizeof allowed / sizeof *allowed - !keep_kill;
 	/* The bounding set first: the change of uid takes the right to drop it. */

@@ -61,6 +61,8 @@ static const char *const migrations[] = {
     "CREATE TABLE session_choices("
     " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, key TEXT NOT NULL,"
     " value TEXT NOT NULL, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;",
+    /* 5: the network of a session: none, host, join:NAME */
+    "ALTER TABLE sessions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -1,16 +1,19 @@
 /* berth-init: pid 1 of a sandbox. Executes calls for the keeper and reaps what dies.
  *   holds      one socket, to the keeper (fd 3)
- *   may        fork and exec with the session's rights, signal the session's processes
+ *   may        fork and exec with the session's rights, signal the session's processes, open
+ *              sockets of the session's network
  *   never      opens a file of the workspace, parses anything but messages.def, waits for a call
  *   if taken   gains nothing: it runs with the rights of the session, and the keeper trusts no
  *              word, number or descriptor of it
  *
  * Invariants:
- *  1. one thread, no wait but for a message or a child: nothing inside can make it hang;
+ *  1. one thread, no wait but for a message, a child or a connection: nothing inside can make it
+ *     hang;
  *  2. each init_exec is answered by exactly one init_exited, whatever fails on the way;
  *  3. a call's process gets its three streams and no other descriptor, no blocked or ignored
  *     signal, a session (and process group) of its own;
  *  4. when the keeper is gone, so is everything in here. */
+#include "opener.h"
 #include "reap.h"
 #include "wire/wire.h"
 
@@ -302,6 +305,12 @@ take_messages(struct wire *w, struct err *err)
 		} else if (w->message.id == MSG_init_signal_listed) {
 			reap_signal_listed(w->message.fds[0],
 					   (int)w->message.init_signal_listed.signal);
+		} else if (w->message.id == MSG_init_open) {
+			if (opener_open(w, err) < 0)
+				return -1;
+		} else if (w->message.id == MSG_init_open_cancel) {
+			if (opener_cancel(w, err) < 0)
+				return -1;
 		} else if (w->message.id == MSG_init_signal) {
 			const struct msg_init_signal m = w->message.init_signal;
 			if (m.signal < 1 || m.signal > 64)
@@ -336,12 +345,16 @@ serve(struct wire *w, int children, struct err *err)
 	int more = 0;
 
 	for (;;) {
-		struct pollfd p[2] = {
+		struct pollfd p[2 + OPENER_CONNECTS_MAX] = {
 		    {.fd = w->fd, .events = (short)(POLLIN | (w->queue ? POLLOUT : 0))},
 		    {.fd = children, .events = POLLIN},
 		};
-		if (poll(p, 2, more ? 0 : -1) < 0 && errno != EINTR)
-			return err_sys(err, errno, "wait");
+		const nfds_t connects = opener_wants(p + 2);
+		if (poll(p, 2 + connects, more ? 0 : -1) < 0) {
+			if (errno != EINTR)
+				return err_sys(err, errno, "wait");
+			continue;
+		}
 		if (p[1].revents) {
 			struct signalfd_siginfo told[8];
 			const ssize_t ignored = read(children, told, sizeof told);
@@ -352,6 +365,9 @@ serve(struct wire *w, int children, struct err *err)
 			if (more < 0)
 				return -1;
 		}
+		/* before messages, which could cancel one and begin another in its place */
+		if (opener_ready(w, p + 2, connects, err) < 0)
+			return -1;
 		if (p[0].revents && take_messages(w, err) < 0)
 			return -1;
 	}

@@ -12,9 +12,9 @@
 #include "keeper.h"
 
 #include "base/fd.h"
+#include "base/guard.h"
 #include "base/log.h"
 #include "base/time.h"
-#include "guard.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -297,7 +297,7 @@ call_started(struct keeper *k, uint32_t number, uint32_t pid)
 void
 call_take_pty(struct keeper *k, uint32_t number, int take_master)
 {
-	auto_close int master = take_master;
+	__attribute__((cleanup(guard_close))) int master = take_master;
 	struct call *c = find_number(k, number);
 	struct err err;
 

@@ -139,6 +139,8 @@ on_pid1(void *ctx, uint32_t events)
 		if (k->init.message.id == MSG_init_exited)
 			call_exited(k, &k->init.message.init_exited);
 	wire_close(&k->init);
+	err_set(&err, ERR_UNAVAILABLE, "the session has ended");
+	sockets_end(&k->sockets, &err);
 	/* Where init's end is not that of all others */
 	if (k->engine->keeps_kill && k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "end what init has left");
@@ -162,6 +164,7 @@ init_failed(struct keeper *k, const struct err *why)
 	if (why->code != ERR_UNAVAILABLE)
 		log_err(why, "init is cut");
 	wire_close(&k->init);
+	sockets_end(&k->sockets, why);
 	if (k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "kill the session");
 }
@@ -187,6 +190,10 @@ on_init(void *ctx)
 			call_started(k, m->init_started.call, m->init_started.pid);
 		else if (m->id == MSG_init_pty)
 			call_take_pty(k, m->init_pty.call, fd_steal(&m->fds[0]));
+		else if (m->id == MSG_init_opened)
+			sockets_opened(&k->sockets, &m->init_opened, fd_steal(&m->fds[0]));
+		else if (m->id == MSG_init_open_failed)
+			sockets_failed(&k->sockets, &m->init_open_failed);
 	}
 }
 
@@ -440,7 +447,8 @@ start_box(struct keeper *k, struct err *err)
 	};
 	static const enum keeper_fd not_needed[] = {
 	    KEEPER_ROOTFS, KEEPER_USR,         KEEPER_USERNS,    KEEPER_INIT,    KEEPER_SECCOMP,
-	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU};
+	    KEEPER_RUN,    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_NETNS,
+	    KEEPER_SYS,    KEEPER_RESOLV};
 
 	static const struct engine *const engines[] = {
 	    [ENGINE_LAUNCH] = &engine_launch, [ENGINE_PROCESS] = &engine_process};
@@ -497,6 +505,7 @@ start(struct keeper *k, struct err *err)
 	if (fcntl(MANAGER_SOCKET, F_SETFD, FD_CLOEXEC) < 0)
 		return err_sys(err, errno, "find the manager's socket");
 	k->room = xnew(1, JOURNAL_WRITE_MAX_BYTES);
+	sockets_init(&k->sockets, &k->loop, &k->init);
 	if (loop_init(&k->loop, err) < 0 ||
 	    wire_open(&k->manager, MANAGER_SOCKET, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, err) < 0)
 		return -1;
@@ -521,6 +530,8 @@ stop(struct keeper *k)
 	grant_close_all(k);
 	call_free_all(k);
 	wire_close(&k->init);
+	err_set(&err, ERR_UNAVAILABLE, "the keeper ends");
+	sockets_end(&k->sockets, &err);
 	wire_close(&k->manager);
 	record_close(&k->spool);
 	watch_remove(&k->pid1);

@@ -4,13 +4,15 @@
  *   grant.c    one link to a conn                                   terminal.c  stdin of a PTY
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
- *   growth.c   who is told that a journal grew                      excess.c    the limits it hit */
+ *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
+ *   sockets.c  sockets of the session's network                                                  */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
 #include "engine.h"
 #include "journal.h"
 #include "record.h"
+#include "sockets.h"
 
 #include "base/loop.h"
 #include "base/num.h"
@@ -221,6 +223,7 @@ struct keeper {
 	struct timer farewell;
 	struct spool spool;
 	struct pause pause;
+	struct sockets sockets;
 	struct grant *grants;
 	struct call *calls, *late; /* late: ended, but something of them lives */
 	uint32_t n_grants, n_calls, n_late;

@@ -109,6 +109,14 @@ sandbox_set_limits_of_cgroups(struct inside *in)
 	return in->plan->data_bytes ? setrlimit(RLIMIT_DATA, &data) : 0;
 }
 
+/* Before the user namespace: it takes rights over the one that we come from, and over the one
+ * that we go to, which is the node's for what an operator made. Pid 1 inherits the place. */
+static int
+join_network(struct inside *in)
+{
+	return in->plan->netns < 0 ? 0 : setns(in->plan->netns, CLONE_NEWNET);
+}
+
 static int
 become_session_root(struct inside *in)
 {
@@ -128,6 +136,7 @@ static const struct step steps_of_launcher[] = {
     {"set the out-of-memory score", sandbox_lower_priority},
     {"set the limits", sandbox_set_limits},
     {"set the limits of a node without cgroups", sandbox_set_limits_of_cgroups},
+    {"join its network", join_network},
     {"join the user namespace", become_session_root},
 };
 
@@ -183,8 +192,8 @@ name_host(struct inside *in)
 static int
 raise_loopback(struct inside *in)
 {
-	if (in->plan->network_host)
-		return 0;
+	if (in->plan->network_host || in->plan->netns >= 0)
+		return 0; /* not ours to raise, or raised */
 	auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 	return fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &lo);
@@ -202,8 +211,10 @@ sandbox_join_keyring(struct inside *in)
 static int
 drop_capabilities(struct inside *in)
 {
+	/* Among others on a bridge nobody may write packets by hand, in the name of a neighbour. */
+	const unsigned long long raw = in->plan->netns >= 0 ? 1ull << CAP_NET_RAW : 0;
 	struct err why;
-	if (confine_capabilities(kept_capabilities, &why) < 0)
+	if (confine_capabilities(kept_capabilities & ~raw, &why) < 0)
 		return -1;
 	if (in->plan->walls & KEEPER_WALL_SETUID)
 		return 0;
@@ -274,6 +285,7 @@ static const struct step steps_of_pid1[] = {
     {"take the devices", tree_take_devices},
     {"attach the workspace", tree_attach_workspace},
     {"attach /usr", tree_attach_usr},
+    {"attach resolv.conf", tree_attach_resolv},
     {"mount /proc", tree_mount_proc},
     {"mount /dev", tree_mount_dev},
     {"mount /sys", tree_mount_sys},
@@ -361,7 +373,7 @@ sandbox_launch(const struct sandbox_plan *plan)
 					   CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP};
 
 	sandbox_begin(&in, plan);
-	if (!plan->network_host)
+	if (!plan->network_host && plan->netns < 0)
 		args.flags |= CLONE_NEWNET;
 	sandbox_run(&in, steps_of_launcher, sizeof steps_of_launcher / sizeof *steps_of_launcher);
 	in.at = NULL;

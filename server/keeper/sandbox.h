@@ -19,6 +19,7 @@ struct sandbox_plan {
 	bool network_host;
 	int rootfs, userns, init;  /* lent */
 	int usr, run;              /* lent, -1: none */
+	int netns, sys, resolv;    /* lent, -1: none; netns: pid 1 starts in it */
 	int join[3];               /* lent: v1 cgroup.procs of its limits, -1: none */
 	unsigned ids;              /* inside; 1: root alone */
 	uint64_t files, tmp_bytes; /* 0: as ever */

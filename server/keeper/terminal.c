@@ -8,7 +8,7 @@
 #include "keeper.h"
 
 #include "base/fd.h"
-#include "guard.h"
+#include "base/guard.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>

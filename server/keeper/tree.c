@@ -58,12 +58,6 @@ static const char *const masked[] = {
     "/sys/fs/cgroup",
 };
 
-/* Other filesystems, which the node has mounted below its own /sys, and a sysfs of ours has not. */
-static const char *const masked_of_node[] = {
-    "/sys/fs/bpf",          "/sys/fs/pstore",      "/sys/kernel/debug",
-    "/sys/kernel/security", "/sys/kernel/tracing", "/sys/kernel/config",
-};
-
 /* ---- small parts ---- */
 
 static int
@@ -232,6 +226,26 @@ tree_attach_usr(struct inside *in)
 			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
+/* Over the workspace's own, if that is a file: what a session put there else is its business. */
+int
+tree_attach_resolv(struct inside *in)
+{
+	struct open_how how = {
+	    .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+	    .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	struct stat st;
+
+	if (in->plan->resolv < 0)
+		return 0;
+	in->at = "etc/resolv.conf";
+	auto_close int where = (int)syscall(SYS_openat2, AT_FDCWD, in->at, &how, sizeof how);
+	if (where < 0 || fstat(where, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	return move_mount(in->plan->resolv, "", where, "",
+			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
 int
 tree_mount_proc(struct inside *in)
 {
@@ -299,19 +313,26 @@ tree_mount_dev(struct inside *in)
 	return make_link(in, "/proc/self/fd/2", "dev/stderr");
 }
 
+static const struct mount_option empty[] = {{"nr_inodes", "2"}, {"mode", "555"}, {0}};
+
 int
 tree_mount_sys(struct inside *in)
 {
-	if (!in->plan->network_host)
+	if (in->plan->sys < 0 && in->plan->network_host) /* nobody here may mount that one */
+		return mount_new_on(in, "sys", "tmpfs", empty,
+				    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+					MOUNT_ATTR_NOEXEC);
+	if (in->plan->sys < 0)
 		return mount_new_on(in, "sys", "sysfs", NULL,
 				    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 					MOUNT_ATTR_NOEXEC);
-	/* sysfs belongs to a network namespace: of the node's, only a copy of its mount can be had
-	 */
+	/* sysfs belongs to a network namespace: one that is not ours to mount was mounted for us */
 	in->at = "sys";
-	if (make_mount_point("sys") < 0)
+	auto_close int where = mount_point("sys");
+	if (where < 0)
 		return -1;
-	return bind_read_only("/sys", "sys");
+	return move_mount(in->plan->sys, "", where, "",
+			  MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
 int
@@ -423,8 +444,6 @@ tree_protect_proc(struct inside *in)
 static int
 mask_directory(int where, const char *path, const char **first)
 {
-	static const struct mount_option empty[] = {{"nr_inodes", "2"}, {"mode", "555"}, {0}};
-
 	if (!*first) {
 		*first = path;
 		return mount_new("tmpfs", empty,
@@ -456,16 +475,9 @@ int
 tree_mask(struct inside *in)
 {
 	const char *first = NULL;
-	const size_t of_node =
-	    in->plan->network_host ? sizeof masked_of_node / sizeof *masked_of_node : 0;
 
 	for (size_t i = 0; i < sizeof masked / sizeof *masked; i++) {
 		in->at = masked[i];
-		if (mask_path(in->at, &first) < 0)
-			return -1;
-	}
-	for (size_t i = 0; i < of_node; i++) {
-		in->at = masked_of_node[i];
 		if (mask_path(in->at, &first) < 0)
 			return -1;
 	}

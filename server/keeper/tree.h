@@ -19,6 +19,7 @@ int tree_leave_propagation(struct inside *in);
 int tree_take_devices(struct inside *in);
 int tree_attach_workspace(struct inside *in);
 int tree_attach_usr(struct inside *in);
+int tree_attach_resolv(struct inside *in);
 int tree_mount_proc(struct inside *in);
 int tree_mount_dev(struct inside *in);
 int tree_mount_sys(struct inside *in);

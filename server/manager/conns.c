@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/reach.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
 
@@ -366,6 +367,8 @@ conns_accept(struct manager *m)
 			return;
 		}
 		if (m->n_conns >= m->config.connections_max || m->stopping)
+			continue;
+		if (reach_is_refused(m, client, &from))
 			continue;
 		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 		struct conn *c = conn_new(m);

@@ -24,9 +24,11 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 		return -1;
 	struct limits_set limits;
 	auto_choices choices = {.n_mounts = 0};
+	char network[NETWORK_TEXT_BYTES];
 	if (do_new_limits(m, c, r, &limits, err) < 0 ||
 	    choices_of_request(m, c, r, !content[0], &choices, err) < 0 ||
-	    session_create_on(m, name, c->principal, content, &there, err) < 0)
+	    session_network_choose(m, c, r, network, err) < 0 ||
+	    session_create_on(m, name, c->principal, content, network, &there, err) < 0)
 		return -1;
 	there->limits = limits;
 	there->choices = choices;
@@ -78,6 +80,7 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	json_put(out, str_of(s->row.image));
 	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"",
 		rung_name(s->m->node.isolation.rung), made, used);
+	session_network_json(s, out);
 	if (s->row.has_head)
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
 	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu", sum->snapshots,
@@ -142,6 +145,7 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 	if (i->lacks[0])
 		buf_fmt(out, "%-12s%s\n", "", i->lacks);
 	buf_fmt(out, "%-12s%s\n%-12s%s\n", "image", s->row.image, "owner", s->row.owner);
+	session_network_text(s, out);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
 	buf_fmt(out, "%-12s%.12s\n", "head",
 		s->row.has_head ? digest_text(&s->row.head).text : "none");

@@ -65,7 +65,7 @@ static const struct {
 } made[] = {
     {"etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
     {"etc/hostname", "localhost\n"},
-    {"etc/resolv.conf", "# this session has no network: there is no resolver\n"},
+    {"etc/resolv.conf", "# no resolver: this session has no network, or one without\n"},
     {"root/.profile", "[ -n \"$BASH\" ] && [ -f ~/.bashrc ] && . ~/.bashrc\n"},
     {"root/.bashrc", "case $- in *i*) ;; *) return ;; esac\n"
 		     "HISTCONTROL=ignoreboth\n"

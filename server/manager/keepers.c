@@ -338,6 +338,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .rlimit_data = rlimit_of(m, LIMIT_MEMORY, &limits),
 	    .walls = choices_walls(&m->config, &s->choices),
 	    .mounts = buf_view(&mounts),
+	    .network = strcmp(s->row.network, "host") == 0,
 	};
 	return wire_send_fds(&s->keeper.wire, MSG_keeper_start, &start, fds, KEEPER_FDS, err);
 }

@@ -392,6 +392,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
+	    networks_parse(m->config.networks, m->config.network, &m->networks, err) < 0 ||
 	    spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
 		return -1;
 	umask(0077);

@@ -9,6 +9,7 @@
 #include "manager/keys.h"
 #include "manager/mount_list.h"
 #include "manager/node_name.h"
+#include "manager/networks.h"
 #include "manager/owner.h"
 #include "manager/prepare.h"
 #include "verbs/verbs.h"
@@ -27,6 +28,7 @@ struct manager {
 	struct index index;
 	struct node node;
 	struct limits standard; /* of a session that has none of its own */
+	struct networks networks; /* what sessions may join */
 	const struct owner *owner;
 	struct keys keys;
 	char libexec[4096], hostname[256], listen_text[128];

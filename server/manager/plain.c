@@ -66,8 +66,9 @@ plain_workspace(struct node *n, const struct workspace *w, int spill, int fds[KE
 	static const enum keeper_fd none[] = {
 	    KEEPER_USR,	 KEEPER_USERNS,	     KEEPER_CGROUP,	   KEEPER_FREEZE,
 	    KEEPER_KILL, KEEPER_EVENTS,	     KEEPER_JOIN_MEMORY,   KEEPER_JOIN_PIDS,
-	    KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS};
-	const int seccomp = node_seccomp(n, w->network_host, false, err);
+	    KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,   KEEPER_NETNS,
+	    KEEPER_SYS,	 KEEPER_RESOLV};
+	const int seccomp = node_seccomp(n, w->network && w->network->kind == NETWORK_HOST, false, err);
 	bool ok = seccomp >= 0;
 
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "attach.h"
 #include "cgroup.h"
 #include "mounts.h"
 #include "plain.h"
@@ -34,6 +35,9 @@ enum built {
 	BUILT_USERNS,
 	BUILT_USR,
 	BUILT_RUN,
+	BUILT_NETNS,
+	BUILT_SYS,
+	BUILT_RESOLV,
 	BUILT_MOUNTS,
 	BUILT = BUILT_MOUNTS + KEEPER_MOUNTS_MAX
 };
@@ -163,6 +167,20 @@ build_mounts(struct build *b, int null, struct err *err)
 }
 
 static int
+build_network(struct build *b, int null, struct err *err)
+{
+	struct attached made = {-1, -1, -1};
+
+	if (b->w->network &&
+	    attach_network(b->w->network, b->w->slot, b->fds[BUILT_USERNS], &made, err) < 0)
+		return -1;
+	b->fds[BUILT_NETNS] = made.netns < 0 ? null : made.netns;
+	b->fds[BUILT_SYS] = made.sys < 0 ? null : made.sys;
+	b->fds[BUILT_RESOLV] = made.resolv < 0 ? null : made.resolv;
+	return 0;
+}
+
+static int
 build_all(struct build *b, struct err *err)
 {
 	b->fds[BUILT_USERNS] =
@@ -183,7 +201,7 @@ build_all(struct build *b, struct err *err)
 							-1, err);
 	if (b->fds[BUILT_RUN] < 0)
 		return err_add(err, "the spilled output");
-	if (build_mounts(b, null, err) < 0)
+	if (build_mounts(b, null, err) < 0 || build_network(b, null, err) < 0)
 		return -1;
 	b->fds[BUILT_ROOTFS] = build_rootfs(b, err);
 	return b->fds[BUILT_ROOTFS] < 0 ? -1 : 0;
@@ -302,6 +320,7 @@ static const enum keeper_fd ours_of_keeper[] = {
     KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
     KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
     KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
+    KEEPER_NETNS,       KEEPER_SYS,       KEEPER_RESOLV,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -360,7 +379,8 @@ static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
 	struct build build = {.node = n, .w = w, .spill = spill};
-	const int seccomp = node_seccomp(n, w->network_host, w->nested, err);
+	const bool host = w->network && w->network->kind == NETWORK_HOST;
+	const int seccomp = node_seccomp(n, host, w->nested, err);
 
 	for (int i = 0; i < BUILT; i++)
 		build.fds[i] = -1;
@@ -372,6 +392,9 @@ fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], 
 	fds[KEEPER_USR] = build.fds[BUILT_USR];
 	fds[KEEPER_RUN] = build.fds[BUILT_RUN];
 	memcpy(&fds[KEEPER_MOUNTS], &build.fds[BUILT_MOUNTS], KEEPER_MOUNTS_MAX * sizeof *fds);
+	fds[KEEPER_NETNS] = build.fds[BUILT_NETNS];
+	fds[KEEPER_SYS] = build.fds[BUILT_SYS];
+	fds[KEEPER_RESOLV] = build.fds[BUILT_RESOLV];
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "manager/governor.h"
+#include "manager/networks.h"
 #include "manager/profile.h"
 #include "manager/rung.h"
 #include "wire/wire.h"
@@ -41,12 +42,12 @@ struct workspace {
 	const int *images; /* lent: the image's further directories, on top of that one */
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
-	bool network_host; /* the node's own network */
 	const struct limits *limits; /* lent; NULL: none */
 	bool nested; /* it may make user namespaces */
 	const int *mounts; /* lent: directories of the node that it is shown, O_PATH */
 	const bool *mounts_read_only;
 	size_t n_mounts; /* at most KEEPER_MOUNTS_MAX */
+	const struct network *network; /* lent; NULL: none */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the
@@ -86,7 +87,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS MOUNTS of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS NETNS SYS RESOLV MOUNTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the

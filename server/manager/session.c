@@ -201,12 +201,12 @@ int
 session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 	       struct err *err)
 {
-	return session_create_on(m, name, owner, "", out, err);
+	return session_create_on(m, name, owner, "", m->config.network, out, err);
 }
 
 int
 session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
-		  struct session **out, struct err *err)
+		  const char *network, struct session **out, struct err *err)
 {
 	struct session_row row = {.upper = 1};
 
@@ -216,6 +216,7 @@ session_create_on(struct manager *m, struct str name, const char *owner, const c
 	id_new("s_", row.id);
 	snprintf(row.owner, sizeof row.owner, "%s", owner);
 	snprintf(row.image, sizeof row.image, "%s", *image ? image : m->image_name);
+	snprintf(row.network, sizeof row.network, "%s", network);
 	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
 	if (session_open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {

@@ -120,9 +120,9 @@ struct session *session_find(struct manager *m, struct str ref);
 /* A new row, durable; nothing runs yet. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
-/* The same on an image, by its content; "": the node's own. */
+/* The same on an image, by its content ("": the node's own), in a network (see networks.h). */
 int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
-		      struct session **out, struct err *err) must_check;
+		      const char *network, struct session **out, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -200,6 +200,15 @@ bool session_limits_by_rlimit(const struct manager *m, enum limit l);
 int session_limits_apply(struct session *s, enum limit l, struct err *err) must_check;
 void session_limits_json(const struct session *s, struct buf *out, bool whole);
 void session_limits_text(const struct session *s, struct buf *out);
+
+/* session_network.c */
+/* What `new` asks for, or the default. DENIED: host, but for operators. */
+int session_network_choose(const struct manager *m, const struct conn *c, const struct request *r,
+			   char out[NETWORK_TEXT_BYTES], struct err *err) must_check;
+/* What its text stands for, by the config as it is: ABSENT, USAGE as networks_find. */
+int session_network_find(const struct session *s, struct network *out, struct err *err) must_check;
+void session_network_json(const struct session *s, struct buf *out);
+void session_network_text(const struct session *s, struct buf *out);
 
 /* keepers.c */
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;

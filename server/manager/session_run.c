@@ -211,6 +211,9 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 		return -1;
 	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
 	bool read_only[MOUNTS_MAX] = {false};
+	struct network network;
+	if (session_network_find(s, &network, err) < 0)
+		return -1;
 	const struct limits limits = session_limits(s);
 	const struct workspace w = {
 	    .id = s->row.id,
@@ -229,6 +232,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .mounts = dirs,
 	    .mounts_read_only = read_only,
 	    .n_mounts = s->choices.n_mounts,
+	    .network = &network,
 	};
 	int result = session_open_mounts(s, dirs, read_only, err);
 	if (result == 0)

@@ -124,6 +124,8 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(s->row.image));
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
+	buf_text(&json, ",\"network\":");
+	json_put(&json, str_of(s->row.network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
 	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",

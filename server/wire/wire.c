@@ -2,6 +2,7 @@
  * there is no code for a single message. */
 #include "wire.h"
 #include "base/fd.h"
+#include "base/guard.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -249,13 +250,34 @@ drop_queue(struct wire *w)
 	w->queue_bytes = 0;
 }
 
+/* Whether what lies in the socket, and what came out of it, is of somebody who may be taken:
+ * closing that can wait (SO_LINGER). */
+static bool
+is_guarded(const struct wire *w)
+{
+	return w->self == ROLE_MANAGER || (w->self == ROLE_KEEPER && w->peer != ROLE_MANAGER);
+}
+
+/* Those of the last message that nobody has taken. */
+static void
+drop_fds(struct wire *w)
+{
+	for (int i = 0; is_guarded(w) && i < w->message.n_fds; i++)
+		guard_close(&w->message.fds[i]);
+	close_fds(w->message.fds, &w->message.n_fds);
+}
+
 void
 wire_close(struct wire *w)
 {
 	watch_remove(&w->watch);
 	if (w->in) { /* else never opened */
+		if (is_guarded(w)) /* what was not received goes with it */
+			guard_begin();
 		fd_close(&w->fd);
-		close_fds(w->message.fds, &w->message.n_fds);
+		drop_fds(w);
+		if (is_guarded(w))
+			guard_end();
 	}
 	drop_queue(w);
 	free(w->in);
@@ -383,11 +405,15 @@ receive_packet(struct wire *w, size_t *n, struct err *err)
 			   .msg_controllen = sizeof control.at};
 	ssize_t got;
 
-	close_fds(w->message.fds, &w->message.n_fds);
+	drop_fds(w);
 	/* ECONNRESET says once, before what the peer sent last, that it left something unread */
+	if (is_guarded(w)) /* fds that do not fit are closed by the kernel */
+		guard_begin();
 	do
 		got = recvmsg(w->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+	if (is_guarded(w))
+		guard_end();
 	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return 0;
 	if (got <= 0)
@@ -436,7 +462,7 @@ wire_recv(struct wire *w, struct err *err)
 			return got;
 		if (wire_decode((struct str){w->in, n}, w->peer, w->self, w->phase,
 				w->message.n_fds, &w->message, err) < 0) {
-			close_fds(w->message.fds, &w->message.n_fds);
+			drop_fds(w);
 			return -1;
 		}
 		if (w->message.id != MSG_hello)

@@ -9,7 +9,9 @@
  *  2. what fails one is refused whole, its fds are closed, and wire_recv fails with ERR_CORRUPT: the
  *     owner logs it and cuts the peer;
  *  3. wire_send never blocks: what the socket does not take is queued, bounded by
- *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut. */
+ *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut;
+ *  4. what came from a peer that may be taken is closed under a guard: the last close of a socket can
+ *     wait for as long as its sender likes. */
 #ifndef BERTH_WIRE_H
 #define BERTH_WIRE_H
 
@@ -47,6 +49,9 @@ enum keeper_fd {
 	KEEPER_JOIN_CPU,      /* the same of the limit of cpu */
 	KEEPER_MEMORY_EVENTS, /* memory.events or memory.oom_control for reading, or unused */
 	KEEPER_PIDS_EVENTS,   /* pids.events for reading, or unused */
+	KEEPER_NETNS,	      /* network namespace that pid 1 starts in, or unused: a new one */
+	KEEPER_SYS,	      /* detached mount: sysfs of a network that is not the session's, or unused */
+	KEEPER_RESOLV,	      /* detached mount: resolv.conf, or unused */
 	KEEPER_MOUNTS,	      /* eight: detached mounts of the node's directories, or unused */
 	KEEPER_MOUNTS_LAST = KEEPER_MOUNTS + 7,
 	KEEPER_FDS
@@ -62,6 +67,10 @@ enum keeper_wall {
 
 /* What keeper_start asks for (keeper/engine.h). */
 enum engine_number { ENGINE_LAUNCH, ENGINE_PROCESS };
+
+/* What an init_open asks: bind and listen (a datagram socket is only bound), connect (streams only),
+ * or the route that makes every address the session's own, which is no socket. */
+enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };
 
 /* Structs: one a row. STR and BYTES are views into the link's receive buffer: lent until the next
  * wire_recv on that link. */

@@ -88,6 +88,8 @@ EXECUTABLES = ["berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-in
 class Server:
     """One berthd on its own state directory."""
 
+    host = "127.0.0.1"  # where it listens
+
     def __init__(self, base, config="", rung=None):
         self.base = pathlib.Path(base)
         self.state, self.run = self.base / "state", self.base / "run"
@@ -126,7 +128,7 @@ class Server:
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
             [*self.as_user(), self.build / "berthd", "--state", self.state, "--run", self.run,
-             "--listen", f"127.0.0.1:{self.port}", "--config", self.config],
+             "--listen", f"{self.host}:{self.port}", "--config", self.config],
             stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
         log.close()
         if wait:
@@ -136,7 +138,7 @@ class Server:
     def await_ready(self, seconds=60):
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         line = self.process.stdout.readline().decode() if ready else ""
-        match = re.match(r"berthd: listening on 127\.0\.0\.1:(\d+)\n", line)
+        match = re.match(rf"berthd: listening on {re.escape(self.host)}:(\d+)\n", line)
         assert match, f"berthd said {line!r}; its log ends: {self.log()[-3000:]}"
         self.port = int(match.group(1))
 

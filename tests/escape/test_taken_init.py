@@ -1,6 +1,7 @@
 """A berth-init that was taken: it says to its keeper whatever bytes and descriptors it likes. The session may end, with
 a line in the log; the keeper does not hang, the server and other sessions go on, and the session comes back."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -15,6 +16,7 @@ from berth_e2e import wait_until
 
 HELLO, DONE = 1, 60
 INIT_EXEC, INIT_PTY, INIT_EXITED, INIT_SIGNAL, INIT_READY = 80, 81, 82, 83, 84
+INIT_OPEN, INIT_OPENED, INIT_OPEN_FAILED, INIT_OPEN_CANCEL = 86, 87, 88, 89
 INIT = 4
 
 
@@ -36,6 +38,9 @@ CUT = {  # what ends the link, and with it the session
     "a field too short": message(INIT_EXITED, 1, 0),
     "bytes behind the fields": exited(1) + b"x",
     "a terminal without its descriptor": message(INIT_PTY, 1),
+    "a socket without its descriptor": message(INIT_OPENED, 1),
+    "its own keeper's request for a socket": message(INIT_OPEN, 1, 0, 4, 1, b"\x7f\0\0\1", 22),
+    "its own keeper's end of a request": message(INIT_OPEN_CANCEL, 1),
 }
 
 
@@ -101,6 +106,69 @@ def test_words_about_calls_that_do_not_run_are_ignored(server, name):
     os.close(null)
     assert server.ssh(name, "cat /workspace/f").out == b"kept\n"
     assert keeper_of(server, name) == (keeper, pid1)
+
+
+def test_sockets_that_nobody_asked_for_are_closed_and_nothing_more(server, name):
+    """What comes for a request that is there is tried by tests/unit/test_sockets.c: wrong kinds, twice, too late."""
+    server.ssh(name, "echo kept > /workspace/f")
+    keeper, pid1 = keeper_of(server, name)
+    held = len(os.listdir(f"/proc/{keeper}/fd"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    reader, writer = os.pipe()
+    with init_socket(pid1) as s:
+        for request in (0, 1, 2, 77, 0xffffffff):
+            for fd in (listener.fileno(), writer):
+                send_with_fds(s, message(INIT_OPENED, request), fd)
+            s.send(message(INIT_OPEN_FAILED, request, 0xffffffff))
+    os.close(writer)
+    assert os.read(reader, 1) == b"", "nobody holds it any more"
+    os.close(reader)
+    listener.close()
+    assert server.ssh(name, "cat /workspace/f").out == b"kept\n"
+    assert keeper_of(server, name) == (keeper, pid1)
+    wait_until("the keeper to hold what it held", lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= held)
+
+
+@contextlib.contextmanager
+def lingering():
+    """A socket whose last close waits for a peer that takes nothing: for an hour, if nobody objects."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client.send(b"x" * 65536)
+        yield client
+        peer.close()  # with what it did not read: whoever still waits is let go
+
+
+def give_away(link, packet, sock, keeper):
+    """Sends the only descriptor of a socket: whoever drops it closes it. The keeper looks when ours is closed."""
+    os.kill(keeper, signal.SIGSTOP)
+    fd = sock.detach()
+    send_with_fds(link, packet, fd)
+    os.close(fd)
+    os.kill(keeper, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("packet", [message(INIT_OPENED, 7), message(INIT_PTY, 1)], ids=["socket", "terminal"])
+def test_a_socket_that_lingers_does_not_hang_the_keeper(server, name, packet):
+    server.ssh(name, "echo kept > /workspace/f")
+    keeper, pid1 = keeper_of(server, name)
+    with init_socket(pid1) as s, lingering() as sock:
+        give_away(s, packet, sock, keeper)
+        assert server.ssh(name, "cat /workspace/f", timeout=20).out == b"kept\n"
+    assert keeper_of(server, name) == (keeper, pid1)
+
+
+def test_a_socket_that_lingers_does_not_hold_up_the_end_of_a_link(server, name):
+    server.ssh(name, "echo kept > /workspace/f")
+    keeper, pid1 = keeper_of(server, name)
+    with init_socket(pid1) as s, lingering() as sock:
+        give_away(s, exited(1), sock, keeper)
+        assert_ended_and_came_back(server, name, keeper)
 
 
 @pytest.mark.parametrize("status,error", [(0xffffffff, 0), (0x7f, 0), (0x137f, 0), (0, 0xffffffff), (0xffff, 2), (0x80, 0)])

@@ -3,12 +3,15 @@
 #define main init_main
 #include "server/init/init.c"
 #undef main
+#include "server/init/opener.c"
 #include "server/init/reap.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <stdio.h>
+
+#include "base/time.h"
 
 static int
 group_setup(void **state)
@@ -172,6 +175,142 @@ a_terminal_is_born_sane(void **state)
 	assert_true(fcntl(master, F_GETFD) & FD_CLOEXEC && fcntl(slave, F_GETFD) & FD_CLOEXEC);
 }
 
+/* ---- sockets: what the keeper cannot ask, since it asks no nonsense ---- */
+
+static struct wire near, keeper;
+
+static void
+link_up(void)
+{
+	struct err err;
+	int pair[2];
+	assert_int_equal(wire_pair(pair, &err), 0);
+	assert_int_equal(wire_open(&near, pair[0], ROLE_INIT, ROLE_KEEPER, PHASE_OPEN, &err), 0);
+	assert_int_equal(wire_open(&keeper, pair[1], ROLE_KEEPER, ROLE_INIT, PHASE_OPEN, &err), 0);
+}
+
+static void
+link_down(void)
+{
+	wire_close(&near);
+	wire_close(&keeper);
+}
+
+static const struct message *
+next_answer(void)
+{
+	struct err err;
+	assert_int_equal(wire_recv_wait(&keeper, time_now_ns() + 20 * NS_PER_S, &err), 1);
+	return &keeper.message;
+}
+
+/* What init answers at once: its errno, 0: a socket, -1: nothing yet. */
+static int
+answer_to(struct msg_init_open m)
+{
+	struct err err;
+	assert_int_equal(wire_send_fds(&keeper, MSG_init_open, &m, NULL, 0, &err), 0);
+	assert_int_equal(wire_recv_wait(&near, time_now_ns() + 20 * NS_PER_S, &err), 1);
+	assert_int_equal(opener_open(&near, &err), 0);
+	if (wire_recv(&keeper, &err) == 0)
+		return -1;
+	if (keeper.message.id == MSG_init_opened) {
+		assert_int_equal(keeper.message.init_opened.request, m.request);
+		return 0;
+	}
+	assert_int_equal(keeper.message.id, MSG_init_open_failed);
+	assert_int_equal(keeper.message.init_open_failed.request, m.request);
+	return (int)keeper.message.init_open_failed.error;
+}
+
+static void
+fields_that_name_no_socket_are_refused(void **state)
+{
+	(void)state;
+	const struct str v4 = {"\x7f\0\0\1", 4}, v6 = {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1", 16};
+	link_up();
+	const struct msg_init_open good = {.request = 7, .family = 4, .type = 1, .address = v4};
+	assert_int_equal(answer_to(good), 0);
+	struct msg_init_open m[9];
+	for (size_t i = 0; i < 9; i++)
+		m[i] = good;
+	m[0].family = 5;
+	m[1].address = v6;
+	m[2].family = 6;
+	m[3].type = 3;
+	m[4].port = 65536;
+	m[5].action = OPEN_CONNECT; /* no port */
+	m[6].action = OPEN_CONNECT, m[6].type = 2, m[6].port = 1;
+	m[7].action = OPEN_ROUTE + 1;
+	m[8].address.len = 0;
+	for (size_t i = 0; i < 9; i++)
+		assert_int_equal(answer_to(m[i]), EINVAL);
+	m[0] = good;
+	m[0].action = OPEN_ROUTE;
+	assert_int_equal(answer_to(m[0]), EOPNOTSUPP);
+	link_down();
+}
+
+/* A port whose backlog is full: what knocks there waits. */
+static unsigned
+full_port(int *server, int *fill)
+{
+	union address a = {.v4 = {.sin_family = AF_INET}};
+	socklen_t n = sizeof a.v4;
+	a.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	*server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(*server, &a.any, n), 0);
+	assert_int_equal(listen(*server, 0), 0);
+	assert_int_equal(getsockname(*server, &a.any, &n), 0);
+	*fill = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(*fill, &a.any, n), 0);
+	return ntohs(a.v4.sin_port);
+}
+
+static void
+connections_on_their_way_are_bounded_and_can_be_called_back(void **state)
+{
+	(void)state;
+	struct err err;
+	struct pollfd p[OPENER_CONNECTS_MAX];
+	int server, fill;
+	struct msg_init_open m = {.action = OPEN_CONNECT, .family = 4, .type = 1,
+				  .address = {"\x7f\0\0\1", 4}, .port = full_port(&server, &fill)};
+	link_up();
+	for (m.request = 1; m.request <= OPENER_CONNECTS_MAX; m.request++)
+		assert_int_equal(answer_to(m), -1);
+	assert_int_equal(answer_to(m), EAGAIN);
+	m.request = 5;
+	assert_int_equal(answer_to(m), EAGAIN); /* that one is on its way */
+	assert_int_equal(opener_wants(p), OPENER_CONNECTS_MAX);
+	assert_int_equal(wire_send(&keeper, init_open_cancel, &err, .request = 5), 0);
+	assert_int_equal(wire_send(&keeper, init_open_cancel, &err, .request = 999), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(wire_recv_wait(&near, time_now_ns() + 20 * NS_PER_S, &err), 1);
+		assert_int_equal(opener_cancel(&near, &err), 0);
+	}
+	assert_int_equal(next_answer()->id, MSG_init_open_failed);
+	assert_int_equal(keeper.message.init_open_failed.request, 5);
+	assert_int_equal(keeper.message.init_open_failed.error, ECANCELED);
+	assert_int_equal(wire_recv(&keeper, &err), 0); /* nothing of 999 */
+	assert_int_equal(opener_wants(p), OPENER_CONNECTS_MAX - 1);
+	/* who goes away refuses them, and each is told */
+	close(server);
+	unsigned told = 0;
+	for (nfds_t n = opener_wants(p); n; n = opener_wants(p)) {
+		assert_true(poll(p, n, 20000) > 0);
+		assert_int_equal(opener_ready(&near, p, n, &err), 0);
+		while (wire_recv(&keeper, &err) == 1) {
+			assert_int_equal(keeper.message.id, MSG_init_open_failed);
+			assert_int_equal(keeper.message.init_open_failed.error, ECONNREFUSED);
+			told++;
+		}
+	}
+	assert_int_equal(told, OPENER_CONNECTS_MAX - 1);
+	close(fill);
+	link_down();
+}
+
 int
 main(void)
 {
@@ -183,6 +322,8 @@ main(void)
 	    T(the_table_is_bounded_and_a_call_lives_once),
 	    T(a_signal_reaches_the_group_of_its_call_alone),
 	    T(a_terminal_is_born_sane),
+	    T(fields_that_name_no_socket_are_refused),
+	    T(connections_on_their_way_are_bounded_and_can_be_called_back),
 	};
 	return cmocka_run_group_tests(tests, group_setup, NULL);
 }

@@ -838,7 +838,8 @@ test_on_the_network_of_the_node_sys_is_masked_all_the_same(void **state)
 	(void)state;
 	room_or_skip();
 	session_new(&s);
-	const struct workspace w = session_workspace(&s);
+	struct workspace w = session_workspace(&s);
+	w.network = &(const struct network){.kind = NETWORK_HOST};
 	assert_ok(prepare_workspace(&room.node, &w, s.spill, s.fds, room_err));
 	session_launch(&s, true);
 	assert_int_equal(
