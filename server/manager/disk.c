@@ -27,12 +27,6 @@ struct disk_watch {
 	uint64_t began_ns, reserve, free;
 };
 
-const char *
-disk_means(void)
-{
-	return "a watcher that freezes it";
-}
-
 /* ---- looking ---- */
 
 static int
@@ -57,11 +51,28 @@ is_watched(struct session *s)
 	return true;
 }
 
+/* What a means counts needs no measurement. */
+static void
+count(struct session *s, struct disk_watch *d)
+{
+	struct disk_used now;
+
+	s->disk.counted = means_read(s, &now) == 0;
+	if (!s->disk.counted)
+		return;
+	s->disk.grown = now.bytes > s->disk.bytes && s->disk.known ? now.bytes - s->disk.bytes : 0;
+	s->disk.bytes = now.bytes;
+	s->disk.known = true;
+	d->free -= now.owed < d->free ? now.owed : d->free;
+}
+
 static bool
 is_due(struct session *s, const struct disk_watch *d)
 {
 	const struct disk_use *u = &s->disk;
 
+	if (u->counted)
+		return false;
 	if (session_limits(s).at[LIMIT_DISK] == 0 && d->free > NEAR * d->reserve && !u->suspended)
 		return false;
 	if (!u->known)
@@ -112,7 +123,8 @@ static void
 judge_limit(struct session *s)
 {
 	const uint64_t limit = session_limits(s).at[LIMIT_DISK];
-	const bool over = limit && s->disk.bytes > limit;
+	const bool held = s->place.bytes && s->place.bytes <= limit; /* it is told by its writes */
+	const bool over = limit && !held && s->disk.bytes > limit;
 
 	if (over && (!s->disk.suspended || s->disk.for_reserve))
 		suspend_for_limit(s, limit);
@@ -207,11 +219,16 @@ look(void *ctx)
 
 	if (read_free(m, &d->free, &total, &err) < 0)
 		log_err(&err, "disk");
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (is_watched(s))
+			count(s, d);
 	struct session *due = NULL;
 	for (struct session *s = m->sessions; s; s = s->next) {
 		if (!is_watched(s))
 			continue;
-		limited = limited || session_limits(s).at[LIMIT_DISK];
+		if (s->disk.counted)
+			judge_limit(s);
+		limited = limited || (session_limits(s).at[LIMIT_DISK] && !s->disk.counted);
 		if (is_due(s, d) && (!due || s->disk.not_before_ns < due->disk.not_before_ns))
 			due = s; /* who has waited longest */
 	}

@@ -14,6 +14,7 @@
 #include "manager/disk.h"
 #include "manager/jobs.h"
 #include "manager/manager.h"
+#include "manager/means.h"
 
 enum session_state {
 	SESSION_NEW,
@@ -84,6 +85,7 @@ struct session {
 	struct timer deadline;
 	int dir; /* owned: sessions/<id>, or -1: see session_open_dir */
 	struct disk_use disk;     /* what its upper holds (disk.h) */
+	struct disk_place place;  /* what holds that to its limit (means.h) */
 	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct keeper keeper;
 	struct job *job;
