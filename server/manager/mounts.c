@@ -183,6 +183,21 @@ become_mounter(unsigned root, struct err *err)
 	return confine_capabilities(keep, err);
 }
 
+/* Whether the layers lie on several filesystems: the lowest, the image, is where all but volumes
+ * are. */
+static bool
+is_mixed(const bool *in_fs, size_t n)
+{
+	struct stat upper, image;
+	char name[24];
+
+	for (size_t i = 0; i < n; i++)
+		if (in_fs[i])
+			return true;
+	snprintf(name, sizeof name, "%zu", n - 1);
+	return stat("u", &upper) == 0 && stat(name, &image) == 0 && upper.st_dev != image.st_dev;
+}
+
 static int
 mount_overlay(const bool *in_fs, size_t n, struct err *err)
 {
@@ -193,7 +208,9 @@ mount_overlay(const bool *in_fs, size_t n, struct err *err)
 	for (size_t i = 0; i < n; i++)
 		buf_fmt(&options, in_fs[i] ? "%s%zu/fs" : "%s%zu", i ? ":" : "", i);
 	buf_text(&options, ",upperdir=u/fs,workdir=u/work,userxattr,metacopy=off,"
-			   "redirect_dir=nofollow,index=off,xino=auto");
+			   "redirect_dir=nofollow,index=off");
+	if (is_mixed(in_fs, n))
+		buf_text(&options, ",xino=on"); /* "auto" is off where a filesystem has no uuid */
 	if (buf_bad(&options))
 		return err_set(err, ERR_INTERNAL, "%zu layers are too many for one mount", n);
 	if (mount("berth", "m", "overlay", MS_NODEV, buf_cstr(&options)) < 0)
