@@ -17,6 +17,8 @@ enum {
 	CHANGE_BYTES = 4 << 20, /* less than this may be anybody's log file */
 	GROWN_BYTES = 1 << 20,
 	NEAR = 4,  /* times the reserve: from here on all are measured */
+	NEAR_VOLUMES = 16, /* the same for looking often: into a volume is written at the speed of
+			    * memory, and what was written is owed */
 	REST = 10, /* times what a measurement took, until the next of the same session */
 };
 
@@ -215,7 +217,7 @@ look(void *ctx)
 	struct disk_watch *d = m->disk;
 	uint64_t total;
 	struct err err;
-	bool limited = false;
+	bool limited = false, volumes = false;
 
 	if (read_free(m, &d->free, &total, &err) < 0)
 		log_err(&err, "disk");
@@ -228,6 +230,7 @@ look(void *ctx)
 			continue;
 		if (s->disk.counted)
 			judge_limit(s);
+		volumes = volumes || s->place.means == MEANS_LOOP;
 		limited = limited || (session_limits(s).at[LIMIT_DISK] && !s->disk.counted);
 		if (is_due(s, d) && (!due || s->disk.not_before_ns < due->disk.not_before_ns))
 			due = s; /* who has waited longest */
@@ -239,7 +242,8 @@ look(void *ctx)
 		due->disk.not_before_ns = time_now_ns() + LOOK_NS;
 		end_job(d);
 	}
-	const bool often = limited || d->free < NEAR * d->reserve;
+	const bool often =
+	    limited || d->free < (volumes ? NEAR_VOLUMES : NEAR) * d->reserve;
 	timer_set(&m->loop, &d->timer, time_now_ns() + (often ? LOOK_OFTEN_NS : LOOK_NS), look, m);
 }
 

@@ -119,6 +119,21 @@ used_format(enum limit l, uint64_t used, char out[LIMIT_TEXT_BYTES])
 		snprintf(out, LIMIT_TEXT_BYTES, "%llu", (unsigned long long)used);
 }
 
+/* What its means counts now, else what the watcher measured last. */
+static bool
+disk_used(const struct session *s, uint64_t *out)
+{
+	struct disk_used now;
+
+	if (means_read(s, &now) == 0)
+		*out = now.bytes;
+	else if (s->disk.known)
+		*out = s->disk.bytes;
+	else
+		return false;
+	return true;
+}
+
 static void
 disk_json(const struct session *s, struct buf *out)
 {
@@ -150,8 +165,8 @@ one_json(const struct session *s, enum limit l, uint64_t value, struct buf *out)
 		if (used != UINT64_MAX)
 			buf_fmt(out, ",\"used\":%llu", (unsigned long long)used);
 	}
-	if (l == LIMIT_DISK && s->disk.known)
-		buf_fmt(out, ",\"used\":%llu,\"suspended\":%s", (unsigned long long)s->disk.bytes,
+	if (l == LIMIT_DISK && disk_used(s, &used))
+		buf_fmt(out, ",\"used\":%llu,\"suspended\":%s", (unsigned long long)used,
 			s->disk.suspended ? "true" : "false");
 	buf_char(out, '}');
 }
@@ -194,8 +209,8 @@ session_limits_text(const struct session *s, struct buf *out)
 			means_say(s, &by);
 		else
 			buf_text(&by, means_of(s, (enum limit)l));
-		if (l == LIMIT_DISK && s->disk.known)
-			used_format(LIMIT_MEMORY, s->disk.bytes, now_used);
+		if (l == LIMIT_DISK && disk_used(s, &used))
+			used_format(LIMIT_MEMORY, used, now_used);
 		snprintf(line, sizeof line, "%s %s%s, by %s%s%s", limit_key((enum limit)l), text,
 			 s->limits.set[l] ? "" : " (default)", buf_cstr(&by),
 			 now_used[0] ? "; uses " : "", now_used);

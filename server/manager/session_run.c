@@ -74,6 +74,8 @@ open_kept_upper(struct session *s, unsigned n, struct lowers *l, int *out_volume
 	struct err err;
 
 	const int fs = means_open_fs(s, n, out_volume, &err);
+	if (fs < 0)
+		log_err(&err, "session %s: a kept upper is not used", s->row.name);
 	if (fs >= 0 && *out_volume >= 0 && l->n_volumes++ == VOLUMES_MAX) {
 		l->n_volumes--;
 		fd_close(out_volume);
