@@ -1,4 +1,5 @@
 """Disk: the limit holds by the means that the store offers, says so, and no session fills the store for the others."""
+import contextlib
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import Server, at_most, running, wait_until
+from conftest import Server, at_most, make_server, running, wait_until
 
 FULL = "No space left on device"
 
@@ -104,49 +105,81 @@ def test_a_new_manager_freezes_what_is_above_its_limit(own_watched, name):
     filler.communicate()
 
 
-# ---- disk images ----
+# ---- project quotas and disk images: the filesystem refuses what passes the limit ----
+
+def serve(means):
+    """A server that holds limits by these means, or a skip that says why there is none."""
+    server = make_server(f"disk_means = {means}\n").start(wait=False)
+    try:
+        server.await_ready()
+        return server
+    except AssertionError:
+        server.process.wait(20)
+        server.process.stdout.close()
+    why = server.log().strip().splitlines()[-1]
+    shutil.rmtree(server.base)
+    assert f"disk_means = {means}: " in why, why
+    pytest.skip(why)
+
+
+@contextlib.contextmanager
+def serving(means):
+    server = serve(means)
+    try:
+        yield server
+        server.remove()
+    finally:
+        server.discard()
+
+
+@pytest.fixture(scope="module", params=["quota", "loop"])
+def held(request):
+    with serving(request.param) as s:
+        s.means = request.param
+        yield s
+
+
+@pytest.fixture(params=["quota", "loop"])
+def own_held(request):
+    with serving(request.param) as s:
+        s.means = request.param
+        yield s
+
 
 @pytest.fixture(scope="module")
 def images():
-    with running("disk_means = auto\n") as s:
-        need_images(s)
+    with serving("loop") as s:
         yield s
 
 
 @pytest.fixture
 def own_images():
-    with running() as s:
-        need_images(s)
+    with serving("loop") as s:
         yield s
 
 
-def need_images(server):
-    assert server.verb("new", "probe", "--disk", "8M").status == 0
-    assert server.ssh("probe", "true").status == 0
-    limit = disk(server, "probe")
-    if limit["means"] != "loop":
-        server.remove()
-        pytest.skip(f"no disk images here: {limit['means']}: {limit['why']}")
-    assert server.verb("rm", "probe").status == 0
+def says_full(text):
+    return FULL in text or "Disk quota exceeded" in text
 
 
-def test_a_write_beyond_the_limit_fails_and_is_told(images, name):
-    server = images
+def test_a_write_beyond_the_limit_fails_and_is_told(held, name):
+    server = held
     assert server.verb("new", name, "--disk", "20M").status == 0
     r = server.ssh(name, "head -c 40000000 /dev/zero > /workspace/a")
-    assert r.status == 1 and FULL in r.stderr, r
+    assert r.status == 1 and says_full(r.stderr), r
     assert f"berth: call: disk full: the limit of 20M was hit (raise it: ssh berth@HOST set {name} disk 40M)" in r.stderr, r
     call = server.json("calls", name)[0]
     shown = server.json("call", "show", call["call"])
     assert (shown["limit"], shown["ended_by"]) == ("disk", "limit"), shown
     limit = disk(server, name)
     assert 17 << 20 < limit["used"] <= 20 << 20 and not limit["suspended"], limit
-    assert "disk image" in limit["by"] and limit["means"] == "loop" and "project quota" in limit["why"]
-    assert f"disk 20M, by a disk image of its own (no project quota: " in server.verb("show", name).stdout
+    by = {"loop": "a disk image of its own (no project quota: disk_means = loop)", "quota": "a project quota of the store"}[server.means]
+    assert (limit["means"], limit["by"]) == (server.means, by), limit
+    assert re.search(rf"disk 20M, by {re.escape(by)}; uses (1\d|20)M\n", server.verb("show", name).stdout)
 
 
-def test_a_call_that_fails_by_itself_on_a_full_disk_is_not_blamed_on_it(images, name):
-    server = images
+def test_a_call_that_fails_by_itself_on_a_full_disk_is_not_blamed_on_it(held, name):
+    server = held
     assert server.verb("new", name, "--disk", "8M").status == 0
     server.ssh(name, "head -c 10000000 /dev/zero > /workspace/a")
     r = server.ssh(name, "exit 3")
@@ -157,24 +190,24 @@ def test_a_call_that_fails_by_itself_on_a_full_disk_is_not_blamed_on_it(images, 
     assert (r.out, r.status) == (b"on\n", 0), r
 
 
-def test_the_words_are_enough_though_the_file_is_gone(images, name):
-    server = images
+def test_the_words_are_enough_though_the_file_is_gone(held, name):
+    server = held
     assert server.verb("new", name, "--disk", "8M").status == 0
     r = server.ssh(name, "head -c 10000000 /dev/zero > /workspace/a; sleep 0.3; rm /workspace/a; exit 1")
     assert r.status == 1 and "disk full: the limit of 8M was hit" in r.stderr, r
 
 
-def test_the_limit_is_raised_and_lowered_while_it_runs(images, name):
-    server = images
+def test_the_limit_is_raised_and_lowered_while_it_runs(held, name):
+    server = held
     assert server.verb("new", name, "--disk", "8M").status == 0
     assert server.ssh(name, "head -c 20000000 /dev/zero > /workspace/a").status == 1
     assert server.verb("set", name, "disk", "100M").status == 0
     assert server.ssh(name, "head -c 80000000 /dev/zero > /workspace/a").status == 0
     assert server.verb("set", name, "disk", "90M").status == 0
-    assert FULL in server.ssh(name, "head -c 20000000 /dev/zero > /workspace/b").stderr
+    assert says_full(server.ssh(name, "head -c 20000000 /dev/zero > /workspace/b").stderr)
     assert server.verb("set", name, "disk", "10M").status == 0
     r = server.ssh(name, "head -c 9000 /dev/zero > /workspace/c; sync -f /workspace/a && wc -c < /workspace/a")
-    assert r.out == b"80000000\n" and FULL in r.stderr, "what is there stays; nothing is added"
+    assert r.out == b"80000000\n" and says_full(r.stderr), "what is there stays; nothing is added"
     assert server.verb("set", name, "disk", "100M").status == 0
     assert server.ssh(name, "echo more > /workspace/c && cat /workspace/c").out == b"more\n"
 
@@ -235,18 +268,46 @@ def test_a_new_manager_finds_the_image_and_attaches_it_once(own_images, name):
     assert len(server.loop_devices()) == 2, "the kept upper and the new one"
 
 
-def keeper_of(server, session):
-    id = server.json("show", session)["id"]
-    for pid, what in server.keeper_pids():
-        if what == "berth-keeper" and f"keepers/{id}" in sockets_of(pid):
-            return pid
-    raise AssertionError(f"no keeper of {session}")
+def test_a_new_manager_moves_the_limit_of_what_runs(own_held, name):
+    server = own_held
+    assert server.verb("new", name, "--disk", "20M").status == 0
+    assert server.ssh(name, "head -c 10000000 /dev/zero > a").status == 0
+    server.kill()
+    server.start()
+    assert disk(server, name)["means"] == server.means and disk(server, name)["used"] > 9 << 20
+    r = server.ssh(name, "head -c 20000000 /dev/zero > b")
+    assert r.status == 1 and says_full(r.stderr) and "disk full: the limit of 20M was hit" in r.stderr, r
+    assert server.verb("set", name, "disk", "40M").status == 0
+    assert server.ssh(name, "head -c 20000000 /dev/zero > b").status == 0
 
 
-def sockets_of(pid):
-    inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    with open("/proc/net/unix") as table:
-        return "\n".join(line for line in table if f"socket:[{line.split()[6]}]" in inodes)
+def test_what_was_paused_does_not_count(held, name):
+    server = held
+    assert server.verb("new", name, "--disk", "20M").status == 0
+    for i in range(3):
+        assert server.ssh(name, f"head -c 15000000 /dev/urandom > a{i}").status == 0
+        assert server.verb("pause", name).status == 0
+    assert server.ssh(name, "cat a0 a1 a2 | wc -c").out == b"45000000\n"
+    assert disk(server, name)["used"] < 1 << 20
+
+
+def test_root_of_a_session_cannot_leave_its_limit(held, name):
+    server = held
+    assert server.verb("new", name, "--disk", "20M").status == 0
+    r = server.ssh(name, "mkdir d e; chattr -p 0 d; chattr -P d; chattr -R -p 5 /workspace; chmod -R 777 .; mv d e/; "
+                         "cp -a e f; mv f e/d; head -c 15000000 /dev/zero > e/d/f/a; head -c 15000000 /dev/zero > e/d/b; "
+                         "head -c 15000000 /dev/zero > /root/c; find / -xdev -size +1M -newer /etc/hostname 2>&1; du -scb e/d/f/a e/d/b /root/c | tail -1")
+    assert says_full(r.stderr), r
+    assert int(r.stdout.split()[-2]) <= 20 << 20, r
+
+
+def test_many_files_are_held_too(held, name):
+    """Empty ones have no blocks: a quota counts them, an image has so many inodes and their names fill it."""
+    server = held
+    assert server.verb("new", name, "--disk", "1M").status == 0
+    r = server.ssh(name, "mkdir m; i=0; while [ $i -lt 60000 ] && echo -n > m/a-name-of-some-length-$i; do i=$((i+1)); done; ls m | wc -l",
+                   timeout=120)
+    assert int(r.out) < 60000, r
 
 
 def lose(server, session):
