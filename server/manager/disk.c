@@ -16,10 +16,10 @@ enum {
 	RESERVE_MAX_BYTES = 1 << 30,
 	CHANGE_BYTES = 4 << 20, /* less than this may be anybody's log file */
 	GROWN_BYTES = 1 << 20,
-	NEAR = 4,  /* times the reserve: from here on all are measured */
+	NEAR = 4,          /* times the reserve: from here on all are measured */
 	NEAR_VOLUMES = 16, /* the same for looking often: into a volume is written at the speed of
 			    * memory, and what was written is owed */
-	REST = 10, /* times what a measurement took, until the next of the same session */
+	REST = 10,         /* times what a measurement took, until the next of the same session */
 };
 
 struct disk_watch {
@@ -242,8 +242,7 @@ look(void *ctx)
 		due->disk.not_before_ns = time_now_ns() + LOOK_NS;
 		end_job(d);
 	}
-	const bool often =
-	    limited || d->free < (volumes ? NEAR_VOLUMES : NEAR) * d->reserve;
+	const bool often = limited || d->free < (volumes ? NEAR_VOLUMES : NEAR) * d->reserve;
 	timer_set(&m->loop, &d->timer, time_now_ns() + (often ? LOOK_OFTEN_NS : LOOK_NS), look, m);
 }
 

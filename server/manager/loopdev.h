@@ -20,7 +20,8 @@ struct loopdev_held {
 };
 
 struct loopdevs {
-	struct loopdev_held *at; /* owned: may be out of date, each is looked at before it is used */
+	struct loopdev_held
+	    *at; /* owned: may be out of date, each is looked at before it is used */
 	size_t n, cap;
 	bool scanned;
 };

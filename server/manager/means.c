@@ -25,8 +25,8 @@ struct means_node {
 };
 
 static const char *const names[MEANS] = {"watch", "quota", "loop"};
-static const char *const words[MEANS] = {
-    "a watcher that freezes it", "a project quota of the store", "a disk image of its own"};
+static const char *const words[MEANS] = {"a watcher that freezes it",
+					 "a project quota of the store", "a disk image of its own"};
 
 const char *
 means_name(enum disk_means k)
@@ -146,8 +146,8 @@ open_file(struct session *s, unsigned n, struct err *err)
 	return path_open(s->dir, name, O_RDWR, err);
 }
 
-/* Mounts the volume of the current upper once more, for us to count by and, at a start, to build on:
- * both are one filesystem. */
+/* Mounts the volume of the current upper once more, for us to count by and, at a start, to build
+ * on: both are one filesystem. */
 static int
 take_volume(struct session *s, bool attach, int *out_volume, struct err *err)
 {
@@ -156,8 +156,7 @@ take_volume(struct session *s, bool attach, int *out_volume, struct err *err)
 	p->file = open_file(s, s->row.upper, err);
 	if (p->file < 0)
 		return -1;
-	auto_close int root =
-	    volume_mount(&s->m->means->loops, p->file, attach, &p->number, err);
+	auto_close int root = volume_mount(&s->m->means->loops, p->file, attach, &p->number, err);
 	if (root < 0)
 		return err_add(err, "upper.%u", s->row.upper);
 	p->root = path_open(root, ".", O_RDONLY | O_DIRECTORY, err);

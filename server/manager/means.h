@@ -28,11 +28,11 @@ enum { MEANS_WHY_BYTES = 200 };
 struct disk_place {
 	bool set;
 	enum disk_means means;
-	int root;     /* owned, -1: upper.N as its filesystem shows it */
-	int file;     /* owned, -1: its volume */
-	int number;   /* of the loop device */
+	int root;   /* owned, -1: upper.N as its filesystem shows it */
+	int file;   /* owned, -1: its volume */
+	int number; /* of the loop device */
 	uint32_t project;
-	uint64_t bytes; /* that the means holds it to; 0: it does not */
+	uint64_t bytes;            /* that the means holds it to; 0: it does not */
 	char why[MEANS_WHY_BYTES]; /* why there is no better means; empty: there is none */
 };
 

@@ -18,7 +18,7 @@ enum { POOL_VOLUMES = 4, NAME_BYTES = 32 };
 
 struct pool {
 	struct loop *loop;
-	int dir; /* owned: STATE/pool */
+	int dir;           /* owned: STATE/pool */
 	unsigned first, n; /* ready: "first" to "first + n - 1" */
 	struct watch ended;
 	struct timer deadline;

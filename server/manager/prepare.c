@@ -114,9 +114,8 @@ build_rootfs(const struct build *b, struct err *err)
 		if (lowers[i] < 0)
 			return err_add(err, "layer %zu", i);
 	}
-	auto_close int mapped = w->volume
-				    ? mounts_set(*w->volume, MOUNT_ATTR_NODEV, userns, err)
-				    : mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
+	auto_close int mapped = w->volume ? mounts_set(*w->volume, MOUNT_ATTR_NODEV, userns, err)
+					  : mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
 		return err_add(err, "upper.%u", w->upper);
 	return mounts_overlay(lowers, in_fs, n, mapped, node_session_uid(b->node, w->slot), err);

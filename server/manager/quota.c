@@ -21,8 +21,8 @@
 #endif
 
 enum {
-	BLOCK_BYTES = 1024,	/* of limits; what is used is counted in bytes */
-	INODE_BYTES = 4096,	/* so many bytes of a limit allow one inode, and some more: ... */
+	BLOCK_BYTES = 1024, /* of limits; what is used is counted in bytes */
+	INODE_BYTES = 4096, /* so many bytes of a limit allow one inode, and some more: ... */
 	INODES_LEAST = 1024,
 	PROJECTS_TRIED = 1024,
 	PROBE_BYTES = 64 << 10, /* the tiny quota; four times that is written */
@@ -109,8 +109,8 @@ quota_find(int dir, uint32_t base, uint32_t *out_project, struct err *err)
 
 	if (read_project(dir, &attributes) < 0)
 		return err_sys(err, errno, "read the project of a directory");
-	const bool ours = attributes.fsx_projid >= base &&
-			  (attributes.fsx_xflags & FS_XFLAG_PROJINHERIT);
+	const bool ours =
+	    attributes.fsx_projid >= base && (attributes.fsx_xflags & FS_XFLAG_PROJINHERIT);
 	*out_project = ours ? attributes.fsx_projid : 0;
 	return 0;
 }

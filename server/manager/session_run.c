@@ -20,7 +20,7 @@ enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is u
 /* ---- which directories the workspace stands on ---- */
 
 struct lowers {
-	int at[LOWERS_MAX]; /* owned, the topmost first */
+	int at[LOWERS_MAX];     /* owned, the topmost first */
 	int volume[LOWERS_MAX]; /* owned: the mount whose fs/ that is, or -1 */
 	size_t n_volumes;
 	size_t n;
@@ -65,7 +65,7 @@ match_upper(void *ctx, const struct upper_row *r, struct err *err)
 	return 1;
 }
 
-/* A few in volumes, each of which is to be mounted; the layers of those below come from the cache. */
+/* A few in volumes, each to be mounted; the layers of those below come from the cache. */
 enum { VOLUMES_MAX = 4 };
 
 static int

@@ -13,9 +13,11 @@
 #include <unistd.h>
 
 enum {
-	BLOCK_BYTES = 512,    /* of st_blocks */
-	RESERVE_LEAST = 4096, /* the kernel's own reserve, in blocks, where 2 % are more than that */
+	BLOCK_BYTES = 512, /* of st_blocks */
+	RESERVE_LEAST =
+	    4096, /* the kernel's own reserve, in blocks, where 2 % are more than that */
 	MAGIC_AT = 1024 + 56,
+	MKFS_PATH = 15, /* its place among the arguments */
 };
 
 /* ---- making one ---- */
@@ -25,14 +27,27 @@ enum {
 const char *const *
 volume_mkfs(const char *path)
 {
-	static const char *argv[] = {
-	    NULL, "-q", "-F", "-b", "4096", "-m", "0", "-i", "16384", "-J", "size=16",
-	    "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-e", "remount-ro",
-	    NULL, NULL};
+	static const char *argv[] = {NULL,
+				     "-q",
+				     "-F",
+				     "-b",
+				     "4096",
+				     "-m",
+				     "0",
+				     "-i",
+				     "16384",
+				     "-J",
+				     "size=16",
+				     "-E",
+				     "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+				     "-e",
+				     "remount-ro",
+				     NULL,
+				     NULL};
 
-	argv[0] = access("/usr/sbin/mkfs.ext4", X_OK) == 0 ? "/usr/sbin/mkfs.ext4"
-							   : "/sbin/mkfs.ext4";
-	argv[15] = path;
+	argv[0] =
+	    access("/usr/sbin/mkfs.ext4", X_OK) == 0 ? "/usr/sbin/mkfs.ext4" : "/sbin/mkfs.ext4";
+	argv[MKFS_PATH] = path;
 	return argv;
 }
 

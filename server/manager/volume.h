@@ -16,13 +16,14 @@
 
 #include <stdint.h>
 
-#define VOLUME_BYTES	 (16ull << 30) /* what a pooled one could hold; costs 4 MiB on disk */
+#define VOLUME_BYTES      (16ull << 30) /* what a pooled one could hold; costs 4 MiB on disk */
 #define VOLUME_MOST_BYTES (8ull << 40)
-#define VOLUME_NAME	 "image"       /* within upper.N */
+#define VOLUME_NAME       "image" /* within upper.N */
 
 /* Makes `name` within dir, with room for so many bytes. Waits for mkfs.ext4: about 15 ms. */
 int volume_make(int dir, const char *name, uint64_t bytes, struct err *err) must_check;
-/* The arguments that format an empty file of the right size, at this path. NULL-terminated; lent. */
+/* The arguments that format an empty file of the right size, at this path. NULL-terminated; lent.
+ */
 const char *const *volume_mkfs(const char *path);
 /* An empty, sparse file for a volume with room for so many bytes: owned fd. */
 int volume_create(int dir, const char *name, uint64_t bytes, struct err *err) must_check;

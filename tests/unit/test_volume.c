@@ -1,5 +1,6 @@
 /* Invariants of volume.c, loopdev.c and pool.c: one filesystem however often it is mounted, one
- * device a file, a limit that moves, nothing left. Needs root and loop devices; says what is missing. */
+ * device a file, a limit that moves, nothing left. Needs root and loop devices; says what is
+ * missing. */
 #include "server/manager/volume.c"
 
 #include "base/time.h"
