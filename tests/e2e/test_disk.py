@@ -402,8 +402,8 @@ def test_no_session_fills_the_store_for_the_others(small_store, name, means):
         assert server.verb("new", bad, "--disk", "10G").status == 0
         assert server.verb("new", good, "--disk", "1G").status == 0
         server.ssh(good, "echo here")
-        filler = server.popen(bad, "while head -c 500000 /dev/zero >> /workspace/b; do sleep 0.01; done")
-        wait_until("the freeze", lambda: frozen(server, bad))
+        filler = server.popen(bad, "while head -c 2000000 /dev/zero >> /workspace/b; do sleep 0.04; done")
+        wait_until("the freeze", lambda: frozen(server, bad), 90)  # 200 MB, on a slow machine too
         assert b"the server's store is nearly full" in filler.stderr.readline()
         subprocess.run(["sync", "-f", small_store], check=True)
         st = os.statvfs(small_store)
