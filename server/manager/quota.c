@@ -32,7 +32,7 @@ enum {
 
 /* By a directory of the filesystem, from Linux 5.14 on: no block device must be known. */
 static int
-call(int dir, int command, uint32_t project, struct if_dqblk *q)
+call(int dir, unsigned command, uint32_t project, struct if_dqblk *q)
 {
 	return (int)syscall(SYS_quotactl_fd, dir, QCMD(command, PRJQUOTA), project, q);
 }
