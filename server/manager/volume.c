@@ -99,39 +99,65 @@ volume_make(int dir, const char *name, uint64_t bytes, struct err *err)
 /* ---- mounting ---- */
 
 static int
-set_up(int fs, int number, struct err *err)
+set_up(int fs, int number, bool readonly, struct err *err)
 {
 	char source[32];
 
 	snprintf(source, sizeof source, "/dev/loop%d", number);
 	if (fsconfig(fs, FSCONFIG_SET_STRING, "source", source, 0) < 0 ||
 	    fsconfig(fs, FSCONFIG_SET_FLAG, "noinit_itable", NULL, 0) < 0 ||
-	    fsconfig(fs, FSCONFIG_SET_FLAG, "discard", NULL, 0) < 0)
+	    fsconfig(fs, FSCONFIG_SET_FLAG, "discard", NULL, 0) < 0 ||
+	    (readonly && fsconfig(fs, FSCONFIG_SET_FLAG, "ro", NULL, 0) < 0))
 		return err_sys(err, errno, "set up the mount of a disk image");
 	if (fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
 		return 0;
-	err_sys(err, errno, "mount the disk image on %s", source);
+	const int why = errno;
+	err_sys(err, why, "mount the disk image on %s", source);
+	errno = why;
 	return err_hint(err, "its files are kept; on the server: e2fsck -f that image");
+}
+
+/* One that is mounted and has had an error is read-only, and is shared as that alone. */
+static int
+open_fs(int number, struct err *err)
+{
+	for (int readonly = 0; readonly < 2; readonly++) {
+		auto_close int fs = fsopen("ext4", FSOPEN_CLOEXEC);
+		if (fs < 0)
+			return err_sys(err, errno, "use ext4");
+		if (set_up(fs, number, readonly, err) == 0)
+			return fd_steal(&fs);
+		if (errno != EBUSY)
+			break;
+	}
+	return -1;
+}
+
+static int
+shut_root(int root, struct err *err)
+{
+	struct stat st;
+
+	if (fstatat(root, "", &st, AT_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "look at the root of a disk image");
+	if ((st.st_mode & 07777) != 0700 && fchmodat(root, ".", 0700, 0) < 0)
+		return err_sys(err, errno, "shut the root of a disk image");
+	return 0;
 }
 
 int
 volume_mount(struct loopdevs *l, int file, bool attach, int *out_number, struct err *err)
 {
+	const unsigned attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME;
+
 	auto_close int device = loopdev_open(l, file, attach, out_number, err);
-	if (device < 0)
-		return -1;
-	auto_close int fs = fsopen("ext4", FSOPEN_CLOEXEC);
+	auto_close int fs = device < 0 ? -1 : open_fs(*out_number, err);
 	if (fs < 0)
-		return err_sys(err, errno, "use ext4");
-	if (set_up(fs, *out_number, err) < 0)
 		return -1;
-	auto_close int root =
-	    fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME);
+	auto_close int root = fsmount(fs, FSMOUNT_CLOEXEC, attributes);
 	if (root < 0)
 		return err_sys(err, errno, "mount a disk image");
-	if (fchmodat(root, ".", 0700, 0) < 0)
-		return err_sys(err, errno, "shut the root of a disk image");
-	return fd_steal(&root);
+	return shut_root(root, err) < 0 ? -1 : fd_steal(&root);
 }
 
 /* ---- its limit ---- */

@@ -421,6 +421,33 @@ def test_no_session_fills_the_store_for_the_others(small_store, name, means):
         server.discard()
 
 
+def test_a_store_that_others_fill_takes_no_synced_byte_of_an_image(small_store, name):
+    """Without a reserve: its write-back fails. What was not synced may be lost, and fsync has said so."""
+    base = small_store / "berth"
+    base.mkdir()
+    server = Server(base, "store_reserve = 0\ndisk_means = loop\n")
+    try:
+        server.start()
+        assert server.verb("new", name, "--disk", "1G").status == 0
+        assert server.ssh(name, "echo kept > k; sync -f k; cat k").out == b"kept\n"
+        call = server.popen(name, "echo ready; read x; dd if=/dev/zero of=f bs=1M count=20 conv=fsync; echo $?; cat k")
+        assert call.stdout.readline() == b"ready\n"
+        with open(small_store / "others", "wb") as others:
+            with pytest.raises(OSError):
+                for _ in range(300):
+                    os.write(others.fileno(), b"x" * (1 << 20))
+        out, err = call.communicate(b"\n", timeout=60)
+        assert out == b"1\nkept\n" and b"fsync failed" in err, (out, err)
+        (small_store / "others").unlink()
+        assert server.verb("pause", name).status == 0, "read-only as it is"
+        r = server.ssh(name, "cat k; echo on > l; sync -f l; cat l")
+        assert r.out == b"kept\non\n", r
+        assert server.verb("rm", name, "--force").status == 0
+        server.remove()
+    finally:
+        server.discard()
+
+
 def test_a_means_that_cannot_be_had_is_refused_by_name(tmp_path):
     server = Server(tmp_path, "disk_means = tape\n").start(wait=False)
     assert server.process.wait(20) == 78
