@@ -245,6 +245,19 @@ on_ended(struct channel *ch, const struct msg_call_ended *m)
 	conn_ready(ch);
 }
 
+/* A line while the call stands still: its terminal, or its stderr, is all its user looks at. */
+static void
+on_notice(struct channel *ch, struct str text)
+{
+	auto_buf line = BUF_MAX(1024);
+
+	if (ch->state != CHANNEL_LIVE)
+		return;
+	buf_str(&line, text);
+	buf_char(&line, '\n');
+	channel_text(ch, TEXT_ERR, buf_view(&line));
+}
+
 static void adopt_manager(struct conn *c, int fd);
 
 static void
@@ -265,6 +278,10 @@ on_keeper_message(struct keeper_link *k)
 	case MSG_call_ended:
 		if ((ch = channel_find(k->conn, m->call_ended.channel)) && ch->keeper == k)
 			on_ended(ch, &m->call_ended);
+		return;
+	case MSG_call_notice:
+		if ((ch = channel_find(k->conn, m->call_notice.channel)) && ch->keeper == k)
+			on_notice(ch, m->call_notice.text);
 		return;
 	case MSG_manager_link:
 		adopt_manager(k->conn, fd_steal(&m->fds[0]));

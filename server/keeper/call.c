@@ -94,6 +94,8 @@ stream_take(struct call_stream *s)
 	c->last_byte_ns = time_now_ns();
 	if (c->state != CALL_RUNNING)
 		c->drained_bytes += (size_t)n;
+	if (s->as == JOURNAL_ERR || c->pty)
+		excess_heard(c, c->keeper->room, (size_t)n);
 	append(c, c->state == CALL_LATE ? JOURNAL_LATE : s->as, c->keeper->room, (size_t)n);
 	return true;
 }

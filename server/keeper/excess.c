@@ -1,21 +1,31 @@
 /* Which limit a call ran into. The kernel counts for the session as a whole, so what a call hit is
  * told by what was counted while it lived: certain when it was alone, likely when it was not.
  *
- *  1. a limit is named only when its counter rose during the call, or its own time was over;
+ *  1. a limit is named only when its counter rose during the call, or its own time was over; a full
+ *     disk, which no counter tells, when it became full during the call, or was full and the call
+ *     failed with the words for that;
  *  2. nothing here needs rights: counters are read through fds that the manager opened;
  *  3. a call whose time is over gets SIGTERM in all its processes, whatever sessions and groups
  *     they made, and SIGKILL in all that are left when the grace is over, after its end too. */
 #include "keeper.h"
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
-enum { COUNTS_MAX_BYTES = 1024 };
+enum {
+	COUNTS_MAX_BYTES = 1024,
+	/* What is refused is seldom one byte: so much may be left when a disk is full, an eighth of
+	 * the limit at most; and so much when the call has said that it is. */
+	FULL_BYTES = 2 << 20,
+	NEARLY_FULL_BYTES = 4 << 20,
+};
 
 /* "key value" lines. 0 where there is no such line, or no such file. */
 static uint64_t
@@ -41,6 +51,46 @@ count(const struct keeper *k)
 	    .oom_kills = read_count(k->fds[KEEPER_MEMORY_EVENTS], "oom_kill"),
 	    .forks_refused = read_count(k->fds[KEEPER_PIDS_EVENTS], "max"),
 	};
+}
+
+/* ---- a full disk ---- */
+
+static bool
+is_full(const struct keeper *k, bool words)
+{
+	const uint64_t part = k->limit_disk / 8;
+	struct statfs fs;
+
+	if (k->disk < 0 || k->limit_disk == 0 || fstatfs(k->disk, &fs) < 0)
+		return false;
+	const uint64_t left = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+	if (fs.f_ffree == 0)
+		return true;
+	if (words)
+		return left < (part > NEARLY_FULL_BYTES ? part : NEARLY_FULL_BYTES);
+	return left < (part < FULL_BYTES ? part : FULL_BYTES);
+}
+
+void
+excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd)
+{
+	fd_close(&k->disk);
+	k->disk = take_fd;
+	k->limit_disk = limit_disk;
+}
+
+/* Looked at when the words come: many programs remove what they could not finish. */
+void
+excess_heard(struct call *c, const char *bytes, size_t n)
+{
+	static const char *const words[] = {"No space left on device", "Disk quota exceeded"};
+
+	if (c->keeper->disk < 0 || c->excess.disk_words)
+		return;
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		c->excess.disk_words |= memmem(bytes, n, words[i], strlen(words[i])) != NULL;
+	if (c->excess.disk_words)
+		c->excess.disk_filled = is_full(c->keeper, true);
 }
 
 /* ---- the time of a call ---- */
@@ -95,6 +145,7 @@ excess_begin(struct call *c)
 	struct excess *e = &c->excess;
 
 	e->before = count(k);
+	e->disk_was_full = is_full(k, false);
 	e->wall_ns = k->limit_wall_ns;
 	e->alone = k->n_calls == 1 && k->n_late == 0;
 	for (struct call *other = k->calls; other && !e->alone; other = other->next)
@@ -165,6 +216,33 @@ judge_pids(struct call *c)
 	    more);
 }
 
+static bool
+has_filled_disk(const struct call *c, bool failed)
+{
+	const struct excess *e = &c->excess;
+
+	if (!e->disk_filled && !is_full(c->keeper, false))
+		return false;
+	return !e->disk_was_full || (failed && e->disk_words);
+}
+
+/* A call that made the best of it is not spoilt by a notice: its record alone tells. */
+static void
+judge_disk(struct call *c, bool failed)
+{
+	const uint64_t limit = c->keeper->limit_disk;
+	char text[NUM_TEXT_BYTES], more[NUM_TEXT_BYTES];
+
+	if (!failed) {
+		snprintf(c->excess.hit, sizeof c->excess.hit, "disk");
+		return;
+	}
+	num_format_size(limit, text);
+	num_format_size(limit * 2, more);
+	say(c, c->excess.alone || c->excess.disk_words ? "disk full" : "likely disk full", "disk",
+	    text, more);
+}
+
 void
 excess_judge(struct call *c)
 {
@@ -184,6 +262,8 @@ excess_judge(struct call *c)
 		judge_memory(c);
 	else if (now.forks_refused > e->before.forks_refused)
 		judge_pids(c);
+	else if (has_filled_disk(c, failed))
+		judge_disk(c, failed);
 	if (failed && e->hit[0])
 		c->outcome.ended_by = "limit";
 }

@@ -271,6 +271,8 @@ take_command(struct keeper *k, struct message *m)
 		take_ack(k, m->record_ack.record);
 	else if (m->id == MSG_suspend)
 		pause_suspend(k, &m->suspend);
+	else if (m->id == MSG_disk_room)
+		excess_take_room(k, m->disk_room.limit_disk, fd_steal(&m->fds[0]));
 	else if (m->id == MSG_limits)
 		take_limits(k, &m->limits);
 	else if (m->id == MSG_journal_watch)
@@ -540,6 +542,7 @@ stop(struct keeper *k)
 	fd_close(&k->box.pidfd);
 	fd_close(&k->box.socket);
 	fd_close(&k->null);
+	fd_close(&k->disk);
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fd_close(&k->fds[i]); /* the lock among them: the session is free now */
 	buf_free(&k->env);
@@ -579,6 +582,7 @@ main(void)
 		    .events_fd = -1,
 		    .proc = -1},
 	    .null = -1,
+	    .disk = -1,
 	    .env = BUF_MAX(65536),
 	    .spool = {.fd = -1},
 	};

@@ -63,6 +63,8 @@ struct limit_counts {
 
 struct excess {
 	struct limit_counts before;
+	bool disk_was_full, disk_filled; /* at its start; at a moment of its life */
+	bool disk_words;                 /* it has said what programs say then */
 	struct timer wall;
 	uint64_t wall_ns;      /* the limit that it was started under */
 	bool timed_out, alone; /* alone: no other call was live beside it */
@@ -73,6 +75,10 @@ struct excess {
 struct call;
 /* The call begins, another one begins beside it, it has ended with its outcome. */
 void excess_begin(struct call *c);
+/* It has written this, to where errors are told. */
+void excess_heard(struct call *c, const char *bytes, size_t n);
+/* By what the session's disk is held to its limit. */
+void excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd);
 void excess_judge(struct call *c);
 void excess_end(struct call *c); /* nothing of it lives any more */
 
@@ -217,6 +223,8 @@ struct keeper {
 	uint32_t calls_max, next_number;
 	uint32_t uid, gid; /* of calls, as the session sees them */
 	uint64_t limit_memory, limit_pids, limit_wall_ns; /* 0: none */
+	uint64_t limit_disk;                              /* 0: none that processes are told of */
+	int disk; /* owned, -1: a directory that tells how full that is */
 
 	struct wire manager, init;
 	struct watch pid1, listen;

@@ -13,6 +13,7 @@
 #include "base/time.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #define FREEZE_MAX_NS (10 * NS_PER_S)
@@ -162,6 +163,35 @@ pause_thaw(struct keeper *k, uint32_t seq)
 	keeper_done(k, seq, thawed < 0 ? &err : NULL);
 }
 
+/* To whoever sits before a call: it would else stand still without a word. */
+static void
+tell_owners(struct keeper *k, const char *text)
+{
+	struct err err;
+
+	for (struct call *c = k->calls, *next; c; c = next) {
+		next = c->next;
+		if (c->owner && !c->owner->dead &&
+		    wire_send(&c->owner->conn, call_notice, &err, .channel = c->channel,
+			      .text = str_of(text)) < 0)
+			log_err(&err, "call %s: tell its owner", c->id);
+	}
+}
+
+static void
+tell_suspension(struct keeper *k)
+{
+	char line[700];
+
+	if (k->suspended)
+		snprintf(line, sizeof line, "berth: call: %s%s%s%s", k->suspend_why,
+			 k->suspend_hint[0] ? " (" : "", k->suspend_hint,
+			 k->suspend_hint[0] ? ")" : "");
+	else
+		snprintf(line, sizeof line, "berth: call: the session goes on");
+	tell_owners(k, line);
+}
+
 /* Its processes stand still for a reason of the manager's. A pause goes its way meanwhile: they
  * are not thawed for it, and have nothing to say to SIGTERM. */
 void
@@ -169,6 +199,7 @@ pause_suspend(struct keeper *k, const struct msg_suspend *m)
 {
 	struct err err;
 
+	const bool was = k->suspended;
 	k->suspended = m->on != 0;
 	if (str_copy(m->why, k->suspend_why, sizeof k->suspend_why, &err) < 0 ||
 	    str_copy(m->hint, k->suspend_hint, sizeof k->suspend_hint, &err) < 0)
@@ -176,6 +207,8 @@ pause_suspend(struct keeper *k, const struct msg_suspend *m)
 	const bool stands = k->frozen || k->pause.state == PAUSE_FREEZING;
 	if (!k->ended && !stands && k->engine->freeze(&k->box, k->suspended, &err) < 0)
 		log_err(&err, k->suspended ? "suspend the session" : "let the session go on");
+	if (k->suspended || was)
+		tell_suspension(k);
 }
 
 void
@@ -320,6 +353,8 @@ pause_forget(struct keeper *k)
 		return;
 	const bool suspended = k->suspended;
 	k->suspended = false; /* the next manager looks for itself */
+	if (suspended)
+		tell_suspension(k);
 	if (k->frozen || suspended || k->pause.state == PAUSE_FREEZING) {
 		log_line("the manager is gone while the session is frozen: thawing it");
 		if (thaw(k, &err) < 0)

@@ -16,8 +16,10 @@ enum {
 	RESERVE_MAX_BYTES = 1 << 30,
 	CHANGE_BYTES = 4 << 20, /* less than this may be anybody's log file */
 	GROWN_BYTES = 1 << 20,
-	NEAR = 4,  /* times the reserve: from here on all are measured */
-	REST = 10, /* times what a measurement took, until the next of the same session */
+	NEAR = 4,          /* times the reserve: from here on all are measured */
+	NEAR_VOLUMES = 16, /* the same for looking often: into a volume is written at the speed of
+			    * memory, and what was written is owed */
+	REST = 10,         /* times what a measurement took, until the next of the same session */
 };
 
 struct disk_watch {
@@ -26,12 +28,6 @@ struct disk_watch {
 	struct session *subject; /* of the job */
 	uint64_t began_ns, reserve, free;
 };
-
-const char *
-disk_means(void)
-{
-	return "a watcher that freezes it";
-}
 
 /* ---- looking ---- */
 
@@ -57,11 +53,28 @@ is_watched(struct session *s)
 	return true;
 }
 
+/* What a means counts needs no measurement. */
+static void
+count(struct session *s, struct disk_watch *d)
+{
+	struct disk_used now;
+
+	s->disk.counted = means_read(s, &now) == 0;
+	if (!s->disk.counted)
+		return;
+	s->disk.grown = now.bytes > s->disk.bytes && s->disk.known ? now.bytes - s->disk.bytes : 0;
+	s->disk.bytes = now.bytes;
+	s->disk.known = true;
+	d->free -= now.owed < d->free ? now.owed : d->free;
+}
+
 static bool
 is_due(struct session *s, const struct disk_watch *d)
 {
 	const struct disk_use *u = &s->disk;
 
+	if (u->counted)
+		return false;
 	if (session_limits(s).at[LIMIT_DISK] == 0 && d->free > NEAR * d->reserve && !u->suspended)
 		return false;
 	if (!u->known)
@@ -112,7 +125,8 @@ static void
 judge_limit(struct session *s)
 {
 	const uint64_t limit = session_limits(s).at[LIMIT_DISK];
-	const bool over = limit && s->disk.bytes > limit;
+	const bool held = s->place.bytes && s->place.bytes <= limit; /* it is told by its writes */
+	const bool over = limit && !held && s->disk.bytes > limit;
 
 	if (over && (!s->disk.suspended || s->disk.for_reserve))
 		suspend_for_limit(s, limit);
@@ -203,15 +217,21 @@ look(void *ctx)
 	struct disk_watch *d = m->disk;
 	uint64_t total;
 	struct err err;
-	bool limited = false;
+	bool limited = false, volumes = false;
 
 	if (read_free(m, &d->free, &total, &err) < 0)
 		log_err(&err, "disk");
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (is_watched(s))
+			count(s, d);
 	struct session *due = NULL;
 	for (struct session *s = m->sessions; s; s = s->next) {
 		if (!is_watched(s))
 			continue;
-		limited = limited || session_limits(s).at[LIMIT_DISK];
+		if (s->disk.counted)
+			judge_limit(s);
+		volumes = volumes || s->place.means == MEANS_LOOP;
+		limited = limited || (session_limits(s).at[LIMIT_DISK] && !s->disk.counted);
 		if (is_due(s, d) && (!due || s->disk.not_before_ns < due->disk.not_before_ns))
 			due = s; /* who has waited longest */
 	}
@@ -222,7 +242,7 @@ look(void *ctx)
 		due->disk.not_before_ns = time_now_ns() + LOOK_NS;
 		end_job(d);
 	}
-	const bool often = limited || d->free < NEAR * d->reserve;
+	const bool often = limited || d->free < (volumes ? NEAR_VOLUMES : NEAR) * d->reserve;
 	timer_set(&m->loop, &d->timer, time_now_ns() + (often ? LOOK_OFTEN_NS : LOOK_NS), look, m);
 }
 

@@ -439,7 +439,7 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
 	if (m->image < 0)
 		return err_add(err, "make the image of this host");
-	return takeover(m, err);
+	return means_begin(m, err) < 0 ? -1 : takeover(m, err);
 }
 
 static int
@@ -468,6 +468,7 @@ close_all(struct manager *m)
 	disk_end(m);
 	while (m->sessions)
 		session_free(m->sessions);
+	means_end(m);
 	watch_remove(&m->listen_watch);
 	watch_remove(&m->signals_watch);
 	if (m->node.open)

@@ -47,6 +47,7 @@ struct manager {
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */
 	size_t n_cached, cached_cap;
 	struct disk_watch *disk;  /* owned: disk.c */
+	struct means_node *means; /* owned: means.c */
 	struct call_batch *batch; /* owned: records.c */
 	bool closing;             /* the loop has ended: nothing begins any more */
 	unsigned stopping;        /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */

@@ -3,7 +3,9 @@
  * without a word when its work directory cannot be made;
  *  2. the overlay works on the disk with the rights of who mounted it: those are the session root's
  *     ids and the capabilities listed here, which do not pass quotas or reserved blocks;
- *  3. layers are attached in a mount namespace of our own before they are stacked: kernels before
+ *  3. files have the device of the overlay, as on one disk, though its layers lie on several
+ *     filesystems (xino): du -x, tar --one-file-system and the like would skip them;
+ *  4. layers are attached in a mount namespace of our own before they are stacked: kernels before
  *     6.15 take no detached mount as a layer, and names of a few bytes fit 64 of them in the one
  *     page that mount(2) takes. */
 #include "mounts.h"
@@ -104,26 +106,39 @@ mounts_userns(unsigned base, unsigned count, struct err *err)
 
 /* ---- copies of directories ---- */
 
-int
-mounts_clone(int dir, uint64_t attributes, int userns, struct err *err)
+static int
+set_attributes(int tree, uint64_t attributes, int userns, struct err *err)
 {
 	struct mount_attr set = {.attr_set = attributes, .propagation = MS_PRIVATE};
 
-	auto_close int tree =
-	    open_tree(dir, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (tree < 0)
-		return err_sys(err, errno, "copy a mount");
 	if (userns >= 0) {
 		set.attr_set |= MOUNT_ATTR_IDMAP;
 		set.userns_fd = (unsigned)userns;
 	}
-	if (mount_setattr(tree, "", AT_EMPTY_PATH, &set, sizeof set) < 0) {
-		err_sys(err, errno, "set the attributes of a mount");
-		return userns < 0 ? -1
-				  : err_hint(err, "the filesystem must support id-mapped mounts: "
-						  "ext4, xfs and btrfs do, from Linux 5.19 on");
-	}
-	return fd_steal(&tree);
+	if (mount_setattr(tree, "", AT_EMPTY_PATH, &set, sizeof set) == 0)
+		return 0;
+	err_sys(err, errno, "set the attributes of a mount");
+	return userns < 0 ? -1
+			  : err_hint(err, "the filesystem must support id-mapped mounts: "
+					  "ext4, xfs and btrfs do, from Linux 5.19 on");
+}
+
+int
+mounts_clone(int dir, uint64_t attributes, int userns, struct err *err)
+{
+	auto_close int tree =
+	    open_tree(dir, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (tree < 0)
+		return err_sys(err, errno, "copy a mount");
+	return set_attributes(tree, attributes, userns, err) < 0 ? -1 : fd_steal(&tree);
+}
+
+int
+mounts_set(int mount, uint64_t attributes, int userns, struct err *err)
+{
+	if (set_attributes(mount, attributes, userns, err) < 0)
+		return -1;
+	return fd_dup(mount, err);
 }
 
 /* ---- the overlay ---- */
@@ -173,17 +188,34 @@ become_mounter(unsigned root, struct err *err)
 	return confine_capabilities(keep, err);
 }
 
+/* Whether the layers lie on several filesystems: the lowest, the image, is where all but volumes
+ * are. */
+static bool
+is_mixed(const bool *in_fs, size_t n)
+{
+	struct stat upper, image;
+	char name[24];
+
+	for (size_t i = 0; i < n; i++)
+		if (in_fs[i])
+			return true;
+	snprintf(name, sizeof name, "%zu", n - 1);
+	return stat("u", &upper) == 0 && stat(name, &image) == 0 && upper.st_dev != image.st_dev;
+}
+
 static int
-mount_overlay(size_t n, struct err *err)
+mount_overlay(const bool *in_fs, size_t n, struct err *err)
 {
 	auto_buf options = BUF_MAX(OPTIONS_MAX_BYTES - 1);
 	struct statvfs fs;
 
 	buf_text(&options, "lowerdir=");
 	for (size_t i = 0; i < n; i++)
-		buf_fmt(&options, i ? ":%zu" : "%zu", i);
+		buf_fmt(&options, in_fs[i] ? "%s%zu/fs" : "%s%zu", i ? ":" : "", i);
 	buf_text(&options, ",upperdir=u/fs,workdir=u/work,userxattr,metacopy=off,"
 			   "redirect_dir=nofollow,index=off");
+	if (is_mixed(in_fs, n))
+		buf_text(&options, ",xino=on"); /* "auto" is off where a filesystem has no uuid */
 	if (buf_bad(&options))
 		return err_set(err, ERR_INTERNAL, "%zu layers are too many for one mount", n);
 	if (mount("berth", "m", "overlay", MS_NODEV, buf_cstr(&options)) < 0)
@@ -198,7 +230,8 @@ mount_overlay(size_t n, struct err *err)
 }
 
 int
-mounts_overlay(const int *lowers, size_t n, int upper, unsigned root, struct err *err)
+mounts_overlay(const int *lowers, const bool *in_fs, size_t n, int upper, unsigned root,
+	       struct err *err)
 {
 	if (enter_stage(err) < 0)
 		return -1;
@@ -212,7 +245,7 @@ mounts_overlay(const int *lowers, size_t n, int upper, unsigned root, struct err
 		return -1;
 	if (mkdirat(AT_FDCWD, "m", 0755) < 0)
 		return err_sys(err, errno, "make the place of the overlay");
-	if (become_mounter(root, err) < 0 || mount_overlay(n, err) < 0)
+	if (become_mounter(root, err) < 0 || mount_overlay(in_fs, n, err) < 0)
 		return -1;
 	const int tree = open_tree(AT_FDCWD, "m", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	if (tree < 0)

@@ -83,7 +83,9 @@ open_upper(const struct workspace *w, struct err *err)
 	char name[24];
 	snprintf(name, sizeof name, "upper.%u", w->upper);
 
-	auto_close int upper = path_open_dir(w->session_dir, name, 0700, err);
+	/* a mount's own fd names it and reads nothing */
+	auto_close int upper = w->volume ? path_open(*w->volume, ".", O_RDONLY | O_DIRECTORY, err)
+					 : path_open_dir(w->session_dir, name, 0700, err);
 	if (upper < 0)
 		return -1;
 	if (w->fresh_work && path_remove_tree(upper, "work", err) < 0)
@@ -109,9 +111,22 @@ build_rootfs(const struct build *b, struct err *err)
 	const struct workspace *w = b->w;
 	const int userns = mapping(b);
 	int lowers[LOWERS_MAX + PREPARE_IMAGES_MAX]; /* closed by the end of this process */
+	bool in_fs[LOWERS_MAX + PREPARE_IMAGES_MAX] = {false};
 	const size_t n = w->n_lowers + w->n_images + 1;
 
+	/* before the volumes show other ids than those on disk */
+	auto_close int upper = open_upper(w, err);
+	if (upper < 0)
+		return -1;
 	for (size_t i = 0; i < n; i++) {
+		in_fs[i] = i < w->n_lowers && w->volumes && w->volumes[i] >= 0;
+		if (in_fs[i]) {
+			lowers[i] = mounts_set(w->volumes[i], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV,
+					       userns, err);
+			if (lowers[i] < 0)
+				return err_add(err, "layer %zu", i);
+			continue;
+		}
 		const int dir = i < w->n_lowers ? w->lowers[i]
 				: i + 1 < n     ? w->images[i - w->n_lowers]
 						: w->image;
@@ -119,13 +134,11 @@ build_rootfs(const struct build *b, struct err *err)
 		if (lowers[i] < 0)
 			return err_add(err, "layer %zu", i);
 	}
-	auto_close int upper = open_upper(w, err);
-	if (upper < 0)
-		return -1;
-	auto_close int mapped = mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
+	auto_close int mapped = w->volume ? mounts_set(*w->volume, MOUNT_ATTR_NODEV, userns, err)
+					  : mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
 		return err_add(err, "upper.%u", w->upper);
-	return mounts_overlay(lowers, n, mapped, node_session_uid(b->node, w->slot), err);
+	return mounts_overlay(lowers, in_fs, n, mapped, node_session_uid(b->node, w->slot), err);
 }
 
 /* The node's /usr, with the session's ids where its filesystem can do that; else its files belong

@@ -36,7 +36,11 @@ struct workspace {
 	int session_dir;   /* lent: sessions/<id>, opened beneath node.state */
 	unsigned upper;    /* N of upper.N: made when absent (upper.N/fs, upper.N/work) */
 	bool fresh_work;   /* an unclean upper is mounted again: drop and remake its work */
+	const int *volume; /* lent: a detached mount of its own, the place of fs and work instead
+			    * of the directory upper.N; it is used up. NULL: there is none */
 	const int *lowers; /* lent: directories beneath node.state, the topmost first */
+	const int *volumes; /* lent: the detached mounts that hold the lowers as fs/, -1 for those
+			     * that are directories; used up. NULL: all are */
 	size_t n_lowers;
 	int image;         /* lent: the image's root directory, below all lowers */
 	const int *images; /* lent: the image's further directories, on top of that one */

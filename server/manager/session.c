@@ -157,6 +157,7 @@ session_free(struct session *s)
 	timer_cancel(&s->deadline);
 	session_errand_stop(s);
 	disk_forget(s);
+	means_forget(s);
 	job_end(s->job);
 	keeper_close(s);
 	fd_close(&s->keeper.pid1);
@@ -357,6 +358,8 @@ session_finish(struct session *s, const struct err *failure)
 
 	s->current = NULL;
 	session_enter(s, STEP_IDLE, 0, "");
+	if (s->keeper.pidfd < 0)
+		means_forget(s);
 	job_end(s->job);
 	s->job = NULL;
 	if (failure)

@@ -15,6 +15,7 @@
 #include "manager/disk.h"
 #include "manager/jobs.h"
 #include "manager/manager.h"
+#include "manager/means.h"
 
 enum session_state {
 	SESSION_NEW,
@@ -87,6 +88,7 @@ struct session {
 	struct timer deadline;
 	int dir; /* owned: sessions/<id>, or -1: see session_open_dir */
 	struct disk_use disk;     /* what its upper holds (disk.h) */
+	struct disk_place place;  /* what holds that to its limit (means.h) */
 	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct choices choices;   /* owned */
 	struct keeper keeper;

@@ -82,8 +82,10 @@ session_limits_apply(struct session *s, enum limit l, struct err *err)
 {
 	const struct limits now = session_limits(s);
 
-	if (l == LIMIT_DISK)
+	if (l == LIMIT_DISK) {
 		disk_look_soon(s);
+		return means_apply(s, err);
+	}
 	if (!s->keeper.linked)
 		return 0;
 	if (governor_set(s->m->node.governor, s->row.id, l, now.at[l], err) < 0)
@@ -114,8 +116,7 @@ means_of(const struct session *s, enum limit l)
 	case LIMIT_WALL:
 	case LIMIT_CALLS:
 		return "its keeper";
-	case LIMIT_DISK:
-		return disk_means();
+	case LIMIT_DISK: /* means_say */
 	case LIMITS:
 		break;
 	}
@@ -131,6 +132,34 @@ used_format(enum limit l, uint64_t used, char out[LIMIT_TEXT_BYTES])
 		snprintf(out, LIMIT_TEXT_BYTES, "%llu", (unsigned long long)used);
 }
 
+/* What its means counts now, else what the watcher measured last. */
+static bool
+disk_used(const struct session *s, uint64_t *out)
+{
+	struct disk_used now;
+
+	if (means_read(s, &now) == 0)
+		*out = now.bytes;
+	else if (s->disk.known)
+		*out = s->disk.bytes;
+	else
+		return false;
+	return true;
+}
+
+static void
+disk_json(const struct session *s, struct buf *out)
+{
+	auto_buf words = BUF_MAX(512);
+
+	means_say(s, &words);
+	json_put(out, buf_view(&words));
+	if (!s->place.set)
+		return;
+	buf_fmt(out, ",\"means\":\"%s\",\"why\":", means_name(s->place.means));
+	json_put(out, str_of(s->place.why));
+}
+
 static void
 one_json(const struct session *s, enum limit l, uint64_t value, struct buf *out)
 {
@@ -140,14 +169,17 @@ one_json(const struct session *s, enum limit l, uint64_t value, struct buf *out)
 	limit_format(l, value, text);
 	buf_fmt(out, "{\"limit\":\"%s\",\"value\":%llu,\"set\":%s,\"by\":", text,
 		(unsigned long long)value, s->limits.set[l] ? "true" : "false");
-	json_put(out, str_of(means_of(s, l)));
+	if (l == LIMIT_DISK)
+		disk_json(s, out);
+	else
+		json_put(out, str_of(means_of(s, l)));
 	if (governor_read(s->m->node.governor, s->row.id, l, &in_force, &used) == 0) {
 		buf_fmt(out, ",\"in_force\":%llu", (unsigned long long)in_force);
 		if (used != UINT64_MAX)
 			buf_fmt(out, ",\"used\":%llu", (unsigned long long)used);
 	}
-	if (l == LIMIT_DISK && s->disk.known)
-		buf_fmt(out, ",\"used\":%llu,\"suspended\":%s", (unsigned long long)s->disk.bytes,
+	if (l == LIMIT_DISK && disk_used(s, &used))
+		buf_fmt(out, ",\"used\":%llu,\"suspended\":%s", (unsigned long long)used,
 			s->disk.suspended ? "true" : "false");
 	buf_char(out, '}');
 }
@@ -178,15 +210,22 @@ session_limits_text(const struct session *s, struct buf *out)
 	const struct limits now = session_limits(s);
 
 	for (int l = 0; l < LIMITS; l++) {
-		char text[LIMIT_TEXT_BYTES], line[160], now_used[LIMIT_TEXT_BYTES] = "";
+		char text[LIMIT_TEXT_BYTES], line[640], now_used[LIMIT_TEXT_BYTES] = "";
+		auto_buf by = BUF_MAX(512);
 		uint64_t in_force, used = UINT64_MAX;
 		limit_format((enum limit)l, now.at[l], text);
 		if (governor_read(s->m->node.governor, s->row.id, (enum limit)l, &in_force,
 				  &used) == 0 &&
 		    used != UINT64_MAX)
 			used_format((enum limit)l, used, now_used);
+		if (l == LIMIT_DISK)
+			means_say(s, &by);
+		else
+			buf_text(&by, means_of(s, (enum limit)l));
+		if (l == LIMIT_DISK && disk_used(s, &used))
+			used_format(LIMIT_MEMORY, used, now_used);
 		snprintf(line, sizeof line, "%s %s%s, by %s%s%s", limit_key((enum limit)l), text,
-			 s->limits.set[l] ? "" : " (default)", means_of(s, (enum limit)l),
+			 s->limits.set[l] ? "" : " (default)", buf_cstr(&by),
 			 now_used[0] ? "; uses " : "", now_used);
 		buf_fmt(out, "%-12s%s\n", l ? "" : "limits", line);
 	}

@@ -458,6 +458,7 @@ session_pause_keeper_gone(struct session *s)
 		session_finish(s, s->failure.code ? &s->failure : &why);
 		return;
 	}
+	means_forget(s);
 	log_err(&why, "session %s is paused, unclean", s->row.name);
 	session_next(s);
 }

@@ -20,7 +20,9 @@ enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is u
 /* ---- which directories the workspace stands on ---- */
 
 struct lowers {
-	int at[LOWERS_MAX]; /* owned, the topmost first */
+	int at[LOWERS_MAX];     /* owned, the topmost first */
+	int volume[LOWERS_MAX]; /* owned: the mount whose fs/ that is, or -1 */
+	size_t n_volumes;
 	size_t n;
 	bool missing;
 	size_t missing_layer; /* index into s->layers, or n_layers: the flattened one */
@@ -29,8 +31,10 @@ struct lowers {
 static void
 close_lowers(struct lowers *l)
 {
-	for (size_t i = 0; i < l->n; i++)
+	for (size_t i = 0; i < l->n; i++) {
 		fd_close(&l->at[i]);
+		fd_close(&l->volume[i]);
+	}
 	l->n = 0;
 }
 
@@ -61,14 +65,24 @@ match_upper(void *ctx, const struct upper_row *r, struct err *err)
 	return 1;
 }
 
+/* A few in volumes, each to be mounted; the layers of those below come from the cache. */
+enum { VOLUMES_MAX = 4 };
+
 static int
-open_kept_upper(struct session *s, unsigned n)
+open_kept_upper(struct session *s, unsigned n, struct lowers *l, int *out_volume)
 {
-	char name[32];
 	struct err err;
 
-	snprintf(name, sizeof name, "upper.%u/fs", n);
-	return path_open(s->dir, name, O_RDONLY | O_DIRECTORY, &err);
+	const int fs = means_open_fs(s, n, out_volume, &err);
+	if (fs < 0)
+		log_err(&err, "session %s: a kept upper is not used", s->row.name);
+	if (fs >= 0 && *out_volume >= 0 && l->n_volumes++ == VOLUMES_MAX) {
+		l->n_volumes--;
+		fd_close(out_volume);
+		close(fs);
+		return -1;
+	}
+	return fs;
 }
 
 static int
@@ -105,12 +119,12 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 {
 	for (size_t end = s->n_layers; end > s->n_flat;) {
 		struct kept k = {.s = s, .end = end};
-		int fd = -1;
+		int fd = -1, volume = -1;
 		size_t step = 1;
 		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
 			return -1;
 		if (k.any && session_open_dir(s, err) == 0) {
-			fd = open_kept_upper(s, k.found.n);
+			fd = open_kept_upper(s, k.found.n, out, &volume);
 			step = k.found.n_layers;
 		}
 		if (fd < 0) {
@@ -123,10 +137,13 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 			return 0;
 		}
 		end -= step;
-		if (is_stacked(out, fd))
+		if (is_stacked(out, fd)) {
 			close(fd);
-		else
-			out->at[out->n++] = fd;
+			fd_close(&volume);
+			continue;
+		}
+		out->volume[out->n] = volume;
+		out->at[out->n++] = fd;
 	}
 	if (s->n_flat) {
 		const int fd = open_cached(s, &s->flat);
@@ -135,6 +152,7 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 			out->missing_layer = s->n_layers;
 			return 0;
 		}
+		out->volume[out->n] = -1;
 		out->at[out->n++] = fd;
 	}
 	return 0;
@@ -199,6 +217,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 {
 	struct manager *m = s->m;
 	int fds[KEEPER_FDS];
+	auto_close int volume = -1;
 
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fds[i] = -1;
@@ -207,7 +226,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 		return -1;
 	auto_close int spill =
 	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
-	if (spill < 0)
+	if (spill < 0 || means_place(s, &volume, err) < 0)
 		return -1;
 	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
 	bool read_only[MOUNTS_MAX] = {false};
@@ -221,7 +240,9 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .session_dir = s->dir,
 	    .upper = s->row.upper,
 	    .fresh_work = true, /* never the work of an earlier mount */
+	    .volume = volume >= 0 ? &volume : NULL,
 	    .lowers = lowers->at,
+	    .volumes = lowers->volume,
 	    .n_lowers = lowers->n,
 	    .image = n_images ? images[n_images - 1] : m->image,
 	    .image_host = n_images == 0,
@@ -409,7 +430,7 @@ session_run_started(struct session *s)
 	note_fingerprint(s, notice, sizeof notice);
 	bool of_this_node = false;
 	const bool was_new = s->state == SESSION_NEW;
-	if (set_running(s, notice, &of_this_node, &err) < 0) {
+	if (means_apply(s, &err) < 0 || set_running(s, notice, &of_this_node, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}

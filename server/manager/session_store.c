@@ -41,10 +41,7 @@ session_load_layers(struct session *s, const struct digest *snapshot, struct err
 int
 session_open_upper(struct session *s, unsigned n, struct err *err)
 {
-	char name[32];
-
-	snprintf(name, sizeof name, "upper.%u/fs", n);
-	return path_open(s->dir, name, O_RDONLY | O_DIRECTORY, err);
+	return means_open_fs(s, n, NULL, err);
 }
 
 bool
@@ -347,7 +344,8 @@ run_errand(struct session *s, bool ref)
 	int result =
 	    ref ? 0 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
 	if (result == 0)
-		result = job_start(s->m, s->row.name, -1, errand_done, e, &e->job, &err);
+		result = job_start(s->m, s->row.name, ref || !s->place.set ? -1 : s->place.root,
+				   errand_done, e, &e->job, &err);
 	if (result == 0 && ref)
 		result = send_ref(s, e->job, s->row.has_head ? &s->row.head : NULL, &err);
 	else if (result == 0)

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SPAWN_FDS_MAX = 8, SPAWN_ARGS_MAX = 8 };
+enum { SPAWN_FDS_MAX = 8, SPAWN_ARGS_MAX = 8, SPAWN_TOOL_ARGS_MAX = 24 };
 
 extern char **environ;
 
@@ -123,19 +123,37 @@ spawn_process(const char *libexec, const char *name, const char *const *argv, co
 	return 0;
 }
 
+static int
+start_tool(const char *const *argv, pid_t *out_pid, int *out_pidfd, struct err *err)
+{
+	char *args[SPAWN_TOOL_ARGS_MAX + 1] = {0};
+
+	for (size_t i = 0; argv[i]; i++) {
+		if (i == SPAWN_TOOL_ARGS_MAX)
+			return err_set(err, ERR_INTERNAL, "start %s: too many arguments", argv[0]);
+		args[i] = (char *)(uintptr_t)argv[i];
+	}
+	if (spawn_with(argv[0], args, NULL, 0, false, out_pid, err) < 0)
+		return -1;
+	*out_pidfd = open_pidfd(*out_pid, err);
+	return *out_pidfd < 0 ? -1 : 0;
+}
+
+int
+spawn_tool(const char *const *argv, int *out_pidfd, struct err *err)
+{
+	pid_t pid;
+	return start_tool(argv, &pid, out_pidfd, err);
+}
+
 int
 spawn_run(const char *const *argv, struct err *err)
 {
-	char *args[16] = {0};
+	auto_close int pidfd = -1;
 	pid_t pid;
 	int status;
 
-	for (size_t i = 0; argv[i] && i < 15; i++)
-		args[i] = (char *)(uintptr_t)argv[i];
-	if (spawn_with(argv[0], args, NULL, 0, false, &pid, err) < 0)
-		return -1;
-	auto_close int pidfd = open_pidfd(pid, err);
-	if (pidfd < 0)
+	if (start_tool(argv, &pid, &pidfd, err) < 0)
 		return -1;
 	struct pollfd p = {.fd = pidfd, .events = POLLIN};
 	if (poll(&p, 1, 30000) <= 0)

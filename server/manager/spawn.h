@@ -20,5 +20,8 @@ int spawn_process(const char *libexec, const char *name, const char *const *argv
 /* Runs a program of the system to its end, at most 30 s; its stdout and stderr are dropped.
  * Fails when it cannot be run or exits with other than 0. */
 int spawn_run(const char *const *argv, struct err *err) must_check;
+/* Starts one and does not wait: its end is told by *out_pidfd, owned by the caller, and it is reaped
+ * where SIGCHLD is read, so that how it ended is to be seen in what it made. */
+int spawn_tool(const char *const *argv, int *out_pidfd, struct err *err) must_check;
 
 #endif

@@ -108,7 +108,11 @@ without_keeper(struct session *s, struct err *err)
 static int
 take_back(struct session *s, struct err *err)
 {
+	struct err disk;
+
 	log_line("session %s: its keeper is taken back", s->row.name);
+	if (means_find(s, &disk) < 0 || means_apply(s, &disk) < 0)
+		log_err(&disk, "session %s: its disk limit is not held", s->row.name);
 	if (s->state == SESSION_RUNNING)
 		return 0;
 	/* In the middle of a pause or restore: its old manager's death has already made the keeper

@@ -240,6 +240,20 @@ serve_measure(struct worker *w, struct err *err)
 	return say_worked(w, &n, err);
 }
 
+/* An upper may be on a filesystem of its own (a volume), which the cache's sync does not reach: what
+ * that one keeps in its file must be there before the file is synced. */
+static int
+sync_upper(const struct worker *w, struct err *err)
+{
+	struct stat upper, cache;
+
+	if (fstat(w->upper, &upper) < 0 || fstat(w->cache, &cache) < 0)
+		return err_sys(err, errno, "look at the upper");
+	if (upper.st_dev != cache.st_dev && syncfs(w->upper) < 0)
+		return err_sys(err, errno, "sync the upper");
+	return 0;
+}
+
 static int
 serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *err)
 {
@@ -247,7 +261,7 @@ serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *e
 	const struct layer_counts none = {0};
 	size_t n = 0;
 
-	if (take_digests(m->digests, &digests, &n, err) < 0 ||
+	if (take_digests(m->digests, &digests, &n, err) < 0 || sync_upper(w, err) < 0 ||
 	    cache_sync(w->cache, digests, n, err) < 0)
 		return -1;
 	return say_worked(w, &none, err);

@@ -222,6 +222,59 @@ def snapshot_table(server):
         row("size of the archives", head["total_bytes"] / 2**20, os.path.getsize(f"{d}/a.tar.zst") / 2**20, "MiB")
 
 
+INSIDE = """
+import os, time
+def fsyncs():
+    fd, times = os.open("f", os.O_RDWR | os.O_CREAT | os.O_TRUNC), []
+    for i in range(300):
+        began = time.perf_counter()
+        os.pwrite(fd, b"x" * 4096, 4096 * i)
+        os.fsync(fd)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[150]
+def rate(megabytes):
+    fd, block, began = os.open("g", os.O_RDWR | os.O_CREAT | os.O_TRUNC), b"x" * (1 << 20), time.perf_counter()
+    for _ in range(megabytes):
+        os.write(fd, block)
+    os.fsync(fd)
+    return megabytes / (time.perf_counter() - began)
+def files(n):
+    began = time.perf_counter()
+    for i in range(n):
+        with open(f"n{i}", "wb") as f:
+            f.write(b"x" * 3000)
+    os.sync()
+    return time.perf_counter() - began
+print(fsyncs(), rate(256), files(5000))
+os.system("rm -f f g n*")
+"""
+
+
+def disk_table(server):
+    """Sessions with a disk limit beside sessions without, in turns."""
+    starts, inside, turns = {True: [], False: []}, {True: [], False: []}, 5 if QUICK else 20
+    for i in range(turns):
+        for limited in (True, False):
+            name = f"disk-{i}-{limited}".lower()
+            asked = ["new", name] + (["--disk", "8G"] if limited else [])
+            assert server.verb(*asked).status == 0
+            assert server.verb("pause", name).status == 0  # what follows is a start alone
+            starts[limited].append(verb_time(server, "resume", name))
+            if i < 5:
+                r = server.ssh(name, "cat > /tmp/b.py; exec python3 /tmp/b.py", stdin=INSIDE.encode())
+                inside[limited].append([float(x) for x in r.out.split()])
+            by = server.json("show", name)["limits"]["disk"].get("means")
+            assert server.verb("rm", name).status == 0
+            if limited:
+                means = by
+    row("start of a session with a disk limit, p50", 1e3 * quantile(starts[True], .5), 1e3 * quantile(starts[False], .5), "ms",
+        f"means {means}; beside one without, client and all")
+    for at, what, scale, unit in ((0, "fsync of 4 KiB inside it, p50", 1e3, "ms"), (1, "256 MiB written and synced", 1, "MiB/s"),
+                                  (2, "5,000 files of 3,000 bytes and sync", 1, "s")):
+        ours, theirs = (quantile([t[at] for t in inside[k]], .5) * scale for k in (True, False))
+        row(what, ours, theirs, unit, "median of 5, in turns")
+
+
 def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"commit {commit}, {os.cpu_count()} cores, kernel {platform.release()}, kex {KEX}, cipher {CIPHER}\n")
@@ -230,6 +283,7 @@ def main():
         with Sshd() as sshd:
             ssh_table(server, sshd)
         snapshot_table(server)
+        disk_table(server)
 
 
 main()

@@ -230,6 +230,14 @@ class Server:
         roots = [p for p in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os.path.exists(p + "/cgroup.procs")]
         return {str(p) for root in roots for p in pathlib.Path(root).glob("berth-????????")}
 
+    def loop_devices(self):
+        """Disk images beneath its directory that a loop device holds, once for each device. By inode: the path that
+        the kernel tells of a file is not whole when the mount it was opened by is gone."""
+        done = subprocess.run(["losetup", "-n", "-O", "BACK-INO"], capture_output=True, text=True)
+        held = done.stdout.split()
+        images = {str(path.stat().st_ino): str(path) for path in self.state.glob("sessions/*/upper.*/image")}
+        return sorted(images[ino] for ino in held if ino in images)
+
     def remove(self):
         """Ends all that is left, by pid, and fails when something should not have been."""
         mine = self.cgroup()
@@ -239,6 +247,7 @@ class Server:
         with open("/proc/self/mounts") as mounts:
             left = [line for line in mounts if str(self.base) in line]
         assert not left, f"mounts left behind: {left}"
+        wait_until("its loop devices to be let go", lambda: not self.loop_devices(), 20)
         shutil.rmtree(self.base)
 
     def discard(self):

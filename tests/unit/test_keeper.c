@@ -789,6 +789,36 @@ held_refuses_with_again_until_it_is_not(void **state)
 	done_with(&s);
 }
 
+/* The next word to the owner of one call that goes on. */
+static struct str
+notice(struct rig *r)
+{
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_call_notice);
+	assert_int_equal(r->conn.message.call_notice.channel, 7);
+	return r->conn.message.call_notice.text;
+}
+
+static void
+who_sits_before_a_call_is_told_when_it_is_suspended(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+
+	ask(r, &s, 7, "cat", false);
+	take(r, &s, 1);
+	MUST(wire_send(&r->manager, suspend, err, .on = 1, .why = STR_LIT("disk full: so it is"),
+		       .hint = STR_LIT("do this")));
+	assert_true(str_is(notice(r), "berth: call: disk full: so it is (do this)"));
+	MUST(wire_send(&r->manager, suspend, err, .on = 0));
+	assert_true(str_is(notice(r), "berth: call: the session goes on"));
+	MUST(wire_send(&r->manager, suspend, err, .on = 0)); /* nothing new: not told again */
+	fd_close(&s.input);
+	finish_call(r, &s);
+	assert_int_equal(s.status, 0);
+	done_with(&s);
+}
+
 static void
 terminate_ends_commands_and_terminals(void **state)
 {
@@ -1117,6 +1147,7 @@ main(void)
 	    T(a_terminal_changes_its_size),
 	    T(a_lost_link_hangs_up_and_the_call_is_recorded),
 	    T(held_refuses_with_again_until_it_is_not),
+	    T(who_sits_before_a_call_is_told_when_it_is_suspended),
 	    T(terminate_ends_commands_and_terminals),
 	    T(kill_ends_all_with_its_reason_and_then_the_keeper),
 	    T(a_new_manager_takes_over_calls_grants_and_records),

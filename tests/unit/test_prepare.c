@@ -255,7 +255,7 @@ test_an_overlay_that_cannot_be_written_is_a_failure(void **state)
 	assert_ok(lower = mounts_clone(room.image, MOUNT_ATTR_RDONLY, userns, room_err));
 	const pid_t pid = fork();
 	if (pid == 0) /* as the wrong uid: the kernel would mount it read-only and say nothing */
-		_exit(mounts_overlay(&lower, 1, mapped, root - 1, &err) < 0 &&
+		_exit(mounts_overlay(&lower, &(bool){false}, 1, mapped, root - 1, &err) < 0 &&
 			      strstr(err.why, "read-only")
 			  ? 0
 			  : 1);
