@@ -85,8 +85,9 @@ session_extend(struct session *s, uint64_t deadline_ns)
 	timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
 }
 
-int
-session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
+static int
+set_state(struct session *s, enum session_state state, const char *reason,
+	  int (*put)(struct index *, const struct session_row *, struct err *), struct err *err)
 {
 	struct session_row row = s->row;
 
@@ -95,11 +96,23 @@ session_set_state(struct session *s, enum session_state state, const char *reaso
 	row.used_ns = time_real_ns();
 	if (state == SESSION_DELETED)
 		row.deleted_ns = row.used_ns;
-	if (index_put_session(&s->m->index, &row, err) < 0)
+	if (put(&s->m->index, &row, err) < 0)
 		return err_add(err, "session %s becomes %s", s->row.name, row.state);
 	s->row = row;
 	s->state = state;
 	return 0;
+}
+
+int
+session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
+{
+	return set_state(s, state, reason, index_put_session, err);
+}
+
+int
+session_set_running(struct session *s, const char *reason, struct err *err)
+{
+	return set_state(s, SESSION_RUNNING, reason, index_put_session_soon, err);
 }
 
 int

@@ -140,6 +140,9 @@ void session_enter(struct session *s, enum session_step step, uint64_t deadline_
 		   const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
 		      struct err *err) must_check;
+/* The end of a start, which does not wait for the disk: a power cut may bring back `new` or
+ * `resuming`, and takeover.c treats those as if they had run. */
+int session_set_running(struct session *s, const char *reason, struct err *err) must_check;
 /* The same with a new fence, in one write: this node owns the session from here. */
 int session_claim(struct session *s, enum session_state state, struct err *err) must_check;
 /* The act is over: answers its want and takes the next. err NULL: it went well. */

@@ -329,7 +329,7 @@ session_run_started(struct session *s)
 		return;
 	note_fingerprint(s, notice, sizeof notice);
 	const bool was_new = s->state == SESSION_NEW;
-	if (session_set_state(s, SESSION_RUNNING, notice, &err) < 0) {
+	if (session_set_running(s, notice, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
