@@ -56,6 +56,9 @@ struct engine {
 	/* The call's processes as a list that init can read: cgroup.procs. *out -1: there is none;
 	 * an engine that never has one leaves this NULL. */
 	int (*call_procs)(struct sandbox *s, const char *call, int *out, struct err *err);
+	/* Names what was started without a name, by whoever started it and has its rights still. NULL:
+	 * there is nothing to name. */
+	int (*set_name)(struct sandbox *s, const char *hostname, struct err *err);
 };
 
 /* The default: our own launcher (launch.c). */

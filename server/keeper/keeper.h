@@ -4,7 +4,8 @@
  *   grant.c    one link to a conn                                   terminal.c  stdin of a PTY
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
- *   growth.c   who is told that a journal grew                      excess.c    the limits it hit */
+ *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
+ *   spare.c    started before it has a name */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -28,6 +29,11 @@ enum {
 };
 
 struct keeper;
+
+/* ---- spare.c: started before its session has a name ---- */
+
+/* pid 1 runs; returns when the manager has given the session its name. -1: nobody will. */
+int spare_wait(struct keeper *k, struct err *err) must_check;
 
 /* ---- terminal.c: what conn writes to a call's stdin goes into its PTY ---- */
 

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
@@ -229,6 +230,18 @@ launch_start(const struct sandbox_spec *spec, struct sandbox *out, struct err *e
 	return 0;
 }
 
+/* The hostname belongs to a namespace of pid 1, which has no right to change it any more: this
+ * process enters that namespace, where it stays, since it asks for no hostname itself. */
+static int
+launch_set_name(struct sandbox *s, const char *hostname, struct err *err)
+{
+	if (setns(s->pidfd, CLONE_NEWUTS) < 0)
+		return err_sys(err, errno, "enter the namespace of the hostname");
+	if (sethostname(hostname, strlen(hostname)) < 0)
+		return err_sys(err, errno, "set the hostname");
+	return 0;
+}
+
 /* ---- the rest: by cgroup where there is one ---- */
 
 static int
@@ -310,4 +323,5 @@ const struct engine engine_launch = {
     .call_kill = launch_call_kill,
     .call_procs = launch_call_procs,
     .call_end = launch_call_end,
+    .set_name = launch_set_name,
 };

@@ -7,6 +7,7 @@
 #include "manager/do.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 #include "manager/spawn.h"
 
 #include <assert.h>
@@ -42,6 +43,10 @@ dispatch(struct session *s)
 	struct err err;
 
 	switch ((int)msg->id) {
+	case MSG_keeper_ready:
+		s->keeper.unnamed = true;
+		spares_ready(s);
+		return;
 	case MSG_keeper_started:
 		session_run_started(s);
 		return;
@@ -329,6 +334,16 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 		return -1;
 	}
 	return 0;
+}
+
+int
+keeper_name(struct session *s, struct err *err)
+{
+	if (!s->keeper.linked)
+		return err_set(err, ERR_AGAIN, "the session has no keeper");
+	s->keeper.unnamed = false;
+	return wire_send(&s->keeper.wire, keeper_name, err, .name = str_of(s->row.name),
+			 .hostname = str_of(s->row.name));
 }
 
 static bool

@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
 
@@ -329,7 +330,8 @@ open_dirs(struct manager *m, struct err *err)
 	m->cache = m->store < 0 ? -1 : path_open_dir(m->state, "cache", 0700, err);
 	m->scratch = m->cache < 0 ? -1 : path_open_dir(m->state, "scratch", 0700, err);
 	m->sessions_dir = m->scratch < 0 ? -1 : path_open_dir(m->state, "sessions", 0700, err);
-	m->keepers = m->sessions_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
+	m->spares_dir = m->sessions_dir < 0 ? -1 : path_open_dir(m->state, "spares", 0700, err);
+	m->keepers = m->spares_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
 	return m->keepers < 0 ? -1 : 0;
 }
 
@@ -385,6 +387,7 @@ serve(struct manager *m, struct err *err)
 	if (watch_add(&m->loop, &m->listen_watch, m->listen, EPOLLIN, on_listen, m, err) < 0 ||
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
+	spares_begin(m);
 	printf("berthd: listening on %s\n", m->listen_text);
 	fflush(stdout);
 	const char *colon = strrchr(m->listen_text, ':');
@@ -401,6 +404,7 @@ close_all(struct manager *m)
 	conns_close_all(m);
 	imported_stop();
 	disk_end(m);
+	spares_end(m);
 	while (m->sessions)
 		session_free(m->sessions);
 	watch_remove(&m->listen_watch);
@@ -416,7 +420,7 @@ close_all(struct manager *m)
 	}
 	int *const fds[] = {&m->state,        &m->run,     &m->store,   &m->cache,
 			    &m->sessions_dir, &m->keepers, &m->scratch, &m->lock,
-			    &m->listen,       &m->signals, &m->image};
+			    &m->listen,       &m->signals, &m->image, &m->spares_dir};
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		fd_close(fds[i]);
 	free(m->cached);
@@ -430,6 +434,7 @@ main(int argc, char **argv)
 				   .store = -1,
 				   .cache = -1,
 				   .sessions_dir = -1,
+				   .spares_dir = -1,
 				   .keepers = -1,
 				   .scratch = -1,
 				   .lock = -1,

@@ -30,11 +30,15 @@ struct manager {
 	char libexec[4096], hostname[256], listen_text[128];
 	int state, run;                                   /* owned directories */
 	int store, cache, sessions_dir, keepers, scratch; /* owned directories */
+	int spares_dir;                                   /* owned */
 	int lock, listen, signals, image;                 /* owned */
 	bool listen_loopback;
 	char image_name[80];
 	struct watch listen_watch, signals_watch;
 	struct session *sessions; /* owned list, by name */
+	struct session *spares;   /* owned list: spares.c */
+	struct timer spares_timer;
+	unsigned spares_failed; /* in a row */
 	struct conn *conns;       /* owned list */
 	size_t n_conns;
 	uint64_t conn_count;   /* for the conns' uids */

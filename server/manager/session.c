@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/spares.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -149,12 +150,18 @@ session_new(struct manager *m, const struct session_row *row)
 	struct session *s = xnew(1, sizeof *s);
 
 	*s = (struct session){.m = m, .row = *row, .dir = -1, .keeper.pidfd = -1};
-	struct session **at = &m->sessions;
-	while (*at && strcmp((*at)->row.name, row->name) < 0)
+	return s;
+}
+
+void
+session_join(struct session *s)
+{
+	struct session **at = &s->m->sessions;
+
+	while (*at && strcmp((*at)->row.name, s->row.name) < 0)
 		at = &(*at)->next;
 	s->next = *at;
 	*at = s;
-	return s;
 }
 
 void
@@ -192,6 +199,8 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 	for (const struct session *s = m->sessions; s; s = s->next)
 		if (s->state != SESSION_DELETED && s->row.slot < slots)
 			taken[s->row.slot] = true;
+	for (const struct session *s = m->spares; s; s = s->next)
+		taken[s->row.slot] = true;
 	for (unsigned slot = 0; slot < slots; slot++)
 		if (!taken[slot]) {
 			*out = slot;
@@ -208,11 +217,52 @@ session_open_dir(struct session *s, struct err *err)
 	return s->dir < 0 ? -1 : 0;
 }
 
+static int
+fill_row(struct session_row *row, struct str name, const char *owner, struct err *err)
+{
+	if (session_name_check(name, err) < 0 || str_copy(name, row->name, sizeof row->name, err) < 0)
+		return -1;
+	snprintf(row->owner, sizeof row->owner, "%s", owner);
+	row->created_ns = time_real_ns();
+	return 0;
+}
+
+struct session *
+session_new_spare(struct manager *m, struct err *err)
+{
+	struct session_row row = {.upper = 1};
+
+	if (free_slot(m, &row.slot, err) < 0)
+		return NULL;
+	id_new("s_", row.id);
+	snprintf(row.image, sizeof row.image, "%s", m->image_name);
+	struct session *s = session_new(m, &row);
+	s->spare = true;
+	return s;
+}
+
+int
+session_claim_spare(struct session *s, struct str name, const char *owner, struct err *err)
+{
+	if (fill_row(&s->row, name, owner, err) < 0 || session_claim(s, SESSION_NEW, err) < 0)
+		return -1;
+	s->spare = false;
+	return 0;
+}
+
 int
 session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 	       struct err *err)
 {
-	return session_create_on(m, name, owner, "", out, err);
+	if (session_name_check(name, err) < 0)
+		return -1;
+	const int claimed = spares_claim(m, name, owner, out, err);
+	if (claimed == 0)
+		return session_create_on(m, name, owner, "", out, err);
+	if (claimed < 0)
+		return err_add(err, "make session %.*s", (int)name.len, name.at);
+	log_line("session %s: made as %s by %s", (*out)->row.name, (*out)->row.id, owner);
+	return 0;
 }
 
 int
@@ -221,14 +271,12 @@ session_create_on(struct manager *m, struct str name, const char *owner, const c
 {
 	struct session_row row = {.upper = 1};
 
-	if (session_name_check(name, err) < 0 ||
-	    str_copy(name, row.name, sizeof row.name, err) < 0 || free_slot(m, &row.slot, err) < 0)
+	if (fill_row(&row, name, owner, err) < 0 || free_slot(m, &row.slot, err) < 0)
 		return -1;
 	id_new("s_", row.id);
-	snprintf(row.owner, sizeof row.owner, "%s", owner);
 	snprintf(row.image, sizeof row.image, "%s", *image ? image : m->image_name);
-	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
+	session_join(s);
 	if (session_open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {
 		session_free(s);
 		return err_add(err, "make session %s", row.name);
@@ -243,6 +291,7 @@ session_load(struct manager *m, const struct session_row *row)
 {
 	struct session *s = session_new(m, row);
 
+	session_join(s);
 	s->state = SESSION_FAILED;
 	for (int i = 0; i < SESSION_STATES; i++)
 		if (strcmp(row->state, state_names[i]) == 0)

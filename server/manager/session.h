@@ -71,11 +71,13 @@ struct keeper {
 	int pidfd;          /* owned; -1: no keeper */
 	pid_t pid;
 	bool linked; /* the wire is open */
+	bool unnamed; /* it waits for its session's name (spares.c) */
 };
 
 struct session {
 	struct session *next;
 	struct manager *m;
+	bool spare; /* no name, no row, in the list of spares.c: it and session_start_spare know it alone */
 	struct session_row row;
 	enum session_state state;
 	enum session_step step;
@@ -112,12 +114,19 @@ const char *session_state_name(enum session_state s);
 /* By name among the live ones, or by id; NULL. A deleted one is found by id, and by name where
  * nothing live has it. */
 struct session *session_find(struct manager *m, struct str ref);
-/* A new row, durable; nothing runs yet. */
+/* A new row, durable; nothing that is seen runs yet. On the node's own image and with nothing of its
+ * own, so that a spare can stand for it. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
 /* The same on an image, by its content; "": the node's own. */
 int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
 		      struct session **out, struct err *err) must_check;
+/* One without name and row, in no list: spares.c. */
+struct session *session_new_spare(struct manager *m, struct err *err);
+/* Its row, durable: a session from here on, but for its place in the list. */
+int session_claim_spare(struct session *s, struct str name, const char *owner,
+			struct err *err) must_check;
+void session_join(struct session *s);
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -154,6 +163,7 @@ void session_job(void *ctx, const struct message *m, const struct err *failure);
 
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
+int session_start_spare(struct session *s, struct err *err) must_check;
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
 void session_run_failed(struct session *s, const struct err *err);
@@ -192,6 +202,8 @@ void session_limits_text(const struct session *s, struct buf *out);
 
 /* keepers.c */
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;
+/* Of a keeper that was started without one: the end of its start. */
+int keeper_name(struct session *s, struct err *err) must_check;
 /* Connects to the keeper that an earlier manager left. 1 alive and linked, 0 none, -1. */
 int keeper_find(struct session *s, struct err *err) must_check;
 /* A directory of the session that its keeper's uid writes, and the session root's group. */

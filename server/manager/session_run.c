@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -250,6 +251,13 @@ start_keeper(struct session *s, const struct lowers *lowers, struct err *err)
 	return result;
 }
 
+/* Its directory is there, and it stands on the image alone. */
+int
+session_start_spare(struct session *s, struct err *err)
+{
+	return start_keeper(s, &(struct lowers){0}, err);
+}
+
 /* Goes on until something must be waited for. */
 static int
 go_on(struct session *s, struct err *err)
@@ -278,6 +286,12 @@ session_run_begin(struct session *s)
 	struct err err;
 
 	log_line("session %s: starts", s->row.name);
+	if (s->keeper.unnamed) {
+		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its keeper");
+		if (keeper_name(s, &err) < 0)
+			session_run_failed(s, &err);
+		return;
+	}
 	session_enter(s, STEP_CACHE, 0, "its layers");
 	if (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0) {
 		session_finish(s, &err);
@@ -345,6 +359,10 @@ session_run_failed(struct session *s, const struct err *failure)
 	struct err err, kept = *failure;
 	struct err clear;
 
+	if (s->spare) {
+		spares_lost(s, failure);
+		return;
+	}
 	if (s->step != STEP_CACHE && s->step != STEP_START)
 		return;
 	if (s->keeper.pidfd >= 0) {

@@ -21,6 +21,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -165,6 +166,7 @@ takeover(struct manager *m, struct err *err)
 	int result = index_list_sessions(&m->index, take_row, &rows, err);
 
 	for (size_t i = 0; i < rows.n && result == 0; i++) {
+		spares_settle(m, rows.at[i].id);
 		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
 		if (session_limits_load(s, &why) == 0 &&
@@ -180,7 +182,9 @@ takeover(struct manager *m, struct err *err)
 			log_err(&why, "session %s", s->row.name);
 	}
 	free(rows.at);
-	if (result == 0)
+	if (result == 0) {
 		sweep_sockets(m);
+		spares_sweep(m);
+	}
 	return result;
 }
