@@ -307,11 +307,29 @@ attach(struct session *s, int take_link, int take_pidfd, pid_t pid, struct err *
 }
 
 int
-keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
+keeper_spawn(struct session *s, struct err *err)
 {
 	int pair[2], pidfd = -1;
 	pid_t pid;
 
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	auto_close int ours = pair[0];
+	if (spawn_process(s->m->libexec, "berth-keeper", NULL, &theirs, 1, &pid, &pidfd, err) < 0)
+		return -1;
+	protect_from_oom(pid);
+	if (attach(s, fd_steal(&ours), pidfd, pid, err) < 0) {
+		keeper_cut(s);
+		keeper_close(s);
+		return -1;
+	}
+	return 0;
+}
+
+int
+keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
+{
 	fds[KEEPER_LOCK] = open_lock(s, err);
 	if (fds[KEEPER_LOCK] < 0)
 		return -1;
@@ -321,19 +339,9 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 	fds[KEEPER_LISTEN] = open_listener(s, err);
 	if (fds[KEEPER_LISTEN] < 0)
 		return -1;
-	if (wire_pair(pair, err) < 0)
-		return -1;
-	auto_close int theirs = pair[1];
-	auto_close int ours = pair[0];
-	if (spawn_process(s->m->libexec, "berth-keeper", NULL, &theirs, 1, &pid, &pidfd, err) < 0)
-		return -1;
-	protect_from_oom(pid);
-	if (attach(s, fd_steal(&ours), pidfd, pid, err) < 0 || send_start(s, fds, err) < 0) {
-		keeper_cut(s);
-		keeper_close(s);
-		return -1;
-	}
-	return 0;
+	if (!s->keeper.linked)
+		return err_set(err, ERR_UNAVAILABLE, "its keeper ended");
+	return send_start(s, fds, err);
 }
 
 int

@@ -39,6 +39,8 @@ struct manager {
 	struct session *spares;   /* owned list: spares.c */
 	struct timer spares_timer;
 	unsigned spares_failed; /* in a row */
+	unsigned n_starting;    /* sessions in STEP_START, spares too */
+	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
 	size_t n_conns;
 	uint64_t conn_count;   /* for the conns' uids */

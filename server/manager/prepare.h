@@ -39,6 +39,7 @@ struct workspace {
 	size_t n_images;   /* the topmost first */
 	bool image_host;   /* bind the node's /usr over it */
 	const struct limits *limits; /* lent; NULL: none */
+	bool alone; /* the caller is a process for this alone, and ends after it: no other is forked */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the

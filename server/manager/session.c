@@ -62,16 +62,38 @@ on_deadline(void *ctx)
 
 	err_set(&err, ERR_TIMEOUT, "waited too long for %s", s->waits_for);
 	log_err(&err, "session %s", s->row.name);
-	if (s->step == STEP_CACHE || s->step == STEP_START)
+	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
 	else
 		session_pause_deadline(s);
+}
+
+/* Whoever waits longest for a turn to start gets it. */
+static void
+next_turn(void *ctx)
+{
+	struct manager *m = ctx;
+	struct session *first = NULL;
+
+	if (m->closing || m->n_starting >= SESSION_STARTS_MAX)
+		return;
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (s->step == STEP_TURN && (!first || s->turn < first->turn))
+			first = s;
+	if (first)
+		session_run_turn(first);
 }
 
 void
 session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
 	      const char *waits_for)
 {
+	if (step == STEP_START && s->step != STEP_START) {
+		s->m->n_starting++;
+	} else if (step != STEP_START && s->step == STEP_START) {
+		s->m->n_starting--;
+		loop_defer(&s->m->loop, next_turn, s->m);
+	}
 	s->step = step;
 	s->since_ns = time_real_ns();
 	snprintf(s->waits_for, sizeof s->waits_for, "%s", waits_for);
@@ -174,7 +196,8 @@ session_free(struct session *s)
 			*at = s->next;
 			break;
 		}
-	timer_cancel(&s->deadline);
+	session_enter(s, STEP_IDLE, 0, "");
+	building_stop(s);
 	session_errand_stop(s);
 	disk_forget(s);
 	job_end(s->job);

@@ -10,6 +10,7 @@
 #ifndef BERTH_SESSION_H
 #define BERTH_SESSION_H
 
+#include "manager/building.h"
 #include "manager/conns.h"
 #include "manager/disk.h"
 #include "manager/jobs.h"
@@ -31,7 +32,8 @@ enum session_step {
 	STEP_IDLE,
 	/* to run */
 	STEP_CACHE, /* a worker makes the missing layers */
-	STEP_START, /* the keeper starts pid 1 */
+	STEP_TURN,  /* others start */
+	STEP_START, /* its workspace is built, then the keeper starts pid 1 */
 	/* to pause, restore or remove a running session */
 	STEP_HOLD,
 	STEP_FREEZE,    /* before A */
@@ -74,6 +76,10 @@ struct keeper {
 	bool unnamed; /* it waits for its session's name (spares.c) */
 };
 
+/* So many start at once, spares among them: more would take each other's processors, and each would
+ * be as late as the last. */
+enum { SESSION_STARTS_MAX = 4 };
+
 struct session {
 	struct session *next;
 	struct manager *m;
@@ -88,11 +94,13 @@ struct session {
 	struct disk_use disk;     /* what its upper holds (disk.h) */
 	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct keeper keeper;
+	struct building *building; /* owned, or NULL */
 	struct job *job;
 	struct want *wants, *current; /* owned */
 	uint32_t seq;                 /* of the keeper command that is under way */
 	struct err failure;           /* why the act under way is being undone */
 	/* to run */
+	uint64_t turn; /* of STEP_TURN: who came first */
 	struct layer_row *layers; /* owned: the head's, the lowest first */
 	size_t n_layers;
 	size_t n_flat;       /* so many of them come from one flattened directory */
@@ -164,6 +172,9 @@ void session_job(void *ctx, const struct message *m, const struct err *failure);
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
 int session_start_spare(struct session *s, struct err *err) must_check;
+/* Its workspace: fds are lent; failure NULL: they are all there. */
+void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure);
+void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
 void session_run_failed(struct session *s, const struct err *err);
@@ -201,6 +212,8 @@ void session_limits_json(const struct session *s, struct buf *out, bool whole);
 void session_limits_text(const struct session *s, struct buf *out);
 
 /* keepers.c */
+/* The process alone, which takes its time to begin; then, with all that it needs, its start. */
+int keeper_spawn(struct session *s, struct err *err) must_check;
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;
 /* Of a keeper that was started without one: the end of its start. */
 int keeper_name(struct session *s, struct err *err) must_check;

@@ -17,6 +17,7 @@
 enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is used for a while */
 #define CACHE_MAX_NS (3600 * NS_PER_S)
 #define START_MAX_NS (20 * NS_PER_S)
+#define TURN_MAX_NS  (300 * NS_PER_S)
 
 /* ---- which directories the workspace stands on ---- */
 
@@ -181,13 +182,6 @@ ask_worker(struct session *s, size_t layer, struct err *err)
 /* ---- starting ---- */
 
 static void
-close_fds(int fds[KEEPER_FDS])
-{
-	for (int i = 0; i < KEEPER_FDS; i++)
-		fd_close(&fds[i]);
-}
-
-static void
 close_images(int images[IMAGE_ROW_LAYERS_MAX])
 {
 	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
@@ -199,10 +193,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	 struct err *err)
 {
 	struct manager *m = s->m;
-	int fds[KEEPER_FDS];
 
-	for (int i = 0; i < KEEPER_FDS; i++)
-		fds[i] = -1;
 	if (prepare_is_populated(&m->node, s->row.id) &&
 	    prepare_clear(&m->node, s->row.id, err) < 0)
 		return -1;
@@ -225,13 +216,9 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .n_images = n_images ? n_images - 1 : 0,
 	    .limits = &limits,
 	};
-	int result = prepare_workspace(&m->node, &w, spill, fds, err);
-	if (result == 0) {
-		fds[KEEPER_SPILL] = fd_steal(&spill);
-		result = keeper_start(s, fds, err);
-	}
-	close_fds(fds);
-	return result;
+	if (building_begin(s, &w, spill, err) < 0)
+		return -1;
+	return keeper_spawn(s, err); /* meanwhile: it is ready when the workspace is */
 }
 
 static int
@@ -272,12 +259,38 @@ go_on(struct session *s, struct err *err)
 	} else if (result == 0) {
 		job_end(s->job);
 		s->job = NULL;
-		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS,
-			      "its first process to start");
-		result = start_keeper(s, &lowers, err);
+		if (s->m->n_starting >= SESSION_STARTS_MAX) {
+			s->turn = s->m->turns++;
+			session_enter(s, STEP_TURN, time_now_ns() + TURN_MAX_NS,
+				      "other sessions to start");
+		} else {
+			session_enter(s, STEP_START, time_now_ns() + START_MAX_NS,
+				      "its first process to start");
+			result = start_keeper(s, &lowers, err);
+		}
 	}
 	close_lowers(&lowers);
 	return result;
+}
+
+void
+session_run_turn(struct session *s)
+{
+	struct err err;
+
+	if (go_on(s, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+void
+session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure)
+{
+	struct err err;
+
+	if (failure)
+		session_run_failed(s, failure);
+	else if (keeper_start(s, fds, &err) < 0)
+		session_run_failed(s, &err);
 }
 
 void
@@ -363,8 +376,9 @@ session_run_failed(struct session *s, const struct err *failure)
 		spares_lost(s, failure);
 		return;
 	}
-	if (s->step != STEP_CACHE && s->step != STEP_START)
+	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
 		return;
+	building_stop(s);
 	if (s->keeper.pidfd >= 0) {
 		keeper_cut(s);
 		keeper_close(s);

@@ -46,6 +46,7 @@ remove_all(void *ctx)
 	struct session *s = ctx;
 	struct err err;
 
+	building_stop(s);
 	if (s->keeper.pidfd >= 0)
 		keeper_cut(s);
 	keeper_close(s);
@@ -97,7 +98,7 @@ static bool
 somebody_waits(const struct manager *m)
 {
 	for (const struct session *s = m->sessions; s; s = s->next)
-		if (s->step == STEP_CACHE || s->step == STEP_START)
+		if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 			return true;
 	return false;
 }
