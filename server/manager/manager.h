@@ -40,6 +40,7 @@ struct manager {
 	struct timer spares_timer;
 	unsigned spares_failed; /* in a row */
 	unsigned n_starting;    /* sessions in STEP_START, spares too */
+	unsigned n_refs;        /* refs that are being written beside the acts: one at a time */
 	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
 	size_t n_conns;

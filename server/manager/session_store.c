@@ -279,6 +279,7 @@ session_errand_stop(struct session *s)
 	timer_cancel(&s->ref_timer);
 	if (!s->errand)
 		return;
+	s->m->n_refs -= s->errand->ref;
 	job_end(s->errand->job);
 	timer_cancel(&s->errand->deadline);
 	loop_defer(&s->m->loop, free, s->errand);
@@ -333,6 +334,7 @@ run_errand(struct session *s, bool ref)
 	struct err err;
 
 	*e = (struct errand){.s = s, .ref = ref};
+	s->m->n_refs += ref;
 	int result =
 	    ref ? 0 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
 	if (result == 0)
@@ -359,13 +361,17 @@ session_sync_later(struct session *s)
  * time, so that a worker's start does not stand beside it; acts that write the ref themselves
  * forget this one, or wait for it once it is under way. */
 #define REF_AFTER_NS (500 * NS_PER_MS)
+#define REF_AGAIN_NS (20 * NS_PER_MS)
 
 static void
 write_ref(void *ctx)
 {
 	struct session *s = ctx;
+	struct manager *m = s->m;
 	if (s->step != STEP_IDLE || s->errand)
 		session_ref_later(s); /* the acts come first */
+	else if (m->n_starting > 0 || m->n_refs > 0) /* and whoever waits for a start */
+		timer_set(&m->loop, &s->ref_timer, time_now_ns() + REF_AGAIN_NS, write_ref, s);
 	else
 		run_errand(s, true);
 }
