@@ -231,24 +231,34 @@ on_listen(void *ctx, uint32_t events)
 
 /* ---- signals ---- */
 
+enum { PAUSES_AT_ONCE = 16 };
+
+static bool
+is_busy(const struct session *s)
+{
+	return s->step != STEP_IDLE || s->wants;
+}
+
+/* A few at a time: each has a worker or two, and deadlines. */
 void
 manager_stop_when_idle(struct manager *m)
 {
+	unsigned busy = 0;
+
 	if (m->stopping != 1)
 		return;
 	for (const struct session *s = m->sessions; s; s = s->next)
-		if (s->step != STEP_IDLE || s->wants)
-			return;
-	m->loop.stop = true;
-}
-
-static void
-pause_all(struct manager *m)
-{
-	for (struct session *s = m->sessions; s; s = s->next)
-		if (s->state == SESSION_RUNNING || s->step != STEP_IDLE)
-			session_want(s, want_new(m, WANT_PAUSE, NULL));
-	manager_stop_when_idle(m);
+		busy += is_busy(s);
+	for (struct session *s = m->sessions; s && busy < PAUSES_AT_ONCE; s = s->next) {
+		if (s->stopped || is_busy(s))
+			continue;
+		s->stopped = true;
+		if (s->state != SESSION_RUNNING)
+			continue;
+		session_want(s, want_new(m, WANT_PAUSE, NULL));
+		busy++;
+	}
+	m->loop.stop = busy == 0;
 }
 
 static void
@@ -267,7 +277,7 @@ on_signal(void *ctx, uint32_t events)
 		case SIGINT:
 			if (++m->stopping == 1) {
 				log_line("all sessions are paused, then the server ends");
-				pause_all(m);
+				manager_stop_when_idle(m);
 			} else {
 				m->loop.stop = true;
 			}

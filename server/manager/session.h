@@ -97,6 +97,7 @@ struct session {
 	struct building *building; /* owned, or NULL */
 	struct job *job;
 	struct want *wants, *current; /* owned */
+	bool stopped;                 /* SIGINT has asked for its pause */
 	uint32_t seq;                 /* of the keeper command that is under way */
 	struct err failure;           /* why the act under way is being undone */
 	/* to run */
