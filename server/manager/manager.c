@@ -415,6 +415,7 @@ close_all(struct manager *m)
 	imported_stop();
 	disk_end(m);
 	spares_end(m);
+	session_ref_job_end(m);
 	while (m->sessions)
 		session_free(m->sessions);
 	watch_remove(&m->listen_watch);

@@ -18,6 +18,7 @@
 
 struct session;
 struct conn;
+struct job;
 
 struct manager {
 	struct loop loop;
@@ -41,6 +42,8 @@ struct manager {
 	unsigned spares_failed; /* in a row */
 	unsigned n_starting;    /* sessions in STEP_START, spares too */
 	unsigned n_refs;        /* refs that are being written beside the acts: one at a time */
+	struct job *ref_job;    /* owned: has written one, and waits for the next (session_store.c) */
+	struct timer ref_job_end;
 	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
 	size_t n_conns;

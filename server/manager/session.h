@@ -200,6 +200,7 @@ int session_commit_pause(struct session *s, struct err *err) must_check;
 int session_commit_a(struct session *s, struct err *err) must_check;
 void session_sync_later(struct session *s);
 void session_ref_later(struct session *s);
+void session_ref_job_end(void *manager);
 void session_errand_stop(struct session *s);
 bool session_errand_blocks(const struct session *s);
 

@@ -14,7 +14,7 @@
 #define START_MAX_NS (20 * NS_PER_S)
 #define REST_NS	     (5 * NS_PER_MS) /* after a claim: its first command goes first */
 #define RETRY_NS     (1 * NS_PER_S)
-enum { RETRY_DOUBLINGS = 6, AT_ONCE = 1 };
+enum { RETRY_DOUBLINGS = 6, AT_ONCE = 3 };
 
 static void refill(void *ctx);
 
