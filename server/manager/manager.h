@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 struct session;
+struct ask;
 struct conn;
 struct job;
 
@@ -46,6 +47,7 @@ struct manager {
 	struct timer ref_job_end;
 	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
+	struct ask *asks;         /* owned list, the first first (conns.c) */
 	size_t n_conns;
 	uint64_t conn_count;   /* for the conns' uids */
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */

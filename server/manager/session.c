@@ -82,6 +82,8 @@ next_turn(void *ctx)
 			first = s;
 	if (first)
 		session_run_turn(first);
+	else
+		conns_next(m);
 }
 
 void
