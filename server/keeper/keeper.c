@@ -496,11 +496,12 @@ run(struct keeper *k)
 	struct err err, ignored;
 
 	if (start(k, &err) < 0) {
-		if (k->name[0]) /* of a spare the manager tells, where it lives */
+		if (k->name[0]) /* of a spare the manager tells, if it lives */
 			log_err(&err, "start");
 		if (wire_is_open(&k->manager) &&
 		    wire_send(&k->manager, keeper_failed, &ignored, .code = (uint32_t)err.code,
-			      .why = str_of(err.why)) < 0)
+			      .why = str_of(err.why)) < 0 &&
+		    k->name[0])
 			log_err(&ignored, "tell the manager");
 		return err_exit(err.code);
 	}

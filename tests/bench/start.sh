@@ -7,5 +7,5 @@ if [ -z "${BERTH_BUILD:-}" ]; then
 fi
 # shellcheck disable=SC2046
 cc -O2 -o "$build/start_driver" tests/bench/start_driver.c $(pkg-config --cflags --libs libssh) -lpthread || exit 1
-export BERTH_BUILD=$build BERTH_START_DRIVER=$build/start_driver PYTHONDONTWRITEBYTECODE=1
+export BERTH_TEST_SPARES=default BERTH_BUILD=$build BERTH_START_DRIVER=$build/start_driver PYTHONDONTWRITEBYTECODE=1
 exec /usr/bin/python3 -W ignore tests/bench/start.py "$@"

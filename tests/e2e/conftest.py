@@ -15,6 +15,7 @@ import time
 import pytest
 
 BUILD = pathlib.Path(os.environ.get("BERTH_BUILD", "build/release")).resolve()
+SPARES = os.environ.get("BERTH_TEST_SPARES", "2")  # few: each of a suite's many servers makes them; "default": as it comes
 SSH_OPTIONS = [
     "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
     "-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
@@ -60,7 +61,7 @@ class Server:
         self.state, self.run = self.base / "state", self.base / "run"
         self.log_path = self.base / "log"
         self.config = self.base / "berthd.conf"
-        self.config.write_text(config)
+        self.config.write_text(config if "spares" in config or SPARES == "default" else f"spares = {SPARES}\n{config}")
         self.process = None
         self.port = 0
 
