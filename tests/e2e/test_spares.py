@@ -18,7 +18,7 @@ def sql(server, statement, *values):
 
 
 def keepers(server):
-    return {pid for pid, what in server.keeper_pids() if what == "berth-keeper"}
+    return {pid for pid, what in server.all_pids() if what == "berth-keeper"}
 
 
 def directories(server):
@@ -87,7 +87,7 @@ def test_a_spare_that_dies_is_replaced(spared, name):
 def test_spares_end_with_a_killed_manager_and_the_next_one_cleans_up(spared):
     server, before = spared, directories(spared)
     server.kill()
-    wait_until("the spares to end", lambda: not server.keeper_pids())
+    wait_until("the spares to end", lambda: not server.all_pids())
     server.start()
     wait_until("new ones", lambda: len(inits(server)) == SPARES)
     assert not directories(server) & before
@@ -115,7 +115,7 @@ def test_what_has_a_row_is_a_session_wherever_its_directory_is(spared, name):
     server.kill()
     for pid in keepers(server):
         os.kill(pid, signal.SIGKILL)
-    wait_until("all to end", lambda: not server.keeper_pids())
+    wait_until("all to end", lambda: not server.all_pids())
     sql(server, "UPDATE sessions SET state='new' WHERE name=?", name)
     (server.state / "sessions" / mine).rename(server.state / "spares" / mine)
     server.start()
