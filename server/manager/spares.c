@@ -97,6 +97,8 @@ make(struct manager *m, struct err *err)
 static bool
 somebody_waits(const struct manager *m)
 {
+	if (m->asks)
+		return true;
 	for (const struct session *s = m->sessions; s; s = s->next)
 		if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 			return true;
