@@ -196,6 +196,18 @@ index_put_session(struct index *ix, const struct session_row *r, struct err *err
 }
 
 int
+index_put_session_soon(struct index *ix, const struct session_row *r, struct err *err)
+{
+	if (run(ix, err, "PRAGMA synchronous=NORMAL", "") < 0)
+		return -1;
+	const int result = index_put_session(ix, r, err);
+	struct err back;
+	if (run(ix, result < 0 ? &back : err, "PRAGMA synchronous=FULL", "") < 0)
+		return -1;
+	return result;
+}
+
+int
 index_move_session(struct index *ix, const struct session_row *r, const struct digest *expected,
 		   struct err *err)
 {

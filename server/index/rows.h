@@ -83,6 +83,10 @@ typedef int (*call_row_fn)(void *ctx, const struct call_row *row, struct err *er
 /* Writes the row with this id: new, or over the old one. AGAIN when that has a higher fence:
  * somebody else owns the session now. */
 int index_put_session(struct index *ix, const struct session_row *row, struct err *err) must_check;
+/* The same without waiting for the disk: it outlives a SIGKILL at once, a power cut from the next
+ * durable commit on (what is durable of a WAL is a beginning of it). Not within a transaction. */
+int index_put_session_soon(struct index *ix, const struct session_row *row,
+			   struct err *err) must_check;
 /* The same, and only when the row still has this head (NULL: none). AGAIN otherwise. */
 int index_move_session(struct index *ix, const struct session_row *row,
 		       const struct digest *expected, struct err *err) must_check;

@@ -81,6 +81,9 @@ struct engine {
 	bool keeps_kill;
 	/* Frees what it keeps of a sandbox, when pid 1 has ended. NULL: nothing. */
 	void (*done)(struct sandbox *s);
+	/* Names what was started without a name, by whoever started it and has its rights still. NULL:
+	 * there is nothing to name. */
+	int (*set_name)(struct sandbox *s, const char *hostname, struct err *err);
 };
 
 /* The default: our own launcher (launch.c). */

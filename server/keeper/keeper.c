@@ -429,7 +429,7 @@ take_mounts(struct str text, const char *out[KEEPER_MOUNTS_MAX], struct err *err
 	return 0;
 }
 
-/* Starts pid 1, then gives up all rights, then listens to it. */
+/* Starts pid 1, waits for its name where it has none, then gives up all rights, then listens to it. */
 static int
 start_box(struct keeper *k, struct err *err)
 {
@@ -469,6 +469,8 @@ start_box(struct keeper *k, struct err *err)
 	/* Once more, so that SO_PEERCRED of the next manager's connection names this process. */
 	if (is_socket(k->fds[KEEPER_LISTEN]) && listen(k->fds[KEEPER_LISTEN], 4) < 0)
 		return err_sys(err, errno, "listen for the next manager");
+	if (k->name[0] == '\0' && spare_wait(k, err) < 0)
+		return -1;
 	raise_files();
 	if (confine_keeper(s.keeper_uid, s.session_uid_base, k->engine->keeps_kill, err) < 0)
 		return err_add(err, "confine the keeper");
@@ -555,10 +557,12 @@ run(struct keeper *k)
 	struct err err, ignored;
 
 	if (start(k, &err) < 0) {
-		log_err(&err, "start");
+		if (k->name[0]) /* of a spare the manager tells, if it lives */
+			log_err(&err, "start");
 		if (wire_is_open(&k->manager) &&
 		    wire_send(&k->manager, keeper_failed, &ignored, .code = (uint32_t)err.code,
-			      .why = str_of(err.why)) < 0)
+			      .why = str_of(err.why)) < 0 &&
+		    k->name[0])
 			log_err(&ignored, "tell the manager");
 		return err_exit(err.code);
 	}

@@ -5,7 +5,7 @@
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
- *   sockets.c  sockets of the session's network                                                  */
+ *   sockets.c  sockets of the session's network                     spare.c     started without a name */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -30,6 +30,11 @@ enum {
 };
 
 struct keeper;
+
+/* ---- spare.c: started before its session has a name ---- */
+
+/* pid 1 runs; returns when the manager has given the session its name. -1: nobody will. */
+int spare_wait(struct keeper *k, struct err *err) must_check;
 
 /* ---- terminal.c: what conn writes to a call's stdin goes into its PTY ---- */
 

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <linux/sched.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
@@ -139,6 +140,18 @@ launch_start(const struct sandbox_spec *spec, struct sandbox *out, struct err *e
 	return 0;
 }
 
+/* The hostname belongs to a namespace of pid 1, which has no right to change it any more: this
+ * process enters that namespace, where it stays, since it asks for no hostname itself. */
+static int
+launch_set_name(struct sandbox *s, const char *hostname, struct err *err)
+{
+	if (setns(s->pidfd, CLONE_NEWUTS) < 0)
+		return err_sys(err, errno, "enter the namespace of the hostname");
+	if (sethostname(hostname, strlen(hostname)) < 0)
+		return err_sys(err, errno, "set the hostname");
+	return 0;
+}
+
 /* ---- the rest: by cgroup where there is one, else by /proc and init ---- */
 
 /* Init is the only one who can signal by the numbers of its own pid namespace. */
@@ -246,4 +259,5 @@ const struct engine engine_launch = {
     .call_end = launch_call_end,
     .call_started = launch_call_started,
     .done = launch_done,
+    .set_name = launch_set_name,
 };

@@ -21,6 +21,28 @@
 
 enum { CONN_UID_OFFSET = 400000, CONN_UIDS = 1024, ACCEPTS_A_TURN = 16 };
 
+/* A first channel on a new name that waits until fewer sessions start. */
+struct ask {
+	struct ask *next;
+	struct asker asker;
+};
+
+/* One's questions: one of them, or (seq NULL) all. */
+static void
+drop_asks(struct conn *c, const uint32_t *seq)
+{
+	for (struct ask **at = &c->m->asks; *at;) {
+		struct ask *a = *at;
+		if (a->asker.conn == c && (!seq || a->asker.seq == *seq)) {
+			asker_forget(&a->asker);
+			*at = a->next;
+			free(a);
+		} else {
+			at = &a->next;
+		}
+	}
+}
+
 static void
 free_conn(void *ctx)
 {
@@ -37,6 +59,7 @@ conn_close(struct conn *c)
 	for (struct session *s = m->sessions; s; s = s->next)
 		session_forget_conn(s, c, NULL);
 	do_forget_conn(c, NULL);
+	drop_asks(c, NULL);
 	for (struct conn **at = &m->conns; *at; at = &(*at)->next)
 		if (*at == c) {
 			*at = c->next;
@@ -218,21 +241,51 @@ session_for(struct conn *c, struct err *err)
 }
 
 static void
-want_session(struct conn *c, uint32_t seq)
+ask_session(struct conn *c, struct asker *a)
 {
 	struct err err;
-	struct asker a = {.conn = c, .seq = seq};
 
-	if (!asker_count(&a))
-		return;
 	if (c->control)
 		err_set(&err, ERR_DENIED, "user berth has no session");
 	struct session *s = c->control ? NULL : session_for(c, &err);
 	if (!s) {
-		asker_session_failed(&a, &err);
+		asker_session_failed(a, &err);
 		return;
 	}
-	session_want(s, want_new(c->m, WANT_RUN, &a));
+	session_want(s, want_new(c->m, WANT_RUN, a));
+}
+
+/* Making a session is part of its start: what is made early would stand before those whose start only
+ * needs its end. Each start has a deadline, so each question gets its turn. */
+static void
+want_session(struct conn *c, uint32_t seq)
+{
+	struct manager *m = c->m;
+	struct asker a = {.conn = c, .seq = seq};
+
+	if (!asker_count(&a))
+		return;
+	const bool full = m->asks || m->n_starting >= SESSION_STARTS_MAX;
+	if (!full || c->control || session_find(m, str_of(c->user))) {
+		ask_session(c, &a);
+		return;
+	}
+	struct ask **end = &m->asks;
+	while (*end)
+		end = &(*end)->next;
+	*end = xnew(1, sizeof **end);
+	(*end)->asker = a;
+}
+
+void
+conns_next(struct manager *m)
+{
+	while (m->asks && m->n_starting < SESSION_STARTS_MAX) {
+		struct ask *a = m->asks;
+		m->asks = a->next;
+		ask_session(a->asker.conn, &a->asker);
+		free(a);
+	}
 }
 
 static void
@@ -255,6 +308,7 @@ dispatch(struct conn *c)
 		for (struct session *s = c->m->sessions; s; s = s->next)
 			session_forget_conn(s, c, &seq);
 		do_forget_conn(c, &seq);
+		drop_asks(c, &seq);
 		return;
 	}
 	default:

@@ -35,6 +35,8 @@ struct session;
 int conns_adopt(struct session *s, const struct msg_grant_report *report, int *out,
 		struct err *err) must_check;
 void conns_close_all(struct manager *m);
+/* A start has ended: whose first channel waits for a turn gets it. */
+void conns_next(struct manager *m);
 
 /* Each question is counted until its answer; a conn with more than it has channels is cut. */
 bool asker_count(struct asker *a) must_check;

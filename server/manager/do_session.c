@@ -5,6 +5,16 @@
 
 #include <stdio.h>
 
+/* Nothing was asked for but a name. */
+static bool
+is_plain(const struct request *r, const struct limits_set *limits)
+{
+	for (size_t i = 0; i < verb_parameters(r->verb); i++)
+		if (r->given[i] && strcmp(r->verb->parameters[i].name, "session") != 0)
+			return false;
+	return !limits_any(limits);
+}
+
 int
 do_new(struct manager *m, struct conn *c, const struct request *r, struct session *s,
        struct asker *asker, struct err *err)
@@ -27,8 +37,11 @@ do_new(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	char network[NETWORK_TEXT_BYTES];
 	if (do_new_limits(m, c, r, &limits, err) < 0 ||
 	    choices_of_request(m, c, r, !content[0], &choices, err) < 0 ||
-	    session_network_choose(m, c, r, network, err) < 0 ||
-	    session_create_on(m, name, c->principal, content, network, &there, err) < 0)
+	    session_network_choose(m, c, r, network, err) < 0)
+		return -1;
+	if ((is_plain(r, &limits)
+		 ? session_create(m, name, c->principal, &there, err)
+		 : session_create_on(m, name, c->principal, content, network, &there, err)) < 0)
 		return -1;
 	there->limits = limits;
 	there->choices = choices;

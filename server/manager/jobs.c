@@ -19,6 +19,13 @@ job_wire(struct job *j)
 	return &j->wire;
 }
 
+void
+job_hand_on(struct job *j, job_fn fn, void *ctx)
+{
+	j->fn = fn;
+	j->ctx = ctx;
+}
+
 static void
 read_job(void *ctx)
 {

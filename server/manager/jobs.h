@@ -21,6 +21,8 @@ int job_start_for(struct manager *m, const char *subject, int upper, uint32_t ow
 /* The same, with a first message other than `job`. fds: lent. */
 int job_start_with(struct manager *m, enum msg_id first, const void *body, const int *fds, int n,
 		   job_fn fn, void *ctx, struct job **out, struct err *err) must_check;
+/* Whoever asks next is told from here on; nothing may be unanswered. */
+void job_hand_on(struct job *j, job_fn fn, void *ctx);
 /* The link, for sending requests with wire_send. */
 struct wire *job_wire(struct job *j);
 /* Closes the link: a worker at work stops at its next step and cleans up. NULL is fine. */

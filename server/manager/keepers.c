@@ -8,6 +8,7 @@
 #include "manager/imported.h"
 #include "manager/plain.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 #include "manager/spawn.h"
 
 #include <assert.h>
@@ -56,6 +57,11 @@ dispatch(struct session *s)
 	switch ((int)msg->id) {
 	case MSG_keeper_state:
 		note_pid1(s, msg->keeper_state.pid1);
+		return;
+	case MSG_keeper_ready:
+		note_pid1(s, msg->keeper_ready.pid1);
+		s->keeper.unnamed = true;
+		spares_ready(s);
 		return;
 	case MSG_keeper_started:
 		note_pid1(s, msg->keeper_started.pid1);
@@ -376,11 +382,29 @@ attach(struct session *s, int take_link, int take_pidfd, pid_t pid, struct err *
 }
 
 int
-keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
+keeper_spawn(struct session *s, struct err *err)
 {
 	int pair[2], pidfd = -1;
 	pid_t pid;
 
+	if (wire_pair(pair, err) < 0)
+		return -1;
+	auto_close int theirs = pair[1];
+	auto_close int ours = pair[0];
+	if (spawn_process(s->m->libexec, "berth-keeper", NULL, &theirs, 1, &pid, &pidfd, err) < 0)
+		return -1;
+	protect_from_oom(pid);
+	if (attach(s, fd_steal(&ours), pidfd, pid, err) < 0) {
+		keeper_cut(s);
+		keeper_close(s);
+		return -1;
+	}
+	return 0;
+}
+
+int
+keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
+{
 	fds[KEEPER_LOCK] = open_lock(s, err);
 	if (fds[KEEPER_LOCK] < 0)
 		return -1;
@@ -390,19 +414,19 @@ keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err)
 	fds[KEEPER_LISTEN] = open_listener(s, err);
 	if (fds[KEEPER_LISTEN] < 0)
 		return -1;
-	if (wire_pair(pair, err) < 0)
-		return -1;
-	auto_close int theirs = pair[1];
-	auto_close int ours = pair[0];
-	if (spawn_process(s->m->libexec, "berth-keeper", NULL, &theirs, 1, &pid, &pidfd, err) < 0)
-		return -1;
-	protect_from_oom(pid);
-	if (attach(s, fd_steal(&ours), pidfd, pid, err) < 0 || send_start(s, fds, err) < 0) {
-		keeper_cut(s);
-		keeper_close(s);
-		return -1;
-	}
-	return 0;
+	if (!s->keeper.linked)
+		return err_set(err, ERR_UNAVAILABLE, "its keeper ended");
+	return send_start(s, fds, err);
+}
+
+int
+keeper_name(struct session *s, struct err *err)
+{
+	if (!s->keeper.linked)
+		return err_set(err, ERR_AGAIN, "the session has no keeper");
+	s->keeper.unnamed = false;
+	return wire_send(&s->keeper.wire, keeper_name, err, .name = str_of(s->row.name),
+			 .hostname = str_of(s->row.name));
 }
 
 static bool

@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
 #include "manager/trial.h"
@@ -272,24 +273,34 @@ on_listen(void *ctx, uint32_t events)
 
 /* ---- signals ---- */
 
+enum { PAUSES_AT_ONCE = 16 };
+
+static bool
+is_busy(const struct session *s)
+{
+	return s->step != STEP_IDLE || s->wants;
+}
+
+/* A few at a time: each has a worker or two, and deadlines. */
 void
 manager_stop_when_idle(struct manager *m)
 {
+	unsigned busy = 0;
+
 	if (m->stopping != 1)
 		return;
 	for (const struct session *s = m->sessions; s; s = s->next)
-		if (s->step != STEP_IDLE || s->wants)
-			return;
-	m->loop.stop = true;
-}
-
-static void
-pause_all(struct manager *m)
-{
-	for (struct session *s = m->sessions; s; s = s->next)
-		if (s->state == SESSION_RUNNING || s->step != STEP_IDLE)
-			session_want(s, want_new(m, WANT_PAUSE, NULL));
-	manager_stop_when_idle(m);
+		busy += is_busy(s);
+	for (struct session *s = m->sessions; s && busy < PAUSES_AT_ONCE; s = s->next) {
+		if (s->stopped || is_busy(s))
+			continue;
+		s->stopped = true;
+		if (s->state != SESSION_RUNNING)
+			continue;
+		session_want(s, want_new(m, WANT_PAUSE, NULL));
+		busy++;
+	}
+	m->loop.stop = busy == 0;
 }
 
 static void
@@ -308,7 +319,7 @@ on_signal(void *ctx, uint32_t events)
 		case SIGINT:
 			if (++m->stopping == 1) {
 				log_line("all sessions are paused, then the server ends");
-				pause_all(m);
+				manager_stop_when_idle(m);
 			} else {
 				m->loop.stop = true;
 			}
@@ -371,7 +382,8 @@ open_dirs(struct manager *m, struct err *err)
 	m->cache = m->store < 0 ? -1 : path_open_dir(m->state, "cache", 0700, err);
 	m->scratch = m->cache < 0 ? -1 : path_open_dir(m->state, "scratch", 0700, err);
 	m->sessions_dir = m->scratch < 0 ? -1 : path_open_dir(m->state, "sessions", 0700, err);
-	m->keepers = m->sessions_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
+	m->spares_dir = m->sessions_dir < 0 ? -1 : path_open_dir(m->state, "spares", 0700, err);
+	m->keepers = m->spares_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
 	return m->keepers < 0 ? -1 : 0;
 }
 
@@ -450,6 +462,7 @@ serve(struct manager *m, struct err *err)
 	if (watch_add(&m->loop, &m->listen_watch, m->listen, EPOLLIN, on_listen, m, err) < 0 ||
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
+	spares_begin(m);
 	printf("berthd: listening on %s\n", m->listen_text);
 	fflush(stdout);
 	const char *colon = strrchr(m->listen_text, ':');
@@ -466,6 +479,8 @@ close_all(struct manager *m)
 	conns_close_all(m);
 	imported_stop();
 	disk_end(m);
+	spares_end(m);
+	session_ref_job_end(m);
 	while (m->sessions)
 		session_free(m->sessions);
 	means_end(m);
@@ -482,7 +497,7 @@ close_all(struct manager *m)
 	}
 	int *const fds[] = {&m->state,        &m->run,     &m->store,   &m->cache,
 			    &m->sessions_dir, &m->keepers, &m->scratch, &m->lock,
-			    &m->listen,       &m->signals, &m->image};
+			    &m->listen,       &m->signals, &m->image, &m->spares_dir};
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		fd_close(fds[i]);
 	free(m->cached);
@@ -496,6 +511,7 @@ main(int argc, char **argv)
 				   .store = -1,
 				   .cache = -1,
 				   .sessions_dir = -1,
+				   .spares_dir = -1,
 				   .keepers = -1,
 				   .scratch = -1,
 				   .lock = -1,

@@ -20,7 +20,9 @@
 #include <sys/types.h>
 
 struct session;
+struct ask;
 struct conn;
+struct job;
 
 struct manager {
 	struct loop loop;
@@ -34,6 +36,7 @@ struct manager {
 	char libexec[4096], hostname[256], listen_text[128];
 	int state, run;                                   /* owned directories */
 	int store, cache, sessions_dir, keepers, scratch; /* owned directories */
+	int spares_dir;                                   /* owned */
 	int lock, listen, signals, image;                 /* owned */
 	bool listen_loopback;
 	char image_name[80];
@@ -41,7 +44,16 @@ struct manager {
 	struct mounts_allowed mounts; /* what sessions may be shown of the node */
 	struct watch listen_watch, signals_watch;
 	struct session *sessions; /* owned list, by name */
+	struct session *spares;   /* owned list: spares.c */
+	struct timer spares_timer;
+	unsigned spares_failed; /* in a row */
+	unsigned n_starting;    /* sessions in STEP_START, spares too */
+	unsigned n_refs;        /* refs that are being written beside the acts: one at a time */
+	struct job *ref_job;    /* owned: has written one, and waits for the next (session_store.c) */
+	struct timer ref_job_end;
+	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
+	struct ask *asks;         /* owned list, the first first (conns.c) */
 	size_t n_conns;
 	uint64_t conn_count;   /* for the conns' uids */
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */

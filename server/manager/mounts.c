@@ -35,11 +35,14 @@ enum { OPTIONS_MAX_BYTES = 4096 }; /* mount(2) copies one page */
 
 /* ---- user namespaces ---- */
 
-/* The namespace's only process: waits to be killed, and does not outlive who made it. */
-static _Noreturn void
-hold_userns(pid_t parent)
+enum { HOLDER_STACK_BYTES = 16 << 10 };
+
+/* The namespace's only process: waits to be killed, and does not outlive who made it. It shares our
+ * memory, so that none is copied for it, and writes none of it but its stack. */
+static int
+hold_userns(void *parent)
 {
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != *(pid_t *)parent)
 		_exit(1);
 	for (;;)
 		pause();
@@ -83,17 +86,12 @@ map_and_open(pid_t pid, unsigned base, unsigned count, struct err *err)
 int
 mounts_userns(unsigned base, unsigned count, struct err *err)
 {
+	_Alignas(16) char stack[HOLDER_STACK_BYTES];
 	int pidfd = -1;
-	struct clone_args args = {
-	    .flags = CLONE_NEWUSER | CLONE_PIDFD,
-	    .pidfd = (uint64_t)(uintptr_t)&pidfd,
-	    .exit_signal = SIGCHLD,
-	};
-	const pid_t self = getpid();
-	const pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+	pid_t self = getpid();
+	const pid_t pid = clone(hold_userns, stack + sizeof stack,
+				CLONE_NEWUSER | CLONE_VM | CLONE_PIDFD | SIGCHLD, &self, &pidfd);
 
-	if (pid == 0)
-		hold_userns(self);
 	if (pid < 0)
 		return err_sys(err, errno, "make a user namespace");
 	auto_close int holder = pidfd;

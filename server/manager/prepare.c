@@ -301,6 +301,8 @@ static int
 build_run(struct build *b, struct err *err)
 {
 	int ends[2];
+	if (b->w->alone)
+		return build_all(b, err);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return err_sys(err, errno, "make a socket for the workspace");
 	auto_close int ours = ends[0], theirs = ends[1];

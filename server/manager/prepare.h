@@ -52,6 +52,7 @@ struct workspace {
 	const bool *mounts_read_only;
 	size_t n_mounts; /* at most KEEPER_MOUNTS_MAX */
 	const struct network *network; /* lent; NULL: none */
+	bool alone; /* the caller is a process for this alone, and ends after it: no other is forked */
 };
 
 /* The ids of a slot: the session's root (uid and gid), and the uid of its keeper, whose gid is the

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/spares.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -61,16 +62,40 @@ on_deadline(void *ctx)
 
 	err_set(&err, ERR_TIMEOUT, "waited too long for %s", s->waits_for);
 	log_err(&err, "session %s", s->row.name);
-	if (s->step == STEP_CACHE || s->step == STEP_START)
+	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
 	else
 		session_pause_deadline(s);
+}
+
+/* Whoever waits longest for a turn to start gets it. */
+static void
+next_turn(void *ctx)
+{
+	struct manager *m = ctx;
+	struct session *first = NULL;
+
+	if (m->closing || m->n_starting >= SESSION_STARTS_MAX)
+		return;
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (s->step == STEP_TURN && (!first || s->turn < first->turn))
+			first = s;
+	if (first)
+		session_run_turn(first);
+	else
+		conns_next(m);
 }
 
 void
 session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
 	      const char *waits_for)
 {
+	if (step == STEP_START && s->step != STEP_START) {
+		s->m->n_starting++;
+	} else if (step != STEP_START && s->step == STEP_START) {
+		s->m->n_starting--;
+		loop_defer(&s->m->loop, next_turn, s->m);
+	}
 	s->step = step;
 	s->since_ns = time_real_ns();
 	snprintf(s->waits_for, sizeof s->waits_for, "%s", waits_for);
@@ -85,8 +110,9 @@ session_extend(struct session *s, uint64_t deadline_ns)
 	timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
 }
 
-int
-session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
+static int
+set_state(struct session *s, enum session_state state, const char *reason,
+	  int (*put)(struct index *, const struct session_row *, struct err *), struct err *err)
 {
 	struct session_row row = s->row;
 
@@ -95,11 +121,23 @@ session_set_state(struct session *s, enum session_state state, const char *reaso
 	row.used_ns = time_real_ns();
 	if (state == SESSION_DELETED)
 		row.deleted_ns = row.used_ns;
-	if (index_put_session(&s->m->index, &row, err) < 0)
+	if (put(&s->m->index, &row, err) < 0)
 		return err_add(err, "session %s becomes %s", s->row.name, row.state);
 	s->row = row;
 	s->state = state;
 	return 0;
+}
+
+int
+session_set_state(struct session *s, enum session_state state, const char *reason, struct err *err)
+{
+	return set_state(s, state, reason, index_put_session, err);
+}
+
+int
+session_set_running(struct session *s, const char *reason, struct err *err)
+{
+	return set_state(s, SESSION_RUNNING, reason, index_put_session_soon, err);
 }
 
 int
@@ -136,12 +174,19 @@ session_new(struct manager *m, const struct session_row *row)
 	struct session *s = xnew(1, sizeof *s);
 
 	*s = (struct session){.m = m, .row = *row, .dir = -1, .keeper = {.pidfd = -1, .pid1 = -1}};
-	struct session **at = &m->sessions;
-	while (*at && strcmp((*at)->row.name, row->name) < 0)
+	s->place = (struct disk_place){.root = -1, .file = -1};
+	return s;
+}
+
+void
+session_join(struct session *s)
+{
+	struct session **at = &s->m->sessions;
+
+	while (*at && strcmp((*at)->row.name, s->row.name) < 0)
 		at = &(*at)->next;
 	s->next = *at;
 	*at = s;
-	return s;
 }
 
 void
@@ -154,7 +199,8 @@ session_free(struct session *s)
 			*at = s->next;
 			break;
 		}
-	timer_cancel(&s->deadline);
+	session_enter(s, STEP_IDLE, 0, "");
+	building_stop(s);
 	session_errand_stop(s);
 	disk_forget(s);
 	means_forget(s);
@@ -182,6 +228,8 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 	for (const struct session *s = m->sessions; s; s = s->next)
 		if (s->state != SESSION_DELETED && s->row.slot < slots)
 			taken[s->row.slot] = true;
+	for (const struct session *s = m->spares; s; s = s->next)
+		taken[s->row.slot] = true;
 	for (unsigned slot = 0; slot < slots; slot++)
 		if (!taken[slot]) {
 			*out = slot;
@@ -198,11 +246,73 @@ session_open_dir(struct session *s, struct err *err)
 	return s->dir < 0 ? -1 : 0;
 }
 
+static int
+fill_row(struct session_row *row, struct str name, const char *owner, struct err *err)
+{
+	if (session_name_check(name, err) < 0 || str_copy(name, row->name, sizeof row->name, err) < 0)
+		return -1;
+	snprintf(row->owner, sizeof row->owner, "%s", owner);
+	row->created_ns = time_real_ns();
+	return 0;
+}
+
+/* Its first row, with the node it is of: one transaction, and the only one of a start that is waited
+ * for. */
+static int
+claim_new(struct session *s, struct err *err)
+{
+	struct index *ix = &s->m->index;
+	bool ignored;
+
+	if (index_begin(ix, err) < 0)
+		return -1;
+	if (session_claim(s, SESSION_NEW, err) < 0 || session_put_node(s, &ignored, err) < 0) {
+		index_rollback(ix);
+		return -1;
+	}
+	if (index_commit(ix, err) < 0)
+		return -1;
+	session_note_node(s);
+	return 0;
+}
+
+struct session *
+session_new_spare(struct manager *m, struct err *err)
+{
+	struct session_row row = {.upper = 1};
+
+	if (free_slot(m, &row.slot, err) < 0)
+		return NULL;
+	id_new("s_", row.id);
+	snprintf(row.image, sizeof row.image, "%s", m->image_name);
+	snprintf(row.network, sizeof row.network, "%.39s", m->config.network);
+	struct session *s = session_new(m, &row);
+	s->spare = true;
+	return s;
+}
+
+int
+session_claim_spare(struct session *s, struct str name, const char *owner, struct err *err)
+{
+	if (fill_row(&s->row, name, owner, err) < 0 || claim_new(s, err) < 0)
+		return -1;
+	s->spare = false;
+	return 0;
+}
+
 int
 session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 	       struct err *err)
 {
-	return session_create_on(m, name, owner, "", m->config.network, out, err);
+	if (session_name_check(name, err) < 0)
+		return -1;
+	const int claimed = spares_claim(m, name, owner, out, err);
+	if (claimed == 0)
+		return session_create_on(m, name, owner, "", m->config.network, out, err);
+	if (claimed < 0)
+		return err_add(err, "make session %.*s", (int)name.len, name.at);
+	log_line("session %s: made as %s by %s", (*out)->row.name, (*out)->row.id, owner);
+	return 0;
 }
 
 int
@@ -211,16 +321,14 @@ session_create_on(struct manager *m, struct str name, const char *owner, const c
 {
 	struct session_row row = {.upper = 1};
 
-	if (session_name_check(name, err) < 0 ||
-	    str_copy(name, row.name, sizeof row.name, err) < 0 || free_slot(m, &row.slot, err) < 0)
+	if (fill_row(&row, name, owner, err) < 0 || free_slot(m, &row.slot, err) < 0)
 		return -1;
 	id_new("s_", row.id);
-	snprintf(row.owner, sizeof row.owner, "%s", owner);
 	snprintf(row.image, sizeof row.image, "%s", *image ? image : m->image_name);
 	snprintf(row.network, sizeof row.network, "%s", network);
-	row.created_ns = time_real_ns();
 	struct session *s = session_new(m, &row);
-	if (session_open_dir(s, err) < 0 || session_claim(s, SESSION_NEW, err) < 0) {
+	session_join(s);
+	if (session_open_dir(s, err) < 0 || claim_new(s, err) < 0) {
 		session_free(s);
 		return err_add(err, "make session %s", row.name);
 	}
@@ -234,6 +342,7 @@ session_load(struct manager *m, const struct session_row *row)
 {
 	struct session *s = session_new(m, row);
 
+	session_join(s);
 	s->state = SESSION_FAILED;
 	for (int i = 0; i < SESSION_STATES; i++)
 		if (strcmp(row->state, state_names[i]) == 0)

@@ -11,6 +11,7 @@
 #define BERTH_SESSION_H
 
 #include "manager/choices.h"
+#include "manager/building.h"
 #include "manager/conns.h"
 #include "manager/disk.h"
 #include "manager/jobs.h"
@@ -33,7 +34,8 @@ enum session_step {
 	STEP_IDLE,
 	/* to run */
 	STEP_CACHE, /* a worker makes the missing layers */
-	STEP_START, /* the keeper starts pid 1 */
+	STEP_TURN,  /* others start */
+	STEP_START, /* its workspace is built, then the keeper starts pid 1 */
 	/* to pause, restore or remove a running session */
 	STEP_HOLD,
 	STEP_FREEZE,    /* before A */
@@ -75,11 +77,17 @@ struct keeper {
 	int pid1;           /* owned: pidfd of the session's pid 1, where no cgroup tells of it; -1 */
 	pid_t pid;
 	bool linked; /* the wire is open */
+	bool unnamed; /* it waits for its session's name (spares.c) */
 };
+
+/* So many start at once, spares among them: more would take each other's processors, and each would
+ * be as late as the last. */
+enum { SESSION_STARTS_MAX = 4 };
 
 struct session {
 	struct session *next;
 	struct manager *m;
+	bool spare; /* no name, no row, in the list of spares.c: it and session_start_spare know it alone */
 	struct session_row row;
 	enum session_state state;
 	enum session_step step;
@@ -92,11 +100,14 @@ struct session {
 	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct choices choices;   /* owned */
 	struct keeper keeper;
+	struct building *building; /* owned, or NULL */
 	struct job *job;
 	struct want *wants, *current; /* owned */
+	bool stopped;                 /* SIGINT has asked for its pause */
 	uint32_t seq;                 /* of the keeper command that is under way */
 	struct err failure;           /* why the act under way is being undone */
 	/* to run */
+	uint64_t turn; /* of STEP_TURN: who came first */
 	struct layer_row *layers; /* owned: the head's, the lowest first */
 	size_t n_layers;
 	size_t n_flat;       /* so many of them come from one flattened directory */
@@ -119,12 +130,19 @@ const char *session_state_name(enum session_state s);
 /* By name among the live ones, or by id; NULL. A deleted one is found by id, and by name where
  * nothing live has it. */
 struct session *session_find(struct manager *m, struct str ref);
-/* A new row, durable; nothing runs yet. */
+/* A new row, durable; nothing that is seen runs yet. On the node's own image and with nothing of its
+ * own, so that a spare can stand for it. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
 		   struct err *err) must_check;
 /* The same on an image, by its content ("": the node's own), in a network (see networks.h). */
 int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
 		      const char *network, struct session **out, struct err *err) must_check;
+/* One without name and row, in no list: spares.c. */
+struct session *session_new_spare(struct manager *m, struct err *err);
+/* Its row, durable: a session from here on, but for its place in the list. */
+int session_claim_spare(struct session *s, struct str name, const char *owner,
+			struct err *err) must_check;
+void session_join(struct session *s);
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -147,6 +165,9 @@ void session_enter(struct session *s, enum session_step step, uint64_t deadline_
 		   const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
 		      struct err *err) must_check;
+/* The end of a start, which does not wait for the disk: a power cut may bring back `new` or
+ * `resuming`, and takeover.c treats those as if they had run. */
+int session_set_running(struct session *s, const char *reason, struct err *err) must_check;
 /* The same with a new fence, in one write: this node owns the session from here. */
 int session_claim(struct session *s, enum session_state state, struct err *err) must_check;
 /* The act is over: answers its want and takes the next. err NULL: it went well. */
@@ -158,6 +179,10 @@ void session_job(void *ctx, const struct message *m, const struct err *failure);
 
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
+int session_start_spare(struct session *s, struct err *err) must_check;
+/* Its workspace: fds are lent; failure NULL: they are all there. */
+void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure);
+void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
 void session_run_failed(struct session *s, const struct err *err);
@@ -182,6 +207,7 @@ int session_commit_pause(struct session *s, struct err *err) must_check;
 int session_commit_a(struct session *s, struct err *err) must_check;
 void session_sync_later(struct session *s);
 void session_ref_later(struct session *s);
+void session_ref_job_end(void *manager);
 void session_errand_stop(struct session *s);
 bool session_errand_blocks(const struct session *s);
 
@@ -213,7 +239,11 @@ void session_network_json(const struct session *s, struct buf *out);
 void session_network_text(const struct session *s, struct buf *out);
 
 /* keepers.c */
+/* The process alone, which takes its time to begin; then, with all that it needs, its start. */
+int keeper_spawn(struct session *s, struct err *err) must_check;
 int keeper_start(struct session *s, int fds[KEEPER_FDS], struct err *err) must_check;
+/* Of a keeper that was started without one: the end of its start. */
+int keeper_name(struct session *s, struct err *err) must_check;
 /* Connects to the keeper that an earlier manager left. 1 alive and linked, 0 none, -1. */
 int keeper_find(struct session *s, struct err *err) must_check;
 /* A directory of the session that its keeper's uid writes, and the session root's group. */

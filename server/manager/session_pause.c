@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 
 #include <stdio.h>
 
@@ -436,11 +437,15 @@ session_pause_keeper_gone(struct session *s)
 {
 	struct err err, why;
 
+	err_set(&why, ERR_UNAVAILABLE, "its first process or its keeper ended");
+	if (s->spare) {
+		spares_lost(s, &why);
+		return;
+	}
 	if (s->step == STEP_GONE || s->step == STEP_KILL) {
 		after_gone(s);
 		return;
 	}
-	err_set(&why, ERR_UNAVAILABLE, "its first process or its keeper ended");
 	if (s->step == STEP_START) {
 		session_run_failed(s, &why);
 		return;

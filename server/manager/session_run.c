@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is used for a while */
 #define CACHE_MAX_NS (3600 * NS_PER_S)
 #define START_MAX_NS (20 * NS_PER_S)
+#define TURN_MAX_NS  (300 * NS_PER_S)
 
 /* ---- which directories the workspace stands on ---- */
 
@@ -198,13 +200,6 @@ ask_worker(struct session *s, size_t layer, struct err *err)
 /* ---- starting ---- */
 
 static void
-close_fds(int fds[KEEPER_FDS])
-{
-	for (int i = 0; i < KEEPER_FDS; i++)
-		fd_close(&fds[i]);
-}
-
-static void
 close_images(int images[IMAGE_ROW_LAYERS_MAX])
 {
 	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
@@ -216,11 +211,8 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	 struct err *err)
 {
 	struct manager *m = s->m;
-	int fds[KEEPER_FDS];
 	auto_close int volume = -1;
 
-	for (int i = 0; i < KEEPER_FDS; i++)
-		fds[i] = -1;
 	if (prepare_is_populated(&m->node, s->row.id) &&
 	    prepare_clear(&m->node, s->row.id, err) < 0)
 		return -1;
@@ -255,18 +247,16 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    .n_mounts = s->choices.n_mounts,
 	    .network = &network,
 	};
-	int result = session_open_mounts(s, dirs, read_only, err);
+	const bool host = network.kind == NETWORK_HOST;
+	/* Here, not in the process that builds: it is compiled once for all sessions. */
+	int result = node_seccomp(&m->node, host, w.nested, err) < 0
+			 ? -1
+			 : session_open_mounts(s, dirs, read_only, err);
 	if (result == 0)
-		result = prepare_workspace(&m->node, &w, spill, fds, err);
-	if (result == 0) {
-		session_note_mounts(s, dirs, &fds[KEEPER_MOUNTS]);
-		fds[KEEPER_SPILL] = fd_steal(&spill);
-		result = keeper_start(s, fds, err);
-	}
+		result = building_begin(s, &w, spill, err);
 	for (size_t i = 0; i < MOUNTS_MAX; i++)
 		fd_close(&dirs[i]);
-	close_fds(fds);
-	return result;
+	return result < 0 ? -1 : keeper_spawn(s, err); /* meanwhile: ready when the workspace is */
 }
 
 /* What takes mounts cannot be had without them; a session that asks for it does not start without. */
@@ -308,6 +298,11 @@ start_with(struct session *s, const struct lowers *lowers, struct err *err)
 {
 	job_end(s->job);
 	s->job = NULL;
+	if (s->m->n_starting >= SESSION_STARTS_MAX) {
+		s->turn = s->m->turns++;
+		session_enter(s, STEP_TURN, time_now_ns() + TURN_MAX_NS, "other sessions to start");
+		return 0;
+	}
 	session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its first process to start");
 	return start_keeper(s, lowers, err);
 }
@@ -324,6 +319,13 @@ go_on_whole(struct session *s, struct err *err)
 		return start_with(s, &none, err);
 	session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS, "its files to be unpacked");
 	return session_whole_populate(s, err);
+}
+
+/* Its directory is there, and it stands on the image alone. */
+int
+session_start_spare(struct session *s, struct err *err)
+{
+	return start_keeper(s, &(struct lowers){0}, err);
 }
 
 /* Goes on until something must be waited for. */
@@ -347,11 +349,37 @@ go_on(struct session *s, struct err *err)
 }
 
 void
+session_run_turn(struct session *s)
+{
+	struct err err;
+
+	if (go_on(s, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+void
+session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure)
+{
+	struct err err;
+
+	if (failure)
+		session_run_failed(s, failure);
+	else if (keeper_start(s, fds, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+void
 session_run_begin(struct session *s)
 {
 	struct err err;
 
 	log_line("session %s: starts", s->row.name);
+	if (s->keeper.unnamed) {
+		session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its keeper");
+		if (keeper_name(s, &err) < 0)
+			session_run_failed(s, &err);
+		return;
+	}
 	session_enter(s, STEP_CACHE, 0, "its layers");
 	if (session_check_node(s, s->current->base_differs, &err) < 0 ||
 	    (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0)) {
@@ -430,7 +458,10 @@ session_run_started(struct session *s)
 	note_fingerprint(s, notice, sizeof notice);
 	bool of_this_node = false;
 	const bool was_new = s->state == SESSION_NEW;
-	if (means_apply(s, &err) < 0 || set_running(s, notice, &of_this_node, &err) < 0) {
+	const bool moved = strcmp(s->choices.node, s->m->node_name) != 0;
+	if (means_apply(s, &err) < 0 ||
+	    (moved ? set_running(s, notice, &of_this_node, &err)
+		   : session_set_running(s, notice, &err)) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
@@ -446,8 +477,13 @@ session_run_failed(struct session *s, const struct err *failure)
 	struct err err, kept = *failure;
 	struct err clear;
 
-	if (s->step != STEP_CACHE && s->step != STEP_START)
+	if (s->spare) {
+		spares_lost(s, failure);
 		return;
+	}
+	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
+		return;
+	building_stop(s);
 	if (s->keeper.pidfd >= 0) {
 		keeper_cut(s);
 		keeper_close(s);

@@ -287,10 +287,45 @@ session_errand_stop(struct session *s)
 	timer_cancel(&s->ref_timer);
 	if (!s->errand)
 		return;
+	s->m->n_refs -= s->errand->ref;
 	job_end(s->errand->job);
 	timer_cancel(&s->errand->deadline);
 	loop_defer(&s->m->loop, free, s->errand);
 	s->errand = NULL;
+}
+
+/* A worker's start is most of the time that a ref takes: it waits a moment for the next one. */
+#define REF_JOB_REST_NS (1 * NS_PER_S)
+
+void
+session_ref_job_end(void *ctx)
+{
+	struct manager *m = ctx;
+
+	timer_cancel(&m->ref_job_end);
+	job_end(m->ref_job);
+	m->ref_job = NULL;
+}
+
+static void
+resting_job(void *ctx, const struct message *msg, const struct err *failure)
+{
+	(void)msg;
+	(void)failure; /* whatever it says, nobody has asked */
+	session_ref_job_end(ctx);
+}
+
+static void
+keep_job(struct errand *e)
+{
+	struct manager *m = e->s->m;
+
+	if (m->ref_job)
+		return;
+	m->ref_job = e->job;
+	e->job = NULL;
+	job_hand_on(m->ref_job, resting_job, m);
+	timer_set(&m->loop, &m->ref_job_end, time_now_ns() + REF_JOB_REST_NS, session_ref_job_end, m);
 }
 
 bool
@@ -318,6 +353,8 @@ errand_done(void *ctx, const struct message *msg, const struct err *failure)
 		log_err(failure, "session %s: %s", s->row.name,
 			e->ref ? "its ref waits for its first pause"
 			       : "its kept upper stays unsynced");
+	else if (e->ref)
+		keep_job(e);
 	session_errand_stop(s);
 	session_next(s);
 	manager_stop_when_idle(s->m);
@@ -334,6 +371,22 @@ errand_overdue(void *ctx)
 	errand_done(ctx, NULL, &err);
 }
 
+static int
+find_job(struct errand *e, struct err *err)
+{
+	struct manager *m = e->s->m;
+
+	if (!e->ref || !m->ref_job)
+		return job_start(m, e->ref ? "refs" : e->s->row.name,
+				 e->ref || !e->s->place.set ? -1 : e->s->place.root, errand_done, e,
+				 &e->job, err);
+	e->job = m->ref_job;
+	m->ref_job = NULL;
+	timer_cancel(&m->ref_job_end);
+	job_hand_on(e->job, errand_done, e);
+	return 0;
+}
+
 static void
 run_errand(struct session *s, bool ref)
 {
@@ -341,11 +394,11 @@ run_errand(struct session *s, bool ref)
 	struct err err;
 
 	*e = (struct errand){.s = s, .ref = ref};
+	s->m->n_refs += ref;
 	int result =
 	    ref ? 0 : index_list_uppers(&s->m->index, s->row.id, collect_unsynced, e, &err);
 	if (result == 0)
-		result = job_start(s->m, s->row.name, ref || !s->place.set ? -1 : s->place.root,
-				   errand_done, e, &e->job, &err);
+		result = find_job(e, &err);
 	if (result == 0 && ref)
 		result = send_ref(s, e->job, s->row.has_head ? &s->row.head : NULL, &err);
 	else if (result == 0)
@@ -368,13 +421,17 @@ session_sync_later(struct session *s)
  * time, so that a worker's start does not stand beside it; acts that write the ref themselves
  * forget this one, or wait for it once it is under way. */
 #define REF_AFTER_NS (500 * NS_PER_MS)
+#define REF_AGAIN_NS (20 * NS_PER_MS)
 
 static void
 write_ref(void *ctx)
 {
 	struct session *s = ctx;
+	struct manager *m = s->m;
 	if (s->step != STEP_IDLE || s->errand)
 		session_ref_later(s); /* the acts come first */
+	else if (m->n_starting > 0 || m->n_refs > 0) /* and whoever waits for a start */
+		timer_set(&m->loop, &s->ref_timer, time_now_ns() + REF_AGAIN_NS, write_ref, s);
 	else
 		run_errand(s, true);
 }

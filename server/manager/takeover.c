@@ -1,14 +1,18 @@
 /* The table of takeover, one row a state in the index:
  *
  *   state      keeper alive                              no keeper
- *   new        killed, row removed                       row removed
+ *   new        killed, then as without                   paused; unclean where its upper is there
  *   running    taken back                                paused, unclean; open calls lost
  *   pausing    thawed, running                           paused, unclean
- *   resuming   killed, paused                            paused
+ *   resuming   killed, then as without                   paused; unclean where its upper is there
  *   restoring  thawed, running, with the head that its   paused, unclean, with that head
  *              one transaction left
  *   paused     killed                                    as it is
  *   failed     killed                                    as it is
+ *
+ * `new` and `resuming` may have run: `running` is committed before a call is admitted, which outlives
+ * a SIGKILL, but not synced for itself, so that a power cut can take it back (the row `new` or
+ * `resuming` was synced before the upper was made).
  *
  * "no keeper" with the lock held: a keeper that does not answer; its cgroup is killed first. */
 #include "takeover.h"
@@ -17,6 +21,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/session.h"
+#include "manager/spares.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -82,11 +87,12 @@ without_keeper(struct session *s, struct err *err)
 	records_replay(s);
 	switch (s->state) {
 	case SESSION_NEW:
-		if (index_drop_session(&s->m->index, s->row.id, err) < 0)
-			return -1;
-		log_line("session %s: was never started, removed", s->row.name);
-		session_free(s);
-		return 0;
+	case SESSION_RESUMING:
+		s->row.unclean |= session_has_upper(s);
+		fd_close(&s->dir);
+		log_line("session %s: its start did not end%s", s->row.name,
+			 s->row.unclean ? ", its files are kept (unclean)" : "");
+		return session_set_state(s, SESSION_PAUSED, "", err);
 	case SESSION_RUNNING:
 	case SESSION_PAUSING:
 	case SESSION_RESTORING:
@@ -94,8 +100,6 @@ without_keeper(struct session *s, struct err *err)
 		log_line("session %s: its processes are gone, its files are kept (unclean)",
 			 s->row.name);
 		return session_set_state(s, SESSION_PAUSED, "its processes were lost", err);
-	case SESSION_RESUMING:
-		return session_set_state(s, SESSION_PAUSED, "", err);
 	case SESSION_PAUSED:
 	case SESSION_FAILED:
 	case SESSION_DELETED:
@@ -166,6 +170,7 @@ takeover(struct manager *m, struct err *err)
 	int result = index_list_sessions(&m->index, take_row, &rows, err);
 
 	for (size_t i = 0; i < rows.n && result == 0; i++) {
+		spares_settle(m, rows.at[i].id);
 		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
 		if (session_limits_load(s, &why) == 0 && session_choices_load(s, &why) == 0 &&
@@ -173,14 +178,17 @@ takeover(struct manager *m, struct err *err)
 			continue;
 		/* One session that cannot be taken must not keep the others from their work. */
 		log_err(&why, "session %s is failed", s->row.name);
-		if (s->state == SESSION_RUNNING || s->state == SESSION_PAUSING ||
-		    s->state == SESSION_RESTORING || s->state == SESSION_RESUMING)
+		if (s->state == SESSION_NEW || s->state == SESSION_RUNNING ||
+		    s->state == SESSION_PAUSING || s->state == SESSION_RESTORING ||
+		    s->state == SESSION_RESUMING)
 			s->row.unclean = true;
 		if (session_set_state(s, SESSION_FAILED, why.why, &why) < 0)
 			log_err(&why, "session %s", s->row.name);
 	}
 	free(rows.at);
-	if (result == 0)
+	if (result == 0) {
 		sweep_sockets(m);
+		spares_sweep(m);
+	}
 	return result;
 }

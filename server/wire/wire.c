@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -228,7 +229,17 @@ wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phas
 	*w = (struct wire){.fd = take_fd, .self = self, .peer = peer, .phase = PHASE_HELLO,
 			  .after_hello = after_hello};
 	w->queue_tail = &w->queue;
-	w->in = xnew(1, WIRE_PACKET_MAX_BYTES);
+	/* A mapping of its own: only the pages that packets have filled are held, and they go with the
+	 * link. The manager forks for a moment's work, which reads no message. */
+	w->in = mmap(NULL, WIRE_PACKET_MAX_BYTES, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (w->in == MAP_FAILED) {
+		w->in = NULL;
+		fd_close(&w->fd);
+		return err_sys(err, errno, "make room for packets");
+	}
+	if (self == ROLE_MANAGER)
+		madvise(w->in, WIRE_PACKET_MAX_BYTES, MADV_DONTFORK);
 	if (fd_set_nonblock(w->fd, err) < 0 ||
 	    wire_send(w, hello, err, .version = WIRE_VERSION, .role = (uint32_t)self) < 0) {
 		wire_close(w);
@@ -280,7 +291,8 @@ wire_close(struct wire *w)
 			guard_end();
 	}
 	drop_queue(w);
-	free(w->in);
+	if (w->in)
+		munmap(w->in, WIRE_PACKET_MAX_BYTES);
 	w->in = NULL;
 	w->fd = -1;
 }

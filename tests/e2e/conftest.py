@@ -17,6 +17,7 @@ import time
 import pytest
 
 BUILD = pathlib.Path(os.environ.get("BERTH_BUILD", "build/release")).resolve()
+SPARES = os.environ.get("BERTH_TEST_SPARES", "2")  # few: each of a suite's many servers makes them; "default": as it comes
 SSH_OPTIONS = [
     "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
     "-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
@@ -95,6 +96,8 @@ class Server:
         self.state, self.run = self.base / "state", self.base / "run"
         self.log_path = self.base / "log"
         self.config = self.base / "berthd.conf"
+        if "spares" not in config and SPARES != "default":
+            config = f"spares = {SPARES}\n{config}"
         self.rung = rung or RUNG
         isolation, by_user = RUNGS[self.rung]
         if self.rung != "root" and "isolation" not in config:
@@ -201,7 +204,19 @@ class Server:
     # ---- what it leaves behind ----
 
     def keeper_pids(self):
-        """Keepers of this server: whoever listens on a socket beneath its run directory, or holds its log."""
+        """This server's processes but its manager and its spares: what works for a session or a connection."""
+        return [(pid, what) for pid, what in self.all_pids() if what != "berth-keeper" or self.of_session(pid)]
+
+    def of_session(self, pid):
+        """Whether a keeper holds a session's lock, not a spare's (or none yet)."""
+        for fd in pathlib.Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if re.fullmatch(rf"{self.state}/sessions/s_[a-z0-9]+/lock", os.readlink(fd)):
+                    return True
+        return False
+
+    def all_pids(self):
+        """Keepers, conns and workers of this server: whoever holds its log."""
         pids = []
         for proc in pathlib.Path("/proc").glob("[0-9]*"):
             try:
@@ -242,7 +257,7 @@ class Server:
         """Ends all that is left, by pid, and fails when something should not have been."""
         mine = self.cgroup()
         self.stop()
-        wait_until("conns and workers to end", lambda: not self.keeper_pids(), 20)
+        wait_until("conns and workers to end", lambda: not self.all_pids(), 20)
         assert not any(mine and mine in p for p in self.cgroups_left()), f"left behind: {mine}"
         with open("/proc/self/mounts") as mounts:
             left = [line for line in mounts if str(self.base) in line]
@@ -255,7 +270,7 @@ class Server:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for pid, _ in self.keeper_pids():
+        for pid, _ in self.all_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

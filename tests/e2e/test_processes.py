@@ -9,7 +9,7 @@ COMMON = {"libc.so.6", "ld-linux-x86-64.so.2"}
 NEEDS = {
     "berthd": {"libsqlite3.so.0", "libseccomp.so.2", "libcrypto.so.3"},
     "berth-conn": {"libssh.so.4"},
-    "berth-keeper": {"libcrypto.so.3"},
+    "berth-keeper": set(),
     "berth-worker": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
     "berth-init": set(),
 }

@@ -114,6 +114,7 @@ const struct engine engine_launch = {
     "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
     engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,  NULL,
     NULL,              NULL,             NULL,             false,            NULL,
+    NULL,
 };
 
 /* ---- the manager and a conn ---- */
@@ -207,8 +208,9 @@ grant_conn(struct rig *r, uint64_t number, struct wire *conn)
 	MUST(wire_open(conn, pair[1], ROLE_CONN, ROLE_KEEPER, PHASE_OPEN, err));
 }
 
+/* name: empty for a spare, which is told its name later. */
 static int
-rig_up(void **state)
+rig_up_as(void **state, const char *name)
 {
 	struct rig *r = xnew(1, sizeof *r);
 	int pair[2], fds[KEEPER_FDS];
@@ -233,8 +235,8 @@ rig_up(void **state)
 	static const char env[] = "PATH=/usr/bin:/bin\0HOME=/tmp\0KEEP=base\0";
 	const struct msg_keeper_start m = {
 	    .id = STR_LIT("s_aaaaaaaaaaaaaaaa"),
-	    .name = STR_LIT("demo"),
-	    .hostname = STR_LIT("demo"),
+	    .name = str_of(name),
+	    .hostname = str_of(name),
 	    .cwd = STR_LIT("/"),
 	    .home = STR_LIT("/tmp"),
 	    .shell = STR_LIT("/bin/sh"),
@@ -247,9 +249,22 @@ rig_up(void **state)
 	MUST(wire_send_fds(&r->manager, MSG_keeper_start, &m, fds, KEEPER_FDS, err));
 	for (int i = 0; i < KEEPER_FDS; i++)
 		close(fds[i]);
-	assert_int_equal(manager_next(r)->id, MSG_keeper_started);
-	grant_conn(r, 1, &r->conn);
+	assert_int_equal(manager_next(r)->id, *name ? MSG_keeper_started : MSG_keeper_ready);
+	if (*name)
+		grant_conn(r, 1, &r->conn);
 	return 0;
+}
+
+static int
+rig_up(void **state)
+{
+	return rig_up_as(state, "demo");
+}
+
+static int
+rig_up_spare(void **state)
+{
+	return rig_up_as(state, "");
 }
 
 static int
@@ -1126,9 +1141,41 @@ latency(void **state)
 	done_with(&s);
 }
 
+static void
+a_spare_serves_once_it_has_its_name(void **state)
+{
+	struct rig *r = *state;
+	struct seen s;
+	MUST(wire_send(&r->manager, keeper_name, err, .name = STR_LIT("late"),
+		       .hostname = STR_LIT("late")));
+	assert_int_equal(manager_next(r)->id, MSG_keeper_started);
+	grant_conn(r, 1, &r->conn);
+	call(r, &s, "echo here");
+	assert_string_equal(buf_cstr(&s.out), "here\n");
+	done_with(&s);
+}
+
+static void
+a_spare_ends_with_its_manager(void **state)
+{
+	struct rig *r = *state;
+	wire_close(&r->manager);
+	assert_true(WIFEXITED(wait_keeper(r)));
+}
+
+static void
+a_spare_takes_no_command_before_its_name(void **state)
+{
+	struct rig *r = *state;
+	MUST(wire_send(&r->manager, freeze, err, .seq = 1));
+	assert_int_equal(manager_next(r)->id, MSG_keeper_failed);
+	assert_true(WIFEXITED(wait_keeper(r)));
+}
+
 int
 main(void)
 {
+#define S(name) cmocka_unit_test_setup_teardown(name, rig_up_spare, rig_down)
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_up, rig_down)
 	const struct CMUnitTest tests[] = {
 	    T(a_call_has_both_streams_and_its_exit_status),
@@ -1157,6 +1204,9 @@ main(void)
 	    T(what_stderr_held_is_kept_though_a_child_floods_stdout),
 	    T(a_conn_that_breaks_a_row_is_cut_and_the_others_go_on),
 	    T(too_many_and_unknown_calls_are_refused_with_a_reason),
+	    S(a_spare_serves_once_it_has_its_name),
+	    S(a_spare_ends_with_its_manager),
+	    S(a_spare_takes_no_command_before_its_name),
 	    T(latency),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -211,6 +211,23 @@ choices_are_of_one_session_and_go_with_it(void **state)
 	assert_int_equal(text.len, 0);
 }
 
+static void
+a_row_that_need_not_be_durable_leaves_the_next_one_durable(void **state)
+{
+	struct place *p = *state;
+	struct session_row in = sample("s_aaaaaaaaaaaaaaaa", "demo");
+	struct err err;
+	sqlite3_stmt *st;
+
+	assert_int_equal(index_put_session_soon(&p->ix, &in, &err), 0);
+	in.fence = 1; /* refused: there is a higher one */
+	assert_int_equal(index_put_session_soon(&p->ix, &in, &err), -1);
+	assert_int_equal(sqlite3_prepare_v2(p->ix.db, "PRAGMA synchronous", -1, &st, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+	assert_int_equal(sqlite3_column_int(st, 0), 2); /* FULL */
+	sqlite3_finalize(st);
+}
+
 int
 main(void)
 {
@@ -221,6 +238,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(choices_are_of_one_session_and_go_with_it, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(a_row_that_need_not_be_durable_leaves_the_next_one_durable, make_place, remove_place),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
