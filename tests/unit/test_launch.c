@@ -437,11 +437,13 @@ test_freeze_stops_all_and_thaw_goes_on(void **state)
 	(void)state;
 	room_or_skip();
 	auto_close int output = session_begin(
-	    &shared, "while :; do echo x; done | head -c 100000000 | tail -c 1", call);
+	    &shared, "echo up; while :; do echo x; done | head -c 100000000 | tail -c 1", call);
+	struct pollfd p = {.fd = output, .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 20000), 1); /* it runs: what init has not started yet, a */
+	assert_int_equal(read(output, text, sizeof text), 3); /* kill of its cgroup does not end */
 	as_keeper();
 	assert_ok(engine_launch.freeze(&shared.box, true, room_err));
 	session_await(&shared, is_frozen);
-	struct pollfd p = {.fd = output, .events = POLLIN};
 	assert_int_equal(poll(&p, 1, 0), 0);
 	assert_ok(engine_launch.freeze(&shared.box, false, room_err));
 	session_await(&shared, is_thawed);
