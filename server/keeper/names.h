@@ -1,4 +1,5 @@
-/* The session's name inside its sandbox. A step of sandbox.c, after the workspace became the root. */
+/* The session's name inside its sandbox. A step of sandbox.c, after the workspace became the root.
+ */
 #ifndef BERTH_NAMES_H
 #define BERTH_NAMES_H
 

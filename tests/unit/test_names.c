@@ -68,6 +68,22 @@ test_a_name_is_added_once(void **state)
 }
 
 static void
+test_what_a_cut_off_start_left_is_gone_and_the_mode_stays(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	put("etc/hosts", "127.0.0.1\tlocalhost\n");
+	put("etc/.hosts.berth", "half");
+	assert_int_equal(chmod("etc/hosts", 0640), 0);
+	add_to_hosts("demo");
+	expect("etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\tdemo\n");
+	assert_int_equal(stat("etc/.hosts.berth", &st), -1);
+	assert_int_equal(stat("etc/hosts", &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0640);
+}
+
+static void
 test_a_name_that_is_there_stays_as_it_is(void **state)
 {
 	(void)state;
@@ -153,6 +169,7 @@ main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    T(test_a_name_is_added_once),
+	    T(test_what_a_cut_off_start_left_is_gone_and_the_mode_stays),
 	    T(test_a_name_that_is_there_stays_as_it_is),
 	    T(test_a_comment_and_an_address_are_no_names),
 	    T(test_a_missing_file_is_made_with_localhost),

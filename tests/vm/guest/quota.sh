@@ -4,7 +4,8 @@ set -eu
 d=/var/tmp/quota-probe
 mkdir $d && chattr +P -p 4711 $d
 setquota -P 4711 1024 1024 0 0 /var/tmp
-! head -c 4M /dev/zero >$d/much 2>/tmp/why || exit 1
+chown nobody $d # root may pass any quota
+setpriv --reuid nobody --clear-groups sh -c "head -c 4M /dev/zero >$d/much" 2>/tmp/why && echo "4 MiB went into 1" && exit 1
 grep -q 'Disk quota exceeded' /tmp/why
 [ "$(stat -c %s $d/much)" -le $((1 << 20)) ]
 rm -r $d && setquota -P 4711 0 0 0 0 /var/tmp
