@@ -7,11 +7,11 @@
  *  3. berth-init inherits 0 to 3 and nothing else, no signal blocked or ignored, one variable;
  *  4. a process here owns nothing that outlives it, so fds are left to exec or exit.
  *
- * Never: allocates (it runs behind a clone), reads a file of the workspace but one (names.c). */
+ * Never: allocates (it runs behind a clone), reads a file of the workspace but one (hostname.c). */
 #include "sandbox.h"
 #include "base/fd.h"
 #include "confine.h"
-#include "names.h"
+#include "hostname.h"
 #include "tree.h"
 
 #include <errno.h>
@@ -238,7 +238,7 @@ static const struct step steps_of_pid1[] = {
     {"open the network to its users", open_network_to_users},
     {"protect /proc", tree_protect_proc},
     {"mask /proc and /sys", tree_mask},
-    {"set the hostname", names_set},
+    {"set the hostname", hostname_set},
     {"raise the loopback interface", raise_loopback},
     {"join a keyring of its own", join_keyring},
     {"reset the signals", reset_signals},

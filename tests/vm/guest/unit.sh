@@ -1,7 +1,7 @@
 # seconds: 400
 # The engine's unit tests, as the release build has them.
 passed=0 failed=0
-for t in launch prepare cgroup limits names confine images keeper; do
+for t in launch prepare cgroup limits hostname confine images keeper; do
 	out=$(timeout 120 "$BERTH_BUILD/test_$t" 2>&1)
 	status=$?
 	ok=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' <<<"$out" | tail -1)

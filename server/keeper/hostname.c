@@ -12,7 +12,7 @@
  * and editors may replace it. It is replaced here as a whole too: an append to a layer's file makes
  * overlayfs copy and sync it (0.1 ms against 3 ms and more on ext4).
  * It runs before any process of the session does. Never: allocates (behind a clone), waits. */
-#include "names.h"
+#include "hostname.h"
 #include "base/fd.h"
 
 #include <errno.h>
@@ -93,7 +93,8 @@ load(int etc, struct hosts *h)
 	struct stat st;
 
 	h->len = sizeof first_lines - 1;
-	h->mode = 0644; /* and root's */
+	h->mode = 0644;
+	h->uid = h->gid = 0;
 	auto_close int fd = open_beneath(etc, file_name, O_RDONLY);
 	if (fd < 0 && errno == ENOENT) {
 		memcpy(h->text, first_lines, h->len);
@@ -152,7 +153,7 @@ add_to_hosts(const char *name)
 }
 
 int
-names_set(struct inside *in)
+hostname_set(struct inside *in)
 {
 	in->at = in->plan->hostname;
 	if (sethostname(in->at, strlen(in->at)) < 0)

@@ -1,5 +1,5 @@
-/* /etc/hosts knows the session's name: one line more, or nothing at all (invariants of names.c). */
-#include "server/keeper/names.c"
+/* /etc/hosts knows the session's name: one line more, or nothing at all (invariants of hostname.c). */
+#include "server/keeper/hostname.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,7 @@ static int
 setup(void **state)
 {
 	(void)state;
-	snprintf(top, sizeof top, "/tmp/berth-names-XXXXXX");
+	snprintf(top, sizeof top, "/tmp/berth-hostname-XXXXXX");
 	before = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (before < 0 || !mkdtemp(top) || chdir(top) < 0)
 		return -1;

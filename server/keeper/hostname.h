@@ -1,11 +1,11 @@
 /* The session's name inside its sandbox. A step of sandbox.c, after the workspace became the root.
  */
-#ifndef BERTH_NAMES_H
-#define BERTH_NAMES_H
+#ifndef BERTH_HOSTNAME_H
+#define BERTH_HOSTNAME_H
 
 #include "tree.h"
 
 /* Sets the hostname, and sees to it that /etc/hosts knows it. 0, or -1 with errno and in->at. */
-int names_set(struct inside *in);
+int hostname_set(struct inside *in);
 
 #endif
