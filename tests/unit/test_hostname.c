@@ -1,4 +1,4 @@
-/* /etc/hosts knows the session's name: one line more, or nothing at all (invariants of hostname.c). */
+/* /etc/hosts knows the name of the session: one line more, or nothing at all (see hostname.c). */
 #include "server/keeper/hostname.c"
 
 #include <setjmp.h>
