@@ -9,6 +9,7 @@
  *     numbers that the kernel's /proc has for it (procs.h). */
 #include "base/fd.h"
 #include "box.h"
+#include "hostname.h"
 #include "procs.h"
 #include "starting.h"
 
@@ -19,7 +20,9 @@
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- start ---- */
@@ -140,15 +143,33 @@ launch_start(const struct sandbox_spec *spec, struct sandbox *out, struct err *e
 	return 0;
 }
 
-/* The hostname belongs to a namespace of pid 1, which has no right to change it any more: this
- * process enters that namespace, where it stays, since it asks for no hostname itself. */
+/* The name belongs to namespaces of pid 1, which has no right to change it any more: a process that
+ * enters them does, as the session's root. Its exit status is an errno. */
+static _Noreturn void
+set_name_inside(int pidfd, const char *hostname)
+{
+	if (setns(pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWUTS) < 0 || setresgid(0, 0, 0) < 0 ||
+	    setresuid(0, 0, 0) < 0)
+		_exit(errno);
+	umask(022);
+	_exit(hostname_set_to(hostname) < 0 ? errno : 0);
+}
+
 static int
 launch_set_name(struct sandbox *s, const char *hostname, struct err *err)
 {
-	if (setns(s->pidfd, CLONE_NEWUTS) < 0)
-		return err_sys(err, errno, "enter the namespace of the hostname");
-	if (sethostname(hostname, strlen(hostname)) < 0)
-		return err_sys(err, errno, "set the hostname");
+	int status = 0;
+	const pid_t pid = fork();
+
+	if (pid == 0)
+		set_name_inside(s->pidfd, hostname);
+	if (pid < 0)
+		return err_sys(err, errno, "start a process that names the session");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		return err_sys(err, WIFEXITED(status) ? WEXITSTATUS(status) : EIO,
+			       "set the session's name");
 	return 0;
 }
 

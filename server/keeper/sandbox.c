@@ -8,10 +8,11 @@
  *  3. berth-init inherits 0 to 3 and nothing else, no signal blocked or ignored, one variable;
  *  4. a process here owns nothing that outlives it, so fds are left to exec or exit.
  *
- * Never: allocates (it runs behind a clone), reads a file of the workspace. */
+ * Never: allocates (it runs behind a clone), reads a file of the workspace but one (hostname.c). */
 #include "sandbox.h"
 #include "base/fd.h"
 #include "confine.h"
+#include "hostname.h"
 #include "tree.h"
 
 #include <errno.h>
@@ -183,13 +184,6 @@ report_proc(struct inside *in)
 }
 
 static int
-name_host(struct inside *in)
-{
-	in->at = in->plan->hostname;
-	return sethostname(in->at, strlen(in->at));
-}
-
-static int
 raise_loopback(struct inside *in)
 {
 	if (in->plan->network_host || in->plan->netns >= 0)
@@ -197,6 +191,31 @@ raise_loopback(struct inside *in)
 	auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 	return fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &lo);
+}
+
+/* As on a machine with one user: ping asks for no right, and a service binds to a low port whoever
+ * runs it. Setuid programs and capabilities of files, which do that elsewhere, mean nothing under
+ * no_new_privs. Not there, or no such network protocol: then it stays as it is. */
+static int
+open_network_to_users(struct inside *in)
+{
+	static const struct {
+		const char *path, *value;
+	} settings[] = {
+	    {"/proc/sys/net/ipv4/ping_group_range", "0 65535"},
+	    {"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
+	};
+	struct err ignored;
+
+	if (in->plan->network_host)
+		return 0;
+	for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+		const char *value = settings[i].value;
+		auto_close int fd = open(settings[i].path, O_WRONLY | O_CLOEXEC);
+		if (fd >= 0 && fd_write_all(fd, value, strlen(value), &ignored) < 0)
+			continue;
+	}
+	return 0;
 }
 
 int
@@ -296,9 +315,10 @@ static const struct step steps_of_pid1[] = {
     {"make the workspace the root", tree_pivot},
     {"limit nested user namespaces", limit_nested_namespaces},
     {"show its processes to the keeper", report_proc},
+    {"open the network to its users", open_network_to_users},
     {"protect /proc", tree_protect_proc},
     {"mask /proc and /sys", tree_mask},
-    {"set the hostname", name_host},
+    {"set the hostname", hostname_set},
     {"raise the loopback interface", raise_loopback},
     {"join a keyring of its own", sandbox_join_keyring},
     {"reset the signals", sandbox_reset_signals},

@@ -343,6 +343,10 @@ tree_mount_run(struct inside *in)
 
 	if (mount_new_on(in, "run", "tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) < 0)
 		return -1;
+	/* where /var/lock leads: services put their locks there and expect it to be */
+	in->at = "run/lock";
+	if (mkdirat(AT_FDCWD, in->at, 0755) < 0 || fchmodat(AT_FDCWD, in->at, 01777, 0) < 0)
+		return -1;
 	if (in->plan->run < 0)
 		return 0;
 	in->at = "run/berth/out";

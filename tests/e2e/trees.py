@@ -27,7 +27,8 @@ write("hard-1", b"linked"); os.link("hard-1", "hard-2"); os.link("hard-1", "deep
 os.symlink("plain", "link"); os.symlink("/etc/passwd", "abs-link"); os.symlink("nowhere\xff", "dangling")
 os.mkfifo("fifo", 0o640)
 write("xattrs", b"x"); os.setxattr("xattrs", "user.note", b"value\0with nul"); os.setxattr("deep", "user.dir", b"d")
-os.setxattr("xattrs", "user.overlay.opaque", b"y")
+try: os.setxattr("xattrs", "user.overlay.opaque", b"y")
+except OSError as e: assert e.errno == 95 and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 7) # no escape yet
 write("owned", b"o"); os.chown("owned", 1000, 1001); os.chown("link", 7, 8, follow_symlinks=False)
 acl = struct.pack("<IHHIHHIHHIHHI", 2, 1, 6, 0xffffffff, 2, 4, 1234, 4, 4, 0xffffffff, 0x10, 4, 0xffffffff)[:4] + b""
 acl += b"".join(struct.pack("<HHI", t, p, i) for t, p, i in ((1, 6, 0xffffffff), (2, 4, 1234), (4, 4, 0xffffffff), (16, 4, 0xffffffff), (32, 4, 0xffffffff)))

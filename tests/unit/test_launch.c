@@ -136,8 +136,22 @@ test_devices_limits_and_places_to_write_are_there(void **state)
 	       "echo $d; "
 	       "done",
 	       0, "");
-	expect("mktemp -u | grep -q . && stat -c %a /tmp /var/tmp /root /", 0,
-	       "1777\n1777\n700\n755");
+	expect("mktemp -u | grep -q . && stat -c %a /tmp /var/tmp /run/lock /root /", 0,
+	       "1777\n1777\n1777\n700\n755");
+}
+
+/* Each user of a session can ping and serve: what setuid programs do elsewhere. */
+static void
+test_its_network_is_open_to_its_users(void **state)
+{
+	(void)state;
+	room_or_skip();
+	expect("tr '\\t' ' ' < /proc/sys/net/ipv4/ping_group_range; "
+	       "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+	       0, "0 65535\n0");
+	expect("echo 0 1 > /proc/sys/net/ipv4/ping_group_range", 2, NULL);
+	expect("grep -w demo /etc/hosts; getent hosts demo | tr -s ' '", 0,
+	       "127.0.1.1\tdemo\n127.0.1.1 demo");
 }
 
 static void
@@ -534,11 +548,13 @@ test_freeze_stops_all_and_thaw_goes_on(void **state)
 	(void)state;
 	room_or_skip();
 	auto_close int output = session_begin(
-	    &shared, "while :; do echo x; done | head -c 100000000 | tail -c 1", call);
+	    &shared, "echo up; while :; do echo x; done | head -c 100000000 | tail -c 1", call);
+	struct pollfd p = {.fd = output, .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 20000), 1); /* it runs: what init has not started yet, a */
+	assert_int_equal(read(output, text, sizeof text), 3); /* kill of its cgroup does not end */
 	as_keeper();
 	assert_ok(engine_launch.freeze(&shared.box, true, room_err));
 	session_await(&shared, is_frozen);
-	struct pollfd p = {.fd = output, .events = POLLIN};
 	assert_int_equal(poll(&p, 1, 0), 0);
 	assert_ok(engine_launch.freeze(&shared.box, false, room_err));
 	session_await(&shared, is_thawed);
@@ -863,6 +879,7 @@ main(void)
 	    cmocka_unit_test(test_its_files_are_on_disk_with_native_ids),
 	    cmocka_unit_test(test_its_files_lie_on_a_mount_without_setuid_and_devices),
 	    cmocka_unit_test(test_devices_limits_and_places_to_write_are_there),
+	    cmocka_unit_test(test_its_network_is_open_to_its_users),
 	    cmocka_unit_test(test_nothing_of_the_server_is_handed_down),
 	    cmocka_unit_test(test_the_image_shows_nothing_else_of_the_node),
 	    cmocka_unit_test(test_ordinary_programs_work),
