@@ -157,12 +157,15 @@ def test_a_newer_index_is_refused(own_server):
     server.start()
 
 
-def test_no_root():
+def test_no_root_for_a_rung_that_needs_it():
     with tempfile.TemporaryDirectory() as d:
         os.chmod(d, 0o777)
-        done = berthd("--state", d + "/s", "--run", d + "/r", "--listen", "127.0.0.1:0", user=65534, group=65534)
+        with open(d + "/conf", "w") as f:
+            f.write("isolation = root\n")
+        done = berthd("--state", d + "/s", "--run", d + "/r", "--listen", "127.0.0.1:0", "--config", d + "/conf",
+                      user=65534, group=65534)
         assert done.returncode == 77 and LINE.match(last_line(done)), done
-        assert os.listdir(d) == []
+        assert os.listdir(d) == ["conf"]
 
 
 def test_garbage_before_the_banner_and_silence_hurt_nobody(own_server):

@@ -56,7 +56,7 @@ def lab():
 
 
 def config(more=""):
-    return (f"networks = {LAB}=netns:{LAB}, corp=bridge:{BRIDGE}/{NET}.16/24/{NET}.1, gone=netns:btg{PID},"
+    return (f"spares = 0\nnetworks = {LAB}=netns:{LAB}, corp=bridge:{BRIDGE}/{NET}.16/24/{NET}.1, gone=netns:btg{PID},"
             f" nobridge=bridge:btx{PID}/{NET}.0/24\noperator_anywhere = yes\n{more}")
 
 
@@ -332,7 +332,7 @@ def test_a_network_that_is_no_longer_there_is_said_so_and_the_session_waits_for_
     ("bogus", 64, "no such network: bogus"), ("join:", 64, "no such network: join:"), ("Host", 64, "no such network"),
     ("join:unknown", 66, "no network unknown is there to join"), ("join:../../run/x", 66, "is there to join"),
     ("join:gone", 66, f"network gone: there is no /run/netns/btg{PID}"), ("join:nobridge", 66, f"network nobridge: there is no bridge btx{PID}"),
-])
+], ids=["bogus", "empty", "case", "unknown", "path", "gone", "nobridge"])
 def test_a_network_that_cannot_be_had_is_refused_in_words(server, name, network, status, words):
     before = set(bridge_ports())
     r = server.verb("new", name, "--network", network)

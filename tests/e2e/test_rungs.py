@@ -302,7 +302,7 @@ def delegated():
 
 
 def test_rootless_uses_a_cgroup_that_was_delegated(delegated):
-    s = make_server(rung="rootless")
+    s = make_server("spares = 0\n", rung="rootless")
     plain = s.as_user()
     s.as_user = lambda: ["sh", "-c", f'echo $$ > {delegated}/cgroup.procs; exec "$@"', "sh", *plain]
     try:
