@@ -154,7 +154,6 @@ open_channel(struct conn *c, ssh_message m)
 	ch->out.end_frame = BUF_MAX(LINE_ALWAYS_BYTES);
 	ch->out.follow = true;
 	ch->env = BUF_MAX(ENV_MAX_BYTES);
-	ch->bad_env = BUF_MAX(VALUE_MAX_BYTES);
 	ch->term = BUF_MAX(TERM_MAX_BYTES);
 	ch->command = BUF_MAX(COMMAND_MAX_BYTES);
 	ch->notice = BUF_MAX(LINE_ALWAYS_BYTES);
@@ -190,7 +189,6 @@ channel_drop(struct channel *ch)
 	ssh_channel_close(ch->ssh);
 	ssh_channel_free(ch->ssh);
 	buf_free(&ch->env);
-	buf_free(&ch->bad_env);
 	buf_free(&ch->term);
 	buf_free(&ch->command);
 	buf_free(&ch->notice);
@@ -212,13 +210,9 @@ take_env(struct channel *ch, const char *name, const char *value)
 {
 	if (!name || !value)
 		return;
-	if (strncmp(name, "BERTH_", 6) == 0) {
-		if (ch->bad_env.len == 0)
-			buf_text(&ch->bad_env, name);
-		return;
-	}
 	const size_t n = strlen(name) + strlen(value) + 2;
-	if (!is_passed_on(name) || strchr(name, '=') || ch->env.len + n > ENV_MAX_BYTES)
+	const bool for_us = options_is_ours(str_of(name));
+	if ((!is_passed_on(name) && !for_us) || strchr(name, '=') || ch->env.len + n > ENV_MAX_BYTES)
 		return;
 	buf_fmt(&ch->env, "%s=%s", name, value);
 	buf_char(&ch->env, '\0');
@@ -239,6 +233,20 @@ take_size(struct channel *ch, ssh_message m)
 	ch->y_pixels = cells(ssh_message_channel_request_pty_pxheight(m));
 }
 
+static int
+take_options(struct channel *ch, struct err *err)
+{
+	struct call_options options;
+
+	if (options_parse(buf_view(&ch->env), &options, err) < 0)
+		return -1;
+	if (options.detach && ch->pty)
+		return err_set(err, ERR_USAGE, "BERTH_DETACH: not for a terminal");
+	ch->detach = options.detach;
+	ch->stdin_null = options.stdin_null || options.detach;
+	return 0;
+}
+
 static void
 begin_call(struct channel *ch, uint32_t kind, const char *command)
 {
@@ -249,9 +257,7 @@ begin_call(struct channel *ch, uint32_t kind, const char *command)
 	buf_text(&ch->command, command);
 	if (session_ref_check(str_of(c->user), &err) < 0)
 		err_what(&err, "%.64s", c->user);
-	else if (ch->bad_env.len)
-		err_set(&err, ERR_USAGE, "%.64s is not known", buf_cstr(&ch->bad_env));
-	else if (buf_bad(&ch->command))
+	else if (take_options(ch, &err) == 0 && buf_bad(&ch->command))
 		err_set(&err, ERR_USAGE, "a command of more than %d bytes", COMMAND_MAX_BYTES);
 	if (err.code != ERR_NONE) {
 		err_what(&err, "call");

@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "verbs/options.h"
 #include "verbs/verbs.h"
 #include "wire/journal_read.h"
 #include "wire/wire.h"
@@ -117,7 +118,7 @@ struct channel {
 	struct buf term;
 	uint32_t columns, rows, x_pixels, y_pixels;
 	struct buf env;	    /* "NAME=VALUE\0" each */
-	struct buf bad_env; /* the first BERTH_ name that is not known */
+	bool stdin_null, detach; /* of its options */
 	uint32_t kind;	    /* as in call_start */
 	struct buf command;
 

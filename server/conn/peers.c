@@ -179,6 +179,14 @@ on_started(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
+	if (ch->detach) {
+		buf_fmt(&ch->notice, "%.*s\n", (int)w->message.call_started.call.len,
+			w->message.call_started.call.at);
+		channel_bytes(ch, TEXT_OUT, buf_view(&ch->notice));
+		peers_leave(ch);
+		channel_enter(ch, CHANNEL_ENDING);
+		return;
+	}
 	if (flow_begin_input(ch, &fds[0], &err) < 0 ||
 	    flow_begin_output(ch, &fds[1], &fds[2], &err) < 0) {
 		peers_leave(ch);
@@ -186,6 +194,8 @@ on_started(struct channel *ch, struct wire *w)
 		channel_fail(ch, &err);
 		return;
 	}
+	if (ch->stdin_null)
+		flow_end_input(ch);
 	buf_str(&ch->notice, w->message.call_started.call); /* to be named if it gets lost */
 	channel_enter(ch, CHANNEL_LIVE);
 }

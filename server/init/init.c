@@ -158,8 +158,8 @@ become_command(const struct request *q, bool in_cgroup)
 		*q->exec_errno = refused;
 		_exit(126);
 	}
-	if (chdir(q->cwd) < 0 && chdir(q->cwd_else) < 0 && chdir("/") < 0) {
-		*q->exec_errno = errno;
+	if (chdir(q->cwd) < 0 && (!q->cwd_else[0] || (chdir(q->cwd_else) < 0 && chdir("/") < 0))) {
+		*q->exec_errno = errno | INIT_NO_CWD;
 		_exit(126);
 	}
 	sigemptyset(&none);

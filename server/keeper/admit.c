@@ -53,6 +53,7 @@ static int
 check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 {
 	struct keeper *k = g->keeper;
+	struct call_options ignored;
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
@@ -67,6 +68,8 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
+	if (options_parse(m->env, &ignored, err) < 0)
+		return -1;
 	if (call_find(k, g, m->channel))
 		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
 	if (k->n_calls >= k->calls_max) {
@@ -144,7 +147,7 @@ is_set_later(const struct str *vars, size_t n, size_t from, struct str name)
 static bool
 is_variable(struct str s)
 {
-	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !str_starts(s, "BERTH_");
+	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !options_is_ours(s);
 }
 
 static int
@@ -237,6 +240,9 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
+	struct err none; /* it was parsed when it was checked */
+	if (options_parse(m->env, &c->options, &none) < 0)
+		c->options = (struct call_options){0};
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -287,6 +293,7 @@ send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *
 	    c->pty ? k->null : e->err,
 	    e->place >= 0 ? e->place : k->null,
 	};
+	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
 	const struct msg_init_exec body = {
 	    .call = c->number,
 	    .pty = c->pty,
@@ -295,8 +302,8 @@ send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *
 	    .x_pixels = m->x_pixels,
 	    .y_pixels = m->y_pixels,
 	    .no_cgroup = e->place < 0,
-	    .cwd = str_of(k->cwd),
-	    .cwd_else = str_of(k->home),
+	    .cwd = str_of(own_cwd ? c->options.cwd : k->cwd),
+	    .cwd_else = own_cwd ? STR_LIT("") : str_of(k->home),
 	    .argv = buf_view(&argv),
 	    .env = buf_view(&env),
 	    .uid = k->uid,

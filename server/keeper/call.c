@@ -29,12 +29,14 @@ enum {
 };
 #define DRAIN_QUIET_NS    (100 * NS_PER_MS)
 #define DRAIN_MAX_NS      (2 * NS_PER_S)
+#define ALL_LOOK_NS       (20 * NS_PER_MS)
 #define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
 #define PLACE_WAIT_MAX_NS (30 * NS_PER_S) /* ... up to this */
 
 static void stream_read(struct call_stream *s);
 static void after_streams(struct call *c);
 static void finish(struct call *c);
+static bool remove_place(struct call *c);
 
 static void
 enter(struct call *c, enum call_state state, const char *waits_for)
@@ -63,7 +65,7 @@ may_read(const struct call *c)
 {
 	if (c->state == CALL_LATE || !journal_is_full(&c->journal))
 		return true;
-	return c->state == CALL_DRAINING && c->drained_bytes < DRAIN_OVER_BYTES;
+	return c->state == CALL_DRAINING && !c->options.wait_all && c->drained_bytes < DRAIN_OVER_BYTES;
 }
 
 static void
@@ -277,7 +279,7 @@ call_leave(struct call *c)
 	fd_close(&c->growth[0]);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);
-	if (c->state == CALL_RUNNING)
+	if (c->state == CALL_RUNNING && !c->options.detach)
 		(void)!keeper_signal(c->keeper, c->number, SIGHUP);
 	resume_streams(c);
 }
@@ -320,11 +322,17 @@ call_take_pty(struct keeper *k, uint32_t number, int take_master)
 static void
 add_exec_error(struct call *c, uint32_t number)
 {
-	const char *text = number < 256 ? strerrordesc_np((int)number) : NULL;
+	const bool cwd = number & INIT_NO_CWD;
+	const uint32_t reason = number & ~(uint32_t)INIT_NO_CWD;
+	const char *text = reason < 256 ? strerrordesc_np((int)reason) : NULL;
 	char line[256];
 
-	const int n = snprintf(line, sizeof line, "berth: exec: %.64s: %s\n", c->keeper->shell,
-			       text ? text : "unknown error");
+	const int n = snprintf(line, sizeof line, "berth: exec: %.128s: %s%s\n",
+			       !cwd		   ? c->keeper->shell
+			       : c->options.cwd[0] ? c->options.cwd
+						   : c->keeper->cwd,
+			       text ? text : "unknown error",
+			       c->options.cwd[0] && cwd ? " (BERTH_CWD must be a directory)" : "");
 	if (n > 0)
 		append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);
 }
@@ -367,6 +375,22 @@ on_quiet(void *ctx)
 		  quiet < c->drain_until_ns ? quiet : c->drain_until_ns, on_quiet, c);
 }
 
+/* BERTH_WAIT=all: no event tells that the last process of many has ended, so this looks again. */
+static void
+on_all(void *ctx)
+{
+	struct call *c = ctx;
+
+	if (remove_place(c)) {
+		if (c->excess.timed_out)
+			excess_judge(c);
+		empty_streams(c);
+		finish(c);
+		return;
+	}
+	timer_set(&c->keeper->loop, &c->timer, time_now_ns() + ALL_LOOK_NS, on_all, c);
+}
+
 void
 call_exited(struct keeper *k, const struct msg_init_exited *m)
 {
@@ -375,10 +399,15 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 	if (!c)
 		return; /* a number that is not running: init is not to be believed */
 	set_outcome(c, m);
-	enter(c, CALL_DRAINING, "its last output");
+	enter(c, CALL_DRAINING, c->options.wait_all ? "all that it started to end" : "its last output");
 	c->last_byte_ns = time_now_ns();
 	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
 	empty_streams(c);
+	if (c->options.wait_all) {
+		resume_streams(c);
+		on_all(c);
+		return;
+	}
 	if (streams_ended(c)) {
 		finish(c);
 		return;
@@ -490,7 +519,8 @@ static void
 after_streams(struct call *c)
 {
 	if (c->state == CALL_DRAINING) {
-		finish(c);
+		if (!c->options.wait_all)
+			finish(c);
 		return;
 	}
 	if (c->state != CALL_LATE)

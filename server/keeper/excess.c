@@ -129,7 +129,7 @@ on_wall(void *ctx)
 	struct call *c = ctx;
 	struct err err;
 
-	if (c->state != CALL_RUNNING)
+	if (c->state != CALL_RUNNING && !(c->state == CALL_DRAINING && c->options.wait_all))
 		return;
 	c->excess.timed_out = true;
 	if (signal_all(c, SIGTERM, &err) < 0)
@@ -146,7 +146,9 @@ excess_begin(struct call *c)
 
 	e->before = count(k);
 	e->disk_was_full = is_full(k, false);
-	e->wall_ns = k->limit_wall_ns;
+	const uint64_t own_ns = c->options.timeout_ns;
+	e->by_option = own_ns && (!k->limit_wall_ns || own_ns < k->limit_wall_ns);
+	e->wall_ns = e->by_option ? own_ns : k->limit_wall_ns;
 	e->alone = k->n_calls == 1 && k->n_late == 0;
 	for (struct call *other = k->calls; other && !e->alone; other = other->next)
 		other->excess.alone = false;
@@ -180,7 +182,11 @@ judge_wall(struct call *c)
 
 	num_format_duration(c->excess.wall_ns, limit);
 	num_format_duration(c->excess.wall_ns * 2, more);
-	say(c, "timed out", "wall", limit, more);
+	if (c->excess.by_option)
+		snprintf(c->excess.notice, sizeof c->excess.notice,
+			 "berth: call: timed out after %s (give it more: BERTH_TIMEOUT=%s)", limit, more);
+	else
+		say(c, "timed out", "wall", limit, more);
 	c->outcome.ended_by = "timeout";
 	c->outcome.exit_status = 124;
 	c->outcome.signal = 0;
@@ -254,7 +260,8 @@ excess_judge(struct call *c)
 		judge_wall(c);
 		return;
 	}
-	timer_cancel(&e->wall); /* what it leaves running is outside of its time */
+	if (!c->options.wait_all) /* what it leaves running is outside of its time */
+		timer_cancel(&e->wall);
 	const bool failed = o->signal || o->exit_status || o->exec_errno;
 	if (!failed && !e->alone)
 		return; /* it went well, so it was another one */

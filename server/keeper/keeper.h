@@ -16,6 +16,7 @@
 
 #include "base/loop.h"
 #include "base/num.h"
+#include "verbs/options.h"
 #include "wire/wire.h"
 
 #include <stdbool.h>
@@ -72,6 +73,7 @@ struct excess {
 	bool disk_words;                 /* it has said what programs say then */
 	struct timer wall;
 	uint64_t wall_ns;      /* the limit that it was started under */
+	bool by_option;	       /* it is the caller's, not the session's */
 	bool timed_out, alone; /* alone: no other call was live beside it */
 	char hit[17];          /* key of the limit; empty: none */
 	char notice[256];      /* what its user is told */
@@ -110,6 +112,7 @@ struct call {
 	char principal[129];
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
+	struct call_options options;
 
 	struct journal journal;
 	struct call_stream out, err;

@@ -72,6 +72,9 @@ enum engine_number { ENGINE_LAUNCH, ENGINE_PROCESS };
  * or the route that makes every address the session's own, which is no socket. */
 enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };
 
+/* In exec_errno of init_exited: it is of chdir(2), not of execve(2). */
+enum { INIT_NO_CWD = 1 << 16 };
+
 /* Structs: one a row. STR and BYTES are views into the link's receive buffer: lent until the next
  * wire_recv on that link. */
 #define U32(f)	    uint32_t f;

@@ -1,0 +1,90 @@
+#include "options.h"
+#include "base/num.h"
+
+#include <stddef.h>
+
+enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD };
+
+static const struct {
+	const char *name;
+	size_t offset;
+	enum option_type type;
+	const char *word, *help;
+} options[] = {
+#define DURATION TYPE_DURATION, NULL
+#define PATH	 TYPE_PATH, NULL
+#define WORD(w)	 TYPE_WORD, w
+#define CALL_OPTION(field, name, type, help) {name, offsetof(struct call_options, field), type, help},
+#include "options.def"
+#undef CALL_OPTION
+#undef WORD
+#undef PATH
+#undef DURATION
+};
+
+enum { OPTIONS = sizeof options / sizeof *options };
+
+bool
+options_is_ours(struct str variable)
+{
+	return str_starts(variable, "BERTH_");
+}
+
+static int
+take(size_t i, struct str value, struct call_options *out, struct err *err)
+{
+	char *field = (char *)out + options[i].offset;
+	uint64_t ns;
+
+	switch (options[i].type) {
+	case TYPE_DURATION:
+		if (num_parse_duration(value, &ns, err) < 0)
+			return -1;
+		if (ns == 0)
+			return err_set(err, ERR_USAGE, "no time at all");
+		*(uint64_t *)(void *)field = ns;
+		return 0;
+	case TYPE_PATH:
+		if (!str_starts(value, "/"))
+			return err_set(err, ERR_USAGE, "not an absolute path");
+		return str_copy(value, field, OPTION_PATH_BYTES, err);
+	case TYPE_WORD:
+		if (!str_is(value, options[i].word))
+			return err_set(err, ERR_USAGE, "not %s", options[i].word);
+		*(bool *)field = true;
+		return 0;
+	}
+	return err_set(err, ERR_INTERNAL, "an option without a type");
+}
+
+static int
+take_variable(struct str variable, struct call_options *out, struct err *err)
+{
+	struct str value = variable, name;
+
+	if (!str_cut(&value, '=', &name))
+		return 0;
+	for (size_t i = 0; i < OPTIONS; i++) {
+		if (!str_is(name, options[i].name))
+			continue;
+		if (take(i, value, out, err) == 0)
+			return 0;
+		err->code = ERR_USAGE;
+		err_add(err, "%s", options[i].name);
+		return err_hint(err, "%s", options[i].help);
+	}
+	err_set(err, ERR_USAGE, "%.*s is not known", (int)(name.len > 64 ? 64 : name.len), name.at);
+	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT and _DETACH are");
+}
+
+int
+options_parse(struct str env, struct call_options *out, struct err *err)
+{
+	struct str one;
+
+	*out = (struct call_options){0};
+	while (env.len && str_cut(&env, '\0', &one))
+		if (options_is_ours(one) && take_variable(one, out, err) < 0)
+			return -1;
+	return 0;
+}

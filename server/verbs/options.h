@@ -1,0 +1,26 @@
+/* What a client asks for one call (options.def): parsed by conn, which acts on what concerns the
+ * channel, and again by the keeper, which believes no conn. */
+#ifndef BERTH_OPTIONS_H
+#define BERTH_OPTIONS_H
+
+#include "base/buf.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { OPTION_PATH_BYTES = 4096 };
+
+struct call_options {
+	uint64_t timeout_ns; /* 0: none of its own */
+	char cwd[OPTION_PATH_BYTES]; /* empty: the session's */
+	bool stdin_null, wait_all, detach;
+};
+
+/* Whether an environment variable is for berth, not for the command. */
+bool options_is_ours(struct str variable);
+/* env: "NAME=VALUE\0" each; what is not ours is passed over. A later one of the same name wins.
+ *   fails   USAGE, naming the variable */
+int options_parse(struct str env, struct call_options *out, struct err *err) must_check;
+
+#endif
