@@ -470,13 +470,10 @@ read_call(sqlite3_stmt *st, struct call_row *r)
 	text_at(st, 17, r->limit_hit, sizeof r->limit_hit);
 }
 
-int
-index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn, void *ctx,
-		 struct err *err)
+static int
+list_calls(struct index *ix, sqlite3_stmt *take_st, call_row_fn fn, void *ctx, struct err *err)
 {
-	sqlite3_stmt *st =
-	    query(ix, err, CALL_COLUMNS "WHERE session=? ORDER BY started_ns DESC LIMIT ?", "ti",
-		  session, (uint64_t)most);
+	sqlite3_stmt *st = take_st;
 	if (!st)
 		return -1;
 	int got;
@@ -489,6 +486,26 @@ index_list_calls(struct index *ix, const char *session, unsigned most, call_row_
 	}
 	sqlite3_finalize(st);
 	return got;
+}
+
+int
+index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn, void *ctx,
+		 struct err *err)
+{
+	return list_calls(ix,
+			  query(ix, err, CALL_COLUMNS "WHERE session=? ORDER BY started_ns DESC LIMIT ?",
+				"ti", session, (uint64_t)most),
+			  fn, ctx, err);
+}
+
+int
+index_list_open_calls(struct index *ix, const char *session, call_row_fn fn, void *ctx,
+		      struct err *err)
+{
+	return list_calls(ix,
+			  query(ix, err, CALL_COLUMNS "WHERE session=? AND ended_by='' ORDER BY started_ns",
+				"t", session),
+			  fn, ctx, err);
 }
 
 int

@@ -117,6 +117,9 @@ int index_lose_calls(struct index *ix, const char *session, uint64_t now_ns,
 /* The newest first, at most `most`. */
 int index_list_calls(struct index *ix, const char *session, unsigned most, call_row_fn fn,
 		     void *ctx, struct err *err) must_check;
+/* Those without an end, the oldest first. */
+int index_list_open_calls(struct index *ix, const char *session, call_row_fn fn, void *ctx,
+			  struct err *err) must_check;
 /* 1 found, 0 absent. */
 int index_find_call(struct index *ix, const char *id, struct call_row *out,
 		    struct err *err) must_check;

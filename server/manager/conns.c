@@ -54,6 +54,11 @@ conn_close(struct conn *c)
 {
 	struct manager *m = c->m;
 
+	if (!m->closing) /* else it goes on with its keeper */
+		audit_write(&m->audit, "disconnect", AUDIT_TEXT("conn", c->tag),
+			    AUDIT_TEXT("peer", c->peer), AUDIT_TEXT("user", c->user),
+			    AUDIT_TEXT("principal", c->principal));
+
 	timer_cancel(&c->login);
 	wire_close(&c->wire);
 	for (struct session *s = m->sessions; s; s = s->next)
@@ -174,6 +179,32 @@ asker_session_failed(struct asker *a, const struct err *failure)
 
 /* ---- what a conn asks ---- */
 
+void
+conns_note_keys(struct manager *m)
+{
+	if (m->keys_loads == m->keys.loads)
+		return;
+	m->keys_loads = m->keys.loads;
+	audit_write(&m->audit, "keys", AUDIT_NUMBER("keys", m->keys.n),
+		    AUDIT_TEXT("sha256", digest_text(&m->keys.sum).text));
+}
+
+/* A key that is known is told of when it is proven, one that is not when it is asked for. */
+static void
+audit_answer(struct conn *c, const struct msg_key_query *q, const struct key *k, bool ok)
+{
+	char offered[128];
+
+	conns_note_keys(c->m);
+	if (ok && !q->proven)
+		return;
+	keys_fingerprint(q->key, offered);
+	audit_write(&c->m->audit, "auth", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer),
+		    AUDIT_TEXT("result", ok ? "accepted" : "refused"), AUDIT_STR("user", q->user),
+		    AUDIT_TEXT("key", offered), AUDIT_TEXT("principal", k ? k->principal : ""),
+		    AUDIT_TEXT("role", k ? principal_role_name(k->role) : ""));
+}
+
 static void
 answer_key(struct conn *c, const struct msg_key_query *q)
 {
@@ -189,6 +220,7 @@ answer_key(struct conn *c, const struct msg_key_query *q)
 			 c->peer);
 		ok = false;
 	}
+	audit_answer(c, q, k, ok);
 	if (ok && q->proven) {
 		snprintf(c->user, sizeof c->user, "%.*s", (int)q->user.len, q->user.at);
 		snprintf(c->principal, sizeof c->principal, "%s", k->principal);
@@ -369,6 +401,7 @@ conn_new(struct manager *m)
 	c->loopback = m->listen_loopback;
 	if (getrandom(&c->id, sizeof c->id, 0) != sizeof c->id)
 		abort();
+	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
 	c->next = m->conns;
 	m->conns = c;
 	m->n_conns++;
@@ -427,6 +460,8 @@ conns_accept(struct manager *m)
 		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 		struct conn *c = conn_new(m);
 		name_peer(c, &from);
+		audit_write(&m->audit, "connect", AUDIT_TEXT("conn", c->tag),
+			    AUDIT_TEXT("peer", c->peer));
 		if (conn_start(c, client, &err) < 0) {
 			log_err(&err, "connection from %s is refused", c->peer);
 			conn_close(c);
@@ -448,6 +483,7 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struc
 	auto_close int theirs = pair[1];
 	struct conn *c = conn_new(m);
 	c->id = r->grant;
+	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
 	c->proven = true;
 	snprintf(c->peer, sizeof c->peer, "%.*s", (int)r->peer.len, r->peer.at);
 	snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
@@ -462,6 +498,9 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struc
 		conn_close(c);
 		return -1;
 	}
+	audit_write(&m->audit, "adopt", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer),
+		    AUDIT_TEXT("user", c->user), AUDIT_TEXT("principal", c->principal),
+		    AUDIT_TEXT("role", principal_role_name(c->role)));
 	*out = fd_steal(&theirs);
 	return 0;
 }

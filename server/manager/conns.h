@@ -10,6 +10,7 @@ struct conn {
 	struct wire wire;
 	pid_t pid;
 	uint64_t id; /* random: also the number of its grants, over restarts of the manager */
+	char tag[20]; /* its id, as the audit log has it */
 	char peer[64], user[128], principal[128];
 	enum principal_role role;
 	struct scope scope;
@@ -26,6 +27,8 @@ struct asker {
 	bool counted; /* in conn->asked */
 };
 
+/* Tells the audit log when authorized_keys has changed. */
+void conns_note_keys(struct manager *m);
 /* Accepts what waits on the listener. */
 void conns_accept(struct manager *m);
 /* A conn of an earlier manager, known to the keeper of s: a new link, whose other end is put in

@@ -80,6 +80,8 @@ function_of(enum verb_id id)
 		return do_image_ls;
 	case VERB_image_rm:
 		return do_image_rm;
+	case VERB_audit:
+		return do_audit;
 	case VERB_version:
 	case VERB_help:
 	case VERB_exec:
@@ -141,6 +143,25 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	return 0;
 }
 
+/* What was asked, with all that was given but mere formats; `result` is how that began. */
+static void
+audit_verb(struct conn *c, const struct msg_verb_start *v, const struct request *r,
+	   const struct session *s, const char *result)
+{
+	auto_buf given = BUF_MAX(VERB_ARGS_MAX_BYTES);
+
+	for (size_t i = 0; r && i < verb_parameters(r->verb); i++)
+		if (r->given[i])
+			buf_fmt(&given, "%s%s=%.*s", given.len ? " " : "", r->verb->parameters[i].name,
+				(int)(r->value[i].len < 1024 ? r->value[i].len : 1024),
+				r->value[i].len ? r->value[i].at : "");
+	audit_write(&c->m->audit, "verb", AUDIT_TEXT("conn", c->tag),
+		    AUDIT_TEXT("principal", c->principal), AUDIT_STR("verb", v->verb),
+		    AUDIT_TEXT("session", s ? s->row.id : ""),
+		    AUDIT_TEXT("name", s ? s->row.name : ""),
+		    AUDIT_STR("given", buf_view(&given)), AUDIT_TEXT("result", result));
+}
+
 void
 do_verb(struct conn *c, const struct msg_verb_start *v)
 {
@@ -153,13 +174,19 @@ do_verb(struct conn *c, const struct msg_verb_start *v)
 		return;
 	if (!c->control) {
 		err_set(&err, ERR_DENIED, "verbs are for user berth");
+		audit_verb(c, v, NULL, NULL, err_json(err.code));
 	} else if (request_decode(v->verb, v->args, v->json != 0, &r, &err) == 0) {
 		const do_fn fn = function_of(r.verb->id);
+		bool allowed = false;
 		if (!fn)
 			err_set(&err, ERR_USAGE, "not for the manager");
-		else if (find_subject(c, &r, &s, &err) == 0 &&
-			 fn(c->m, c, &r, s, &asker, &err) == 0)
+		else
+			allowed = find_subject(c, &r, &s, &err) == 0;
+		audit_verb(c, v, &r, s, allowed ? "begun" : err_json(err.code));
+		if (allowed && fn(c->m, c, &r, s, &asker, &err) == 0)
 			return;
+	} else {
+		audit_verb(c, v, NULL, NULL, err_json(err.code));
 	}
 	err_what(&err, "%.*s%s%s", (int)v->verb.len, v->verb.at, s ? " " : "",
 		 s ? s->row.name : "");

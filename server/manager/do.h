@@ -47,6 +47,9 @@ int do_call_show(struct manager *m, struct conn *c, const struct request *r, str
 int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		   struct asker *asker, struct err *err) must_check;
 
+int do_audit(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
+
 enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
 int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;

@@ -65,6 +65,9 @@ do_set(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	const struct limits now = session_limits(s);
 	limit_format(l, now.at[l], text);
 	log_line("session %s: %s %s, set by %s", s->row.name, limit_key(l), text, c->principal);
+	audit_write(&m->audit, "limit", AUDIT_TEXT("session", s->row.id),
+		    AUDIT_TEXT("name", s->row.name), AUDIT_TEXT("key", limit_key(l)),
+		    AUDIT_TEXT("value", text), AUDIT_TEXT("principal", c->principal));
 	const bool live = limit_is_live(l) && !session_limits_by_rlimit(m, l);
 	const bool in_force = live || !s->keeper.linked;
 	if (asker->json)

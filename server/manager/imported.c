@@ -122,6 +122,10 @@ finish(const struct err *failure, struct str text)
 	} else {
 		log_line("image %s: %s", act.name, act.removal ? "removed" : "imported");
 	}
+	if (act.m)
+		audit_write(&act.m->audit, "image", AUDIT_TEXT("image", act.name),
+			    AUDIT_TEXT("act", act.removal ? "rm" : "import"),
+			    AUDIT_TEXT("result", err_json(failure ? failure->code : ERR_NONE)));
 	imported_stop();
 	if (!asker.conn)
 		return;

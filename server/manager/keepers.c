@@ -500,6 +500,9 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	};
 	if (wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
 		return -1;
+	audit_write(&s->m->audit, "channel", AUDIT_TEXT("conn", c->tag),
+		    AUDIT_TEXT("session", s->row.id), AUDIT_TEXT("name", s->row.name),
+		    AUDIT_TEXT("principal", c->principal));
 	*out = fd_steal(&conns);
 	return 0;
 }

@@ -184,6 +184,8 @@ reload(struct keys *k)
 
 	if (fstatat(k->dir, "authorized_keys", &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		forget(k);
+		k->loads += k->loaded;
+		k->sum = digest_of((struct str){"", 0});
 		k->loaded = false;
 		return;
 	}
@@ -195,6 +197,8 @@ reload(struct keys *k)
 		return;
 	}
 	forget(k);
+	k->loads++;
+	k->sum = digest_of(buf_view(&text));
 	k->list = xnew(KEYS_MAX, sizeof *k->list); /* untouched pages cost nothing */
 	struct str rest = buf_view(&text), line;
 	for (unsigned n = 1; str_cut(&rest, '\n', &line) && k->n < KEYS_MAX; n++) {
@@ -220,6 +224,19 @@ keys_find(struct keys *k, struct str text)
 		if (str_is(rest, k->list[i].blob))
 			return &k->list[i];
 	return NULL;
+}
+
+void
+keys_fingerprint(struct str text, char out[128])
+{
+	struct key k = {.role = PRINCIPAL_NOBODY};
+	struct str type;
+	struct err ignored;
+
+	out[0] = '\0';
+	if (str_cut(&text, ' ', &type) && text.at && text.len <= KEY_BLOB_MAX_BYTES &&
+	    name_principal(&k, text, (struct str){"", 0}, &ignored) == 0)
+		snprintf(out, 128, "%s", k.principal);
 }
 
 const struct key *

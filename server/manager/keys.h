@@ -4,6 +4,7 @@
 #define BERTH_KEYS_H
 
 #include "base/buf.h"
+#include "base/digest.h"
 #include "base/err.h"
 #include "verbs/verbs.h"
 
@@ -24,6 +25,8 @@ struct keys {
 	struct timespec mtime;
 	off_t size;
 	bool loaded;
+	unsigned loads;    /* so many times it has changed */
+	struct digest sum; /* of the file */
 };
 
 /* Makes what is missing (ed25519, 0600), reads the rest.
@@ -35,6 +38,8 @@ void keys_close(struct keys *k);
 const struct key *keys_find(struct keys *k, struct str text);
 /* The key of a principal that an earlier manager let in. */
 const struct key *keys_find_principal(struct keys *k, const char *principal);
+/* SHA256:… of a key, known or not, as keys_find takes it. */
+void keys_fingerprint(struct str text, char out[128]);
 /* One line of authorized_keys. 1 a key, 0 nothing there (blank, comment), -1 not acceptable. */
 int keys_parse_line(struct str line, struct key *out, struct err *err) must_check;
 

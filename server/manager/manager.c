@@ -417,6 +417,22 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 }
 
 static int
+open_audit(struct manager *m, const struct isolation *isolation, struct err *err)
+{
+	const struct audit_options options = {.file_max_bytes = m->config.audit_file_max,
+					      .sync = m->config.audit_sync,
+					      .isolation = rung_name(isolation->rung)};
+	uint64_t position;
+
+	if (index_spool_last(&m->index, AUDIT_POSITION, &position, err) < 0 ||
+	    audit_open(&m->audit, &m->loop, m->state, buf_view(&m->keys.host), &options, position,
+		       err) < 0)
+		return -1;
+	conns_note_keys(m);
+	return 0;
+}
+
+static int
 open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 {
 	struct rlimit files;
@@ -446,6 +462,8 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 		return -1;
 	if (keys_open(&m->keys, m->state, m->config.state, err) < 0 || open_dirs(m, err) < 0 ||
 	    node_name_find(m->state, "/etc/machine-id", m->node_name, err) < 0)
+		return -1;
+	if (open_audit(m, isolation, err) < 0)
 		return -1;
 	mounts_allowed_warn(&m->mounts);
 	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
@@ -488,6 +506,7 @@ close_all(struct manager *m)
 	watch_remove(&m->signals_watch);
 	if (m->node.open)
 		node_close(&m->node);
+	audit_close(&m->audit);
 	if (m->index.db)
 		index_close(&m->index);
 	keys_close(&m->keys);
@@ -519,6 +538,7 @@ main(int argc, char **argv)
 				   .signals = -1,
 				   .image = -1,
 				   .keys.dir = -1,
+				   .audit = {.dir = -1, .fd = -1},
 				   .owner = &owner_index};
 	struct args args = {0};
 	struct err err;

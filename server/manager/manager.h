@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "config.h"
 #include "index/rows.h"
+#include "manager/audit.h"
 #include "manager/keys.h"
 #include "manager/mount_list.h"
 #include "manager/node_name.h"
@@ -33,6 +34,8 @@ struct manager {
 	struct networks networks; /* what sessions may join */
 	const struct owner *owner;
 	struct keys keys;
+	unsigned keys_loads; /* of keys, as the audit log has them */
+	struct audit audit;
 	char libexec[4096], hostname[256], listen_text[128];
 	int state, run;                                   /* owned directories */
 	int store, cache, sessions_dir, keepers, scratch; /* owned directories */

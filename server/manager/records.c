@@ -1,6 +1,6 @@
-/* Call records from keepers' spools to rows. They are gathered for a moment and committed together;
- * only then are they acknowledged, so a record is in the spool or in the index, never in neither.
- */
+/* Call records from keepers' spools to the audit log and to rows. They are gathered for a moment and
+ * committed together; only then are they acknowledged, so a record is in the spool or in the index, never
+ * in neither; its line in the log is written before (audit_calls.c). */
 #include "base/log.h"
 #include "base/fd.h"
 #include "base/path.h"
@@ -65,13 +65,50 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 	c->peak_bytes = r->peak_bytes;
 }
 
-static int
-put(struct index *ix, const struct pending *p, struct err *err)
+static const char *
+name_of(struct manager *m, const char *session)
 {
+	const struct session *s = session_find(m, str_of(session));
+	return s ? s->row.name : "";
+}
+
+/* What an earlier manager has committed, but not acknowledged, is in the log too. */
+static int
+put(struct manager *m, const struct pending *p, struct err *err)
+{
+	struct index *ix = &m->index;
+	uint64_t last;
+
+	if (index_spool_last(ix, p->session, &last, err) < 0)
+		return -1;
+	if (p->record > last &&
+	    audit_call(&m->audit, &p->row, name_of(m, p->session), p->end, err) < 0)
+		return -1;
 	if ((p->end ? index_put_call_end(ix, &p->row, err)
 		    : index_put_call_start(ix, &p->row, err)) < 0)
 		return -1;
-	return index_put_spool_last(ix, p->session, p->record, err);
+	return index_put_spool_last(ix, p->session, p->record > last ? p->record : last, err);
+}
+
+/* The end of the transaction, with how far the audit log is. */
+static int
+commit(struct manager *m, struct err *err)
+{
+	uint64_t position;
+
+	if (audit_calls_position(&m->audit, &position, err) < 0 ||
+	    index_put_spool_last(&m->index, AUDIT_POSITION, position, err) < 0 ||
+	    index_commit(&m->index, err) < 0)
+		return -1;
+	audit_calls_committed(&m->audit);
+	return 0;
+}
+
+static void
+roll_back(struct manager *m)
+{
+	index_rollback(&m->index);
+	audit_calls_rolled_back(&m->audit);
 }
 
 static void
@@ -102,11 +139,11 @@ records_flush(struct manager *m)
 	timer_cancel(&b->timer);
 	int result = index_begin(&m->index, &err);
 	for (const struct pending *p = b->first; p && result == 0; p = p->next)
-		result = put(&m->index, p, &err);
+		result = put(m, p, &err);
 	if (result == 0)
-		result = index_commit(&m->index, &err);
+		result = commit(m, &err);
 	if (result < 0) { /* nothing is acknowledged: an acknowledgement speaks for all before it */
-		index_rollback(&m->index);
+		roll_back(m);
 		log_err(&err, "%zu call records wait", b->n);
 		timer_set(&m->loop, &b->timer, time_now_ns() + RETRY_WAIT_NS, timer_flush, m);
 		return;
@@ -169,10 +206,21 @@ replay_one(void *ctx, const struct msg_call_record *r, struct err *err)
 	int result = 0;
 	if (r->record > replay->last) {
 		fill(p, &replay->s->row, r);
-		result = put(&replay->s->m->index, p, err);
+		result = put(replay->s->m, p, err);
 	}
 	free(p);
 	return result;
+}
+
+static int
+lose_one(void *ctx, const struct call_row *row, struct err *err)
+{
+	struct session *s = ctx;
+	struct call_row lost = *row;
+
+	lost.ended_ns = time_real_ns();
+	snprintf(lost.ended_by, sizeof lost.ended_by, "lost");
+	return audit_call(&s->m->audit, &lost, s->row.name, true, err);
 }
 
 void
@@ -194,12 +242,14 @@ records_replay(struct session *s)
 		return;
 	}
 	if (spool_replay(calls, replay_one, &replay, &err) < 0 ||
+	    index_list_open_calls(&m->index, s->row.id, lose_one, s, &err) < 0 ||
 	    index_lose_calls(&m->index, s->row.id, time_real_ns(), &err) < 0) {
-		index_rollback(&m->index);
+		roll_back(m);
 		log_err(&err, "session %s: its spool waits", s->row.name);
 		return;
 	}
-	if (index_commit(&m->index, &err) < 0) {
+	if (commit(m, &err) < 0) {
+		roll_back(m);
 		log_err(&err, "session %s: its spool waits", s->row.name);
 		return;
 	}

@@ -110,6 +110,17 @@ session_extend(struct session *s, uint64_t deadline_ns)
 	timer_set(&s->m->loop, &s->deadline, deadline_ns, on_deadline, s);
 }
 
+void
+session_audit(const struct session *s)
+{
+	const struct digest_text head = digest_text(&s->row.head);
+
+	audit_write(&s->m->audit, "session", AUDIT_TEXT("session", s->row.id),
+		    AUDIT_TEXT("name", s->row.name), AUDIT_TEXT("state", state_names[s->state]),
+		    AUDIT_TEXT("reason", s->row.reason), AUDIT_TEXT("owner", s->row.owner),
+		    AUDIT_TEXT("head", s->row.has_head ? head.text : ""));
+}
+
 static int
 set_state(struct session *s, enum session_state state, const char *reason,
 	  int (*put)(struct index *, const struct session_row *, struct err *), struct err *err)
@@ -125,6 +136,7 @@ set_state(struct session *s, enum session_state state, const char *reason,
 		return err_add(err, "session %s becomes %s", s->row.name, row.state);
 	s->row = row;
 	s->state = state;
+	session_audit(s);
 	return 0;
 }
 
@@ -273,6 +285,7 @@ claim_new(struct session *s, struct err *err)
 	if (index_commit(ix, err) < 0)
 		return -1;
 	session_note_node(s);
+	session_audit(s);
 	return 0;
 }
 

@@ -159,6 +159,8 @@ int session_open_dir(struct session *s, struct err *err) must_check;
 /* ---- between the files of a session ---- */
 
 /* session.c */
+/* What it has become, as a line of the audit log. */
+void session_audit(const struct session *s);
 /* A worker has made progress: the step's deadline begins anew. */
 void session_extend(struct session *s, uint64_t deadline_ns);
 void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,

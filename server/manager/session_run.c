@@ -386,6 +386,8 @@ session_run_begin(struct session *s)
 		session_finish(s, &err);
 		return;
 	}
+	if (s->state == SESSION_RESUMING)
+		session_audit(s);
 	s->n_layers = 0;
 	s->populated = false;
 	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {

@@ -255,6 +255,7 @@ session_commit_pause(struct session *s, struct err *err)
 		return -1;
 	s->row = row;
 	s->state = state;
+	session_audit(s);
 	return 0;
 }
 

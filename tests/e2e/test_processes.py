@@ -12,6 +12,7 @@ NEEDS = {
     "berth-keeper": set(),
     "berth-worker": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
     "berth-init": set(),
+    "berth-verify-audit": {"libcrypto.so.3"},
 }
 
 

@@ -10,8 +10,8 @@ SOURCES = [p for top in ("snapshot", "server") for p in sorted((ROOT / top).rglo
 # who ──▶ may include (besides its own folder and the floor, snapshot/base)
 SHARED = {"wire", "verbs", "config", "confine"}
 ALLOWED = {
-    "manager": SHARED | {"index"}, "conn": SHARED, "keeper": SHARED, "init": SHARED, "worker": SHARED | {"snapshot"},
-    "index": set(), "wire": set(), "verbs": set(), "config": set(), "confine": set(), "snapshot": set(),
+    "manager": SHARED | {"index", "audit"}, "conn": SHARED, "keeper": SHARED, "init": SHARED, "worker": SHARED | {"snapshot"},
+    "index": set(), "audit": set(), "wire": set(), "verbs": set(), "config": set(), "confine": set(), "snapshot": set(),
 }
 
 

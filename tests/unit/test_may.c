@@ -27,7 +27,7 @@ roles_and_verbs(void **state)
 	    {VERB_help, true, true},	   {VERB_exec, true, true},
 	    {VERB_image_import, false, false}, {VERB_image_ls, true, true},
 	    {VERB_image_rm, false, false},
-	    {VERB_set, false, true},
+	    {VERB_set, false, true},	   {VERB_audit, false, false},
 	};
 
 	(void)state;
