@@ -1,12 +1,15 @@
 """The audit log: what is in it, that it cannot be changed unseen, and that no death of the manager costs it a line."""
+import contextlib
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -240,6 +243,25 @@ def test_a_line_that_a_crash_tore_stays_and_is_told_of(own_server, name):
     is_whole(server)
 
 
+def await_line(server):
+    """Until a record's line has come into the log: the commit of its row is then under way."""
+    before = sum(path.stat().st_size for path in files(server.state / "audit"))
+    end = time.monotonic() + 30
+    while True:
+        assert time.monotonic() < end
+        if sum(path.stat().st_size for path in files(server.state / "audit")) == before:
+            continue
+        if b'"kind":"call_' in b"".join(path.read_bytes() for path in files(server.state / "audit"))[before:]:
+            return
+
+
+def is_between(server):
+    """Whether a dead manager has left a line of a record whose row is not committed."""
+    with contextlib.closing(sqlite3.connect(server.state / "index.db")) as db:
+        row = db.execute("SELECT last FROM spools WHERE session='audit'").fetchone() or [0]
+    return any(r["seq"] > row[0] for r in lines(server) if r["kind"].startswith("call_"))
+
+
 @pytest.mark.parametrize("sync", ["soon", "always"])
 def test_every_call_is_there_once_though_the_manager_is_killed_at_random_moments(name, sync):
     """Calls go on over one connection while the manager dies again and again: between the line of a record, the
@@ -277,12 +299,18 @@ def test_every_call_is_there_once_though_the_manager_is_killed_at_random_moments
         seed = random.randrange(1 << 30)
         print("seed", seed)
         rng = random.Random(seed)
-        for _ in range(rounds):
-            # the moment is meant to fall anywhere: between two records and their commit 100 ms later
-            thread.join(rng.uniform(0.02, 0.4))
+        wait_until("all three to be logged in", lambda: failure or len({e.split("-")[0] for e in list(ended)}) == 3)
+        between = 0
+        for i in range(rounds):
+            if i % 2:
+                thread.join(rng.uniform(0.02, 0.4))  # the moment is meant to fall anywhere
+            else:
+                await_line(server)
             assert not failure, failure
             server.kill()
+            between += is_between(server)
             server.start()
+        assert between, "no death fell between the line of a record and the commit of its row"
         stop.set()
         thread.join(60)
         assert not failure and not thread.is_alive(), failure
