@@ -82,7 +82,10 @@ put(struct audit *a, const char *kind, uint64_t real_ns, struct str fields, stru
 		return err_sys(err, why, "write the audit log");
 	}
 	a->bytes += a->line.len;
-	chain_advance(&a->chain, a->chain.seq + 1, (struct str){a->line.at, a->line.len - 1});
+	const struct str line = {a->line.at, a->line.len - 1};
+	chain_advance(&a->chain, a->chain.seq + 1, line);
+	if (a->on_line)
+		a->on_line(line);
 	return 0;
 }
 
@@ -139,8 +142,9 @@ read_file_end(struct audit *a, uint64_t first, struct end *e, struct err *err)
 	struct chain_line l;
 	struct err ignored;
 	struct str line;
-	uint64_t offset = 0;
-	int got, lines = 0;
+	auto_buf last = BUF_MAX(CHAIN_LINE_MAX_BYTES); /* one sum a file, not one a line */
+	uint64_t offset = 0, seq = 0;
+	int got;
 
 	chain_file_name(first, name);
 	auto_close int fd = path_open(a->dir, name, O_RDONLY | O_NONBLOCK, err);
@@ -149,20 +153,23 @@ read_file_end(struct audit *a, uint64_t first, struct end *e, struct err *err)
 	struct chain_reader r = chain_reader_new(fd);
 	while ((got = chain_next(&r, &line, err)) == CHAIN_WHOLE &&
 	       chain_parse(line, &l, &ignored) == 0) {
-		chain_advance(&a->chain, l.seq, line);
+		buf_clear(&last);
+		buf_str(&last, line);
+		seq = l.seq;
 		offset = r.offset;
-		lines = 1;
 		e->unsigned_lines = str_is(l.kind, "head") ? 0 : e->unsigned_lines + 1;
 	}
 	chain_reader_done(&r);
 	if (got < 0)
 		return -1;
+	if (seq)
+		chain_advance(&a->chain, seq, buf_view(&last));
 	if (got != CHAIN_END && !e->torn.bytes) {
 		memcpy(e->torn_name, name, sizeof name);
 		if (chain_sum_rest(fd, offset, &e->torn, err) < 0)
 			return -1;
 	}
-	return lines;
+	return seq > 0;
 }
 
 static int

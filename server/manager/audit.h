@@ -35,6 +35,8 @@ struct audit {
 	bool started;            /* its bytes are on their way to the disk already */
 	struct audit_seen *seen; /* owned: audit_calls.c */
 	uint64_t opened_ns;
+	/* Hears of each line, without its newline, once it is written; must not write one. Or NULL. */
+	void (*on_line)(struct str line);
 };
 
 struct audit_field {

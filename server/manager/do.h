@@ -16,6 +16,8 @@ void do_verb(struct conn *c, const struct msg_verb_start *v);
 bool do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 		      const struct msg_done *done);
 void do_keeper_gone(struct session *s);
+/* Of do_forget_conn: whoever follows the audit log. */
+void do_audit_forget_conn(const struct conn *c, const uint32_t *seq);
 /* seq NULL: all of its questions. */
 void do_forget_conn(const struct conn *c, const uint32_t *seq);
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 enum { LINES_SHOWN = 100, LINES_SHOWN_MAX = 10000, READ_MAX_BYTES = 4 << 20 };
@@ -16,7 +17,7 @@ struct shown {
 	char pattern[ID_BYTES + 16]; /* what its lines have; empty: all */
 	uint64_t skip;               /* of those that fit, the first */
 	struct buf *out;             /* NULL: they are only counted */
-	bool json, any;
+	bool json, follow, any;
 };
 
 /* A part of one file, from a line's beginning on. */
@@ -30,7 +31,10 @@ print_line(struct shown *s, struct str line)
 	struct chain_line l;
 	struct err ignored;
 
-	if (s->json) {
+	if (s->json && s->follow) {
+		buf_str(s->out, line);
+		buf_char(s->out, '\n');
+	} else if (s->json) {
 		buf_text(s->out, s->any ? ",\n" : "\n");
 		buf_str(s->out, line);
 	} else if (chain_parse(line, &l, &ignored) == 0) {
@@ -39,6 +43,12 @@ print_line(struct shown *s, struct str line)
 			l.fields.len ? l.fields.at : "");
 	}
 	s->any = true;
+}
+
+static bool
+line_fits(const struct shown *s, struct str line)
+{
+	return !s->pattern[0] || memmem(line.at, line.len, s->pattern, strlen(s->pattern));
 }
 
 /* How many lines of a part fit; prints those that are not skipped. */
@@ -58,8 +68,7 @@ read_part(struct shown *s, const struct part *p, uint64_t *out_n, struct err *er
 	bool whole = p->from == 0; /* else the first one has lost its beginning */
 	*out_n = 0;
 	while ((got = chain_next(&r, &line, err)) == CHAIN_WHOLE) {
-		const bool fits = whole && (!s->pattern[0] || memmem(line.at, line.len, s->pattern,
-								     strlen(s->pattern)));
+		const bool fits = whole && line_fits(s, line);
 		whole = true;
 		*out_n += fits;
 		if (!fits || !s->out)
@@ -144,23 +153,83 @@ find_session(struct manager *m, const struct conn *c, const struct request *r, s
 	return 0;
 }
 
+/* ---- those who follow: each line goes to them as it is written ---- */
+
+struct follower {
+	struct follower *next;
+	struct asker asker;
+	struct shown shown;
+};
+
+static struct follower *followers; /* operators' channels: few */
+
+/* Who does not read is cut by asker_print; the end of that conn brings it out of the list. */
+static void
+tell_followers(struct str line)
+{
+	for (struct follower *f = followers; f; f = f->next) {
+		auto_buf out = BUF_MAX(2 * CHAIN_LINE_MAX_BYTES);
+		if (!f->asker.conn || !line_fits(&f->shown, line))
+			continue;
+		f->shown.out = &out;
+		print_line(&f->shown, line);
+		f->shown.out = NULL;
+		asker_print(&f->asker, buf_view(&out));
+	}
+}
+
+void
+do_audit_forget_conn(const struct conn *c, const uint32_t *seq)
+{
+	for (struct follower **at = &followers; *at;) {
+		struct follower *f = *at;
+		if (f->asker.conn != c || (seq && f->asker.seq != *seq)) {
+			at = &f->next;
+			continue;
+		}
+		asker_forget(&f->asker);
+		*at = f->next;
+		free(f);
+	}
+}
+
+/* From the next line on: nothing is written between what was shown and this. */
+static void
+follow(struct manager *m, const struct asker *asker, const struct shown *shown)
+{
+	struct follower *f = xnew(1, sizeof *f);
+
+	f->asker = *asker;
+	f->shown = *shown;
+	f->next = followers;
+	followers = f;
+	m->audit.on_line = tell_followers;
+}
+
 int
 do_audit(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	 struct asker *asker, struct err *err)
 {
 	auto_buf out = BUF_MAX(ANSWER_MAX_BYTES);
-	struct shown shown = {.m = m, .json = r->json};
+	struct shown shown = {.m = m, .json = r->json, .follow = request_flag(r, "follow")};
 	const uint64_t most = request_number(r, "limit", LINES_SHOWN);
 
 	(void)s;
 	if (find_session(m, c, r, &shown, err) < 0)
 		return -1;
 	records_flush(m);
-	if (r->json)
+	const bool is_list = r->json && !shown.follow;
+	if (is_list)
 		buf_char(&out, '[');
 	if (show(&shown, most < LINES_SHOWN_MAX ? most : LINES_SHOWN_MAX, &out, err) < 0)
 		return -1;
-	if (r->json)
+	if (shown.follow && !buf_bad(&out)) {
+		shown.out = NULL;
+		asker_print(asker, buf_view(&out));
+		follow(m, asker, &shown);
+		return 0;
+	}
+	if (is_list)
 		buf_text(&out, shown.any ? "\n]\n" : "]\n");
 	return do_answer(asker, &out, err);
 }

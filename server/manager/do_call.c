@@ -337,6 +337,7 @@ do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
 
 	imported_forget_conn(c, seq);
+	do_audit_forget_conn(c, seq);
 	for (struct watch_ask *a = asks; a; a = a->next)
 		if (a->asker.conn == c && (!seq || a->asker.seq == *seq))
 			asker_forget(&a->asker);

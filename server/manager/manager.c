@@ -489,6 +489,20 @@ serve(struct manager *m, struct err *err)
 	return loop_run(&m->loop, err);
 }
 
+/* The next start has little to read then. */
+static void
+end_audit(struct manager *m)
+{
+	uint64_t position;
+	struct err err;
+
+	if (m->audit.loop && m->index.db &&
+	    (audit_calls_position(&m->audit, &position, &err) < 0 ||
+	     index_put_spool_last(&m->index, AUDIT_POSITION, position, &err) < 0))
+		log_err(&err, "the position of the audit log");
+	audit_close(&m->audit);
+}
+
 static void
 close_all(struct manager *m)
 {
@@ -506,7 +520,7 @@ close_all(struct manager *m)
 	watch_remove(&m->signals_watch);
 	if (m->node.open)
 		node_close(&m->node);
-	audit_close(&m->audit);
+	end_audit(m);
 	if (m->index.db)
 		index_close(&m->index);
 	keys_close(&m->keys);

@@ -101,6 +101,29 @@ def test_the_verb_shows_the_end_of_the_log_to_operators(server, name):
     assert server.verb("audit", "--session", "nobody").status == 66
 
 
+def test_who_follows_gets_each_line_as_it_is_written(server, name):
+    server.ssh(name, "true")
+    follow = server.popen("berth", f"audit --session {name} --follow --json")
+    rows = []
+    while not of(rows, "call_end"):
+        rows.append(json.loads(follow.stdout.readline()))
+    assert server.ssh(name, "echo later").status == 0
+    assert server.ssh(name + "x", "echo other").status == 0
+    while len(of(rows, "call_end")) < 2:
+        rows.append(json.loads(follow.stdout.readline()))
+    assert server.verb("rm", name, "--force").status == 0
+    while not of(rows, "session", state="deleted"):
+        rows.append(json.loads(follow.stdout.readline()))
+    follow.kill()
+    follow.communicate()
+    assert {r["session"] for r in rows} == {of(rows, "call_end")[0]["session"]}
+    seqs = [r["seq"] for r in rows]
+    assert seqs == sorted(set(seqs)) and of(rows, "call_start", command="echo later")
+    mine = [r for r in lines(server) if r.get("session") == rows[0]["session"]]
+    assert rows == mine[:len(rows)], "none was left out"
+    assert server.verb("ls").status == 0
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A log of several files, ended well, with a key and a head that was kept elsewhere."""
@@ -350,7 +373,7 @@ def test_a_keeper_that_died_without_a_manager_leaves_its_calls_for_the_log(own_s
 
 def test_on_a_full_disk_the_server_says_so_goes_on_and_tells_what_is_missing(name):
     """The log's directory is a filesystem of 64 KiB: the rest of the disk has room."""
-    with running() as server:
+    with running(rung="root") as server:
         assert server.ssh(name, "true").status == 0
         server.stop(signal.SIGTERM)
         audit = server.state / "audit"
