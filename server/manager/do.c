@@ -58,6 +58,8 @@ function_of(enum verb_id id)
 		return do_ls;
 	case VERB_show:
 		return do_show;
+	case VERB_why:
+		return do_why;
 	case VERB_pause:
 		return do_pause;
 	case VERB_resume:
@@ -128,7 +130,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new) {
 		s = session_find(m, ref);
 		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
-			   v->id != VERB_calls && v->id != VERB_show))
+			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");

@@ -30,6 +30,8 @@ int do_ls(struct manager *m, struct conn *c, const struct request *r, struct ses
 	  struct asker *asker, struct err *err) must_check;
 int do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	    struct asker *asker, struct err *err) must_check;
+int do_why(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err) must_check;
 int do_pause(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;
 int do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
