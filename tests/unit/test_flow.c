@@ -72,9 +72,10 @@ an_ended_call_needs_no_window_to_end(void **state)
 static void
 what_stands_behind_the_end_is_not_shown(void **state)
 {
-	static const char end[] = "{\"exit_status\":7,\"signal\":0,\"ended_by\":\"itself\"}";
+	static const char end[] = "{\"exit_status\":7,\"signal\":0,\"core_dumped\":true,"
+				  "\"ended_by\":\"itself\",\"notice\":\"a \\\"b\\\" \\u0007\"}";
 	struct room *r = *state;
-	uint32_t status = 0, signal = 1;
+	auto_buf notice = BUF_MAX(100);
 
 	journal_put(r, JOURNAL_START, JOURNAL_OWN, "{}", 2);
 	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
@@ -84,16 +85,18 @@ what_stands_behind_the_end_is_not_shown(void **state)
 	run_output(r);
 	assert_true(r->ch.out.finished);
 	assert_string_equal(fake.sent[TEXT_OUT].at, "abc");
-	assert_true(flow_end_frame(&r->ch, &status, &signal));
-	assert_int_equal(status, 7);
-	assert_int_equal(signal, 0);
+	assert_true(flow_end_frame(&r->ch));
+	assert_int_equal(r->ch.exit_status, 7);
+	assert_int_equal(r->ch.exit_signal, 0);
+	assert_true(r->ch.core_dumped);
+	flow_end_notice(&r->ch, &notice);
+	assert_string_equal(buf_cstr(&notice), "a \"b\" ?0007");
 }
 
 static void
 a_lost_call_without_an_end_has_none(void **state)
 {
 	struct room *r = *state;
-	uint32_t status, signal;
 
 	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
 	run_output(r);
@@ -101,7 +104,7 @@ a_lost_call_without_an_end_has_none(void **state)
 	r->ch.out.follow = false;
 	run_output(r);
 	assert_true(r->ch.out.finished);
-	assert_false(flow_end_frame(&r->ch, &status, &signal));
+	assert_false(flow_end_frame(&r->ch));
 }
 
 static void
@@ -150,7 +153,7 @@ a_gap_is_said_in_its_place(void **state)
 	run_output(r);
 	assert_true(r->ch.out.has_gap);
 	assert_string_equal(fake.sent[TEXT_ERR].at,
-			    "berth: call output: 900 bytes of stderr are no longer kept here\nxyz");
+			    "berth: call: 900 bytes of stderr are no longer kept here\nxyz");
 }
 
 static void
