@@ -28,6 +28,7 @@ roles_and_verbs(void **state)
 	    {VERB_image_import, false, false}, {VERB_image_ls, true, true},
 	    {VERB_image_rm, false, false},
 	    {VERB_set, false, true},
+	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
 	};
 
 	(void)state;
