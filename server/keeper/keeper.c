@@ -256,6 +256,8 @@ take_command(struct keeper *k, struct message *m)
 		ask_watch_journal(k, &m->journal_watch);
 	else if (m->id == MSG_call_kill)
 		ask_kill(k, &m->call_kill);
+	else if (m->id == MSG_retention)
+		retain_take(k, &m->retention);
 	else
 		log_line("the manager sent %s to a keeper that has started",
 			 wire_message_name(m->id));

@@ -7,7 +7,7 @@
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
  *   sockets.c  sockets of the session's network                     spare.c     started without a name
  *   once.c     keys of calls                                        join.c      who listens to a call
- *   ask.c      what the manager asks about one call */
+ *   ask.c      what the manager asks about one call                 retain.c    old journals */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -193,6 +193,10 @@ void join_tell_end(struct call *c, const char *notice);
 void join_tell_growth(struct call *c);
 void join_done(struct call *c);
 
+/* ---- retain.c ---- */
+
+void retain_take(struct keeper *k, const struct msg_retention *m);
+
 /* ---- ask.c ---- */
 
 void ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m);
@@ -264,6 +268,7 @@ struct keeper {
 	char cwd[257], home[257], shell[257];
 	struct buf env; /* "NAME=VALUE\0" each */
 	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
+	uint64_t journal_keep_ns, journals_bytes_max; /* retain.c; 0: no bound */
 	uint32_t calls_max, next_number;
 	uint32_t uid, gid; /* of calls, as the session sees them */
 	uint64_t limit_memory, limit_pids, limit_wall_ns; /* 0: none */
@@ -272,7 +277,7 @@ struct keeper {
 
 	struct wire manager, init;
 	struct watch pid1, listen;
-	struct timer farewell;
+	struct timer farewell, retain;
 	struct spool spool;
 	struct once once;
 	struct pause pause;

@@ -252,6 +252,13 @@ hand_over(struct asker *a, const int fds[2], uint64_t from, uint32_t stream, boo
 }
 
 static int
+no_journal(const char *id, struct err *err)
+{
+	err_set(err, ERR_ABSENT, "the output of this call is no longer kept");
+	return err_hint(err, "how it ended: ssh berth@HOST call show %s", id);
+}
+
+static int
 give_file(struct session *s, const char *id, struct asker *a, uint64_t from, uint32_t stream,
 	  struct err *err)
 {
@@ -261,9 +268,7 @@ give_file(struct session *s, const char *id, struct asker *a, uint64_t from, uin
 	auto_close int journal =
 	    session_open_dir(s, err) < 0 ? -1 : path_open(s->dir, name, O_RDONLY, err);
 	if (journal < 0)
-		return errno == ENOENT ? err_set(err, ERR_INCOMPLETE,
-						 "the journal of this call is no longer kept")
-				       : -1;
+		return errno == ENOENT ? no_journal(id, err) : -1;
 	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (growth < 0)
 		return err_sys(err, errno, "make an eventfd");

@@ -5,9 +5,10 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 import pytest
-from conftest import at_most, wait_until
+from conftest import at_most, running, wait_until
 
 
 def options(*values):
@@ -230,3 +231,43 @@ def test_a_pause_ends_it_and_the_key_tells_so(server, name):
         r = call(server, name, "k", "echo begun; exec sleep 300")
     assert r.out == b"begun\n" and r.status == 255, r
     assert server.json("calls", name)[0]["ended_by"] == "pause"
+
+
+def removed(server, ident):
+    return server.verb("call output", ident).status == 66
+
+
+def test_journals_go_by_age_and_their_keys_with_them():
+    with running("journal_keep = 2s\n") as server:
+        assert call(server, "old", "k", "echo run >> count; echo out").out == b"out\n"
+        ident = server.json("calls", "old")[0]["call"]
+        assert server.verb("call output", ident).out == b"out\n"
+        assert server.verb("pause old").status == 0
+        wait_until("its time to be over", lambda: time.time() - journal(server, ident).stat().st_mtime > 2)
+        live = begin(server, "old", "live", "echo begun; read x; echo $x")  # starts a keeper, which looks
+        assert live.stdout.readline() == b"begun\n"
+        wait_until("the journal to go", lambda: removed(server, ident))
+        r = server.verb("call output", ident)
+        assert r.status == 66 and "no longer kept" in r.stderr and f"call show {ident}" in r.stderr
+        assert server.json("call", "show", ident)["exit_status"] == 0
+        out, _ = live.communicate(b"alive\n", timeout=30)
+        assert out == b"alive\n", "never that of a call that runs"
+        assert call(server, "old", "k", "echo run >> count; echo out").out == b"out\n", "the key is free again"
+        assert server.ssh("old", "cat count").out == b"run\nrun\n"
+
+
+def test_journals_go_by_size_the_oldest_first():
+    with running("journal_session_max = 3M\n") as server:
+        ids = []
+        for i in range(4):
+            assert server.ssh("big", f"head -c 1000000 /dev/urandom; echo {i} >&2").status == 0
+            ids.append(server.json("calls", "big")[0]["call"])
+        assert server.verb("pause big").status == 0
+        assert server.ssh("big", "true").status == 0
+        wait_until("the oldest to go", lambda: removed(server, ids[0]))
+        assert [removed(server, i) for i in ids[2:]] == [False, False]
+
+
+def journal(server, ident):
+    [path] = pathlib.Path(server.state).glob(f"sessions/*/calls/{ident}.j")
+    return path
