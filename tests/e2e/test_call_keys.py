@@ -271,3 +271,17 @@ def test_journals_go_by_size_the_oldest_first():
 def journal(server, ident):
     [path] = pathlib.Path(server.state).glob(f"sessions/*/calls/{ident}.j")
     return path
+
+
+def test_stdin_that_nobody_takes_up_ends_after_a_minute(server, name):
+    client = begin(server, name, "k", "echo begun; cat; echo end >&2; exit 2")
+    client.stdin.write(b"some\n")
+    client.stdin.flush()
+    assert client.stdout.readline() + client.stdout.readline() == b"begun\nsome\n"
+    drop(client)
+    began = time.monotonic()
+    ident = server.json("calls", name)[0]["call"]
+    assert server.verb("call wait", ident, "--timeout 100s").status == 2
+    assert time.monotonic() - began > 50, "it was held"
+    r = call(server, name, "k", "echo begun; cat; echo end >&2; exit 2")
+    assert (r.status, r.out, r.err) == (2, b"begun\nsome\n", b"end\n")
