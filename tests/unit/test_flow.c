@@ -306,6 +306,34 @@ input_waits_for_the_call_to_start(void **state)
 	assert_int_equal(r->ch.in.fd, -1); /* and its EOF is passed on */
 }
 
+/* A call with a key: another channel has given the first bytes, and then was gone. */
+static void
+the_next_owner_gives_what_was_not_taken_yet(void **state)
+{
+	struct room *r = *state;
+	auto_buf got = BUF_MAX(1000);
+	int feed = fd_steal(&r->ch.in.fd);
+	struct err err;
+
+	watch_remove(&r->ch.in.watch);
+	r->ch.in.waits = true; /* it has joined, and gives nothing */
+	arrive(r, "abcdef", 6);
+	r->ch.client_eof = true;
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 6);
+	assert_false(fake.input_ended);
+	r->ch.in.waits = false;
+	r->ch.in.counts = true;
+	r->ch.in.fed = r->ch.in.skip = 4;
+	assert_int_equal(flow_begin_input(&r->ch, &feed, &err), 0);
+	flow_input(&r->ch);
+	drain_sink(r, &got, 1000);
+	assert_string_equal(got.at, "ef");
+	assert_int_equal(fake.fed, 6);
+	assert_true(fake.input_ended);
+	assert_int_equal(r->ch.in.fd, -1);
+}
+
 static void
 a_call_that_closed_its_stdin_does_not_stop_the_client(void **state)
 {
@@ -363,6 +391,7 @@ main(void)
 	    ROOM(a_read_takes_all_that_is_buffered),
 	    ROOM(bytes_that_come_within_a_read_keep_their_place),
 	    ROOM(input_waits_for_the_call_to_start),
+	    ROOM(the_next_owner_gives_what_was_not_taken_yet),
 	    ROOM(a_call_that_closed_its_stdin_does_not_stop_the_client),
 	    ROOM(a_client_beyond_its_window_is_cut_off),
 	    ROOM(stderr_of_a_client_is_dropped),
