@@ -164,7 +164,7 @@ def test_more_than_the_pipes_hold_arrives_though_the_owner_changes(server, name)
 
 def test_a_killed_keeper_leaves_it_lost_and_it_is_not_run_again(own_server, name):
     server = own_server
-    command = "echo run >> /workspace/count; sync; echo begun; exec sleep 300"
+    command = "echo run >> count; sync; echo begun; exec sleep 300"
     client = begin(server, name, "k", command)
     assert client.stdout.readline() == b"begun\n"
     kill_keeper(server)
