@@ -2,7 +2,8 @@
  *
  *  1. all that a call needs is taken here, or the call is refused with a reason: a running call
  *     never dies for want of something;
- *  2. conn says what to run, never for whom: that is the grant's. */
+ *  2. conn says what to run, never for whom: that is the grant's;
+ *  3. a command with a key is begun when the key is durable, and never again (once.h). */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,10 +52,10 @@ ends_done(struct ends *e)
 /* ---- may it ---- */
 
 static int
-check(const struct grant *g, const struct msg_call_start *m, struct err *err)
+check(const struct grant *g, const struct msg_call_start *m, struct call_options *options,
+      struct err *err)
 {
 	struct keeper *k = g->keeper;
-	struct call_options ignored;
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
@@ -68,10 +70,17 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
-	if (options_parse(m->env, &ignored, err) < 0)
+	if (options_parse(m->env, options, err) < 0)
 		return -1;
-	if (call_find(k, g, m->channel))
+	if (join_has(k, g, m->channel))
 		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
+	return 0;
+}
+
+/* Of one that is to be begun. */
+static int
+check_room(struct keeper *k, struct err *err)
+{
 	if (k->n_calls >= k->calls_max) {
 		err_set(err, ERR_UNAVAILABLE, "%u calls run already", k->n_calls);
 		return err_hint(err, "wait until one has ended");
@@ -208,6 +217,11 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 
 	if (make_pipe(&e->in, &e->feed, large, err) < 0 || fd_set_nonblock(e->feed, err) < 0)
 		return -1;
+	if (c->options.key[0] && !c->options.stdin_null && !c->options.detach) {
+		c->feed = fd_dup(e->feed, err);
+		if (c->feed < 0)
+			return -1;
+	}
 	if (c->pty) {
 		c->input = fd_steal(&e->in); /* its other end is init's to make */
 		return fd_set_nonblock(c->input, err);
@@ -219,7 +233,7 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 }
 
 static struct call *
-new_call(struct grant *g, const struct msg_call_start *m)
+new_call(struct grant *g, const struct msg_call_start *m, const struct call_options *options)
 {
 	struct keeper *k = g->keeper;
 	struct call *c = try_new(1, sizeof *c);
@@ -234,15 +248,13 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	c->owner = g;
 	c->channel = m->channel;
 	c->pty = m->pty != 0;
-	c->journal.fd = c->out.fd = c->err.fd = c->input = -1;
+	c->journal.fd = c->out.fd = c->err.fd = c->input = c->feed = -1;
 	c->terminal.master = c->terminal.input = -1;
 	c->out.call = c->err.call = c;
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
-	struct err none; /* it was parsed when it was checked */
-	if (options_parse(m->env, &c->options, &none) < 0)
-		c->options = (struct call_options){0};
+	c->options = *options;
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -325,8 +337,26 @@ spool_start(const struct call *c)
 	keeper_record(c->keeper, &r);
 }
 
+/* The key first, durably: no crash can make the call begin twice. */
 static int
-start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+send_once(struct call *c, const struct msg_call_start *m, const struct digest *request,
+	  const struct ends *e, struct err *err)
+{
+	struct once *o = &c->keeper->once;
+
+	if (!c->options.key[0])
+		return send_to_init(c, m, e, err);
+	if (once_add(o, str_of(c->options.key), request, c->id, err) < 0)
+		return -1;
+	if (send_to_init(c, m, e, err) == 0)
+		return 0;
+	once_take_back(o);
+	return -1;
+}
+
+static int
+start(struct call *c, const struct msg_call_start *m, const struct digest *request, struct ends *e,
+      struct err *err)
 {
 	struct keeper *k = c->keeper;
 	struct err no_place;
@@ -339,7 +369,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 		e->place = -1;
 		c->place_gone = true;
 	}
-	if (send_to_init(c, m, e, err) < 0) {
+	if (send_once(c, m, request, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
 		if (err->code == ERR_UNAVAILABLE)
@@ -357,21 +387,81 @@ refuse(struct grant *g, uint32_t channel, const struct err *why, struct err *err
 			 .hint = str_of(why->hint));
 }
 
-int
-admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
+/* ---- one that has its key already ---- */
+
+static int
+by_text(const void *a, const void *b)
+{
+	const struct str *x = a, *y = b;
+	const size_t n = x->len < y->len ? x->len : y->len;
+	const int order = n ? memcmp(x->at, y->at, n) : 0;
+
+	return order ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
+ * order. Not how the caller waits for it. */
+static struct digest
+request_sum(const struct msg_call_start *m, const struct call_options *o)
+{
+	auto_of(hasher) struct hasher *h = hasher_new();
+	const char what[3] = {(char)m->kind, m->pty != 0, '\0'};
+	struct str vars[CALL_ENV_MAX], rest = m->env, one;
+	size_t n = 0;
+
+	while (rest.len && n < CALL_ENV_MAX && str_cut(&rest, '\0', &one))
+		if (is_variable(one))
+			vars[n++] = one;
+	qsort(vars, n, sizeof *vars, by_text);
+	hasher_add(h, what, sizeof what);
+	hasher_add(h, m->command.at, m->command.len);
+	hasher_add(h, "", 1); /* no text of these has a NUL */
+	hasher_add(h, o->cwd, strlen(o->cwd) + 1);
+	for (size_t i = 0; i < n; i++) {
+		hasher_add(h, vars[i].at, vars[i].len);
+		hasher_add(h, "", 1);
+	}
+	return hasher_sum(h);
+}
+
+/* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
+static int
+join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
+     const struct digest *request, struct err *err)
+{
+	struct keeper *k = g->keeper;
+	const struct once_key *has = o->key[0] ? once_find(&k->once, str_of(o->key)) : NULL;
+
+	if (!has)
+		return 0;
+	if (!digest_equal(&has->request, request)) {
+		err_set(err, ERR_USAGE, "BERTH_CALL: call %s has this key, with another command, "
+			"environment, directory or terminal", has->call);
+		return err_hint(err, "take a new key, or look: ssh berth@HOST call show %s",
+				has->call);
+	}
+	struct call *c = call_find_id(k, str_of(has->call));
+	const int said = c ? join_live(c, g, m->channel, err)
+			   : join_ended(g, m->channel, has->call, err);
+	return said < 0 ? -1 : 1;
+}
+
+static int
+begin(struct grant *g, const struct msg_call_start *m, const struct call_options *options,
+      const struct digest *request, struct err *err)
 {
 	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1};
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
-	if (check(g, m, &why) < 0)
+	if (check_room(g->keeper, &why) < 0)
 		return refuse(g, m->channel, &why, err);
-	c = new_call(g, m);
+	c = new_call(g, m, options);
 	if (!c) {
 		err_set(&why, ERR_UNAVAILABLE, "no memory for a call");
 		return refuse(g, m->channel, &why, err);
 	}
-	if (start(c, m, &e, &why) < 0) {
+	if (start(c, m, request, &e, &why) < 0) {
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
@@ -384,4 +474,21 @@ admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
 	const int told = wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
 	spool_start(begun);
 	return told;
+}
+
+int
+admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
+{
+	struct call_options options;
+	struct digest request = {0};
+	struct err why;
+
+	if (check(g, m, &options, &why) < 0)
+		return refuse(g, m->channel, &why, err);
+	if (options.key[0])
+		request = request_sum(m, &options);
+	const int joined = join(g, m, &options, &request, &why);
+	if (joined < 0)
+		return refuse(g, m->channel, &why, err);
+	return joined ? 0 : begin(g, m, &options, &request, err);
 }

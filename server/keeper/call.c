@@ -170,6 +170,7 @@ call_free(struct call *c)
 	stream_close(&c->err);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);
+	join_done(c);
 	for (int i = 0; i < c->n_growth; i++)
 		fd_close(&c->growth[i]);
 	journal_close(&c->journal);
@@ -255,8 +256,8 @@ call_resize(struct call *c, const struct msg_call_resize *m)
 	terminal_resize(&c->terminal, m->columns, m->rows, m->x_pixels, m->y_pixels);
 }
 
-static void
-resume_streams(struct call *c)
+void
+call_resume(struct call *c)
 {
 	if (!may_read(c))
 		return;
@@ -268,20 +269,7 @@ void
 call_taken(struct call *c, uint64_t journal_bytes)
 {
 	journal_take(&c->journal, journal_bytes);
-	resume_streams(c);
-}
-
-void
-call_leave(struct call *c)
-{
-	c->owner = NULL;
-	journal_disown(&c->journal);
-	fd_close(&c->growth[0]);
-	terminal_close(&c->terminal);
-	fd_close(&c->input);
-	if (c->state == CALL_RUNNING && !c->options.detach)
-		(void)!keeper_signal(c->keeper, c->number, SIGHUP);
-	resume_streams(c);
+	call_resume(c);
 }
 
 /* ---- what init says: all of it untrusted ---- */
@@ -404,7 +392,7 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
 	empty_streams(c);
 	if (c->options.wait_all) {
-		resume_streams(c);
+		call_resume(c);
 		on_all(c);
 		return;
 	}
@@ -412,33 +400,22 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 		finish(c);
 		return;
 	}
-	resume_streams(c);
+	call_resume(c);
 	timer_set(&k->loop, &c->timer, c->last_byte_ns + DRAIN_QUIET_NS, on_quiet, c);
 }
 
 /* ---- its end ---- */
 
+/* The graver of two. */
 static void
-tell_owner(struct call *c)
+format_notice(const struct call *c, char *out, size_t size)
 {
-	struct grant *g = c->owner;
-	const struct journal_outcome *o = &c->outcome;
-	char notice[500];
-	struct err err;
-
-	c->owner = NULL;
-	if (!g || g->dead)
-		return;
-	snprintf(notice, sizeof notice, "%s", c->excess.notice);
-	if (c->journal.lost_bytes) /* the graver of the two */
-		snprintf(notice, sizeof notice,
+	if (c->journal.lost_bytes)
+		snprintf(out, size,
 			 "berth: call: %llu bytes of its output could not be kept, and are lost "
 			 "(free space on the server)", (unsigned long long)c->journal.lost_bytes);
-	if (wire_send(&g->conn, call_ended, &err, .channel = c->channel,
-		      .exit_status = o->exit_status, .signal = o->signal,
-		      .core_dumped = o->core_dumped, .ended_by = str_of(o->ended_by),
-		      .journal_bytes = c->journal.at, .notice = str_of(notice)) < 0)
-		grant_cut(g, &err);
+	else
+		snprintf(out, size, "%s", c->excess.notice);
 }
 
 /* Their command lines, made harmless: they are the session's words. */
@@ -546,15 +523,19 @@ finish(struct call *c)
 {
 	struct keeper *k = c->keeper;
 	auto_buf left = BUF_MAX(1024);
+	char notice[500];
 	struct err err;
 
 	timer_cancel(&c->timer);
 	if (c->outcome.exec_errno)
 		add_exec_error(c, c->outcome.exec_errno);
+	format_notice(c, notice, sizeof notice);
+	c->outcome.notice = notice;
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
 		log_err(&err, "call %s: the end of its journal", c->id);
+	c->outcome.notice = NULL;
 	growth_tell(c);
-	tell_owner(c);
+	join_tell_end(c, notice);
 	growth_end_watchers(c);
 	journal_disown(&c->journal);
 	terminal_close(&c->terminal);
@@ -568,7 +549,7 @@ finish(struct call *c)
 	if (!remove_place(c))
 		list_left(c, &left);
 	spool_end(c, buf_view(&left));
-	resume_streams(c);
+	call_resume(c);
 	after_streams(c);
 	pause_process_ended(k);
 }

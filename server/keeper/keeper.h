@@ -5,12 +5,15 @@
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
- *   sockets.c  sockets of the session's network                     spare.c     started without a name */
+ *   sockets.c  sockets of the session's network                     spare.c     started without a name
+ *   once.c     keys of calls                                        join.c      who listens to a call
+ *   ask.c      what the manager asks about one call                 retain.c    old journals */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
 #include "engine.h"
 #include "journal.h"
+#include "once.h"
 #include "record.h"
 #include "sockets.h"
 
@@ -26,6 +29,7 @@
 enum {
 	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
 	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
+	CALL_READERS_MAX = 256,    /* that have joined one call by its key */
 	GRANTS_MAX = 1024,
 	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
 };
@@ -88,6 +92,8 @@ void excess_heard(struct call *c, const char *bytes, size_t n);
 void excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd);
 void excess_judge(struct call *c);
 void excess_end(struct call *c); /* nothing of it lives any more */
+/* A signal to all processes of a call, where they can be told from others. */
+int excess_signal(struct call *c, uint32_t signal, struct err *err) must_check;
 
 enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
 
@@ -109,6 +115,11 @@ struct call {
 
 	struct grant *owner; /* lent, NULL: nobody any more */
 	uint32_t channel;    /* the owner's name for it */
+	struct reader *readers; /* owned: who has joined it besides, the oldest first */
+	uint32_t n_readers;
+	int feed;          /* owned: a second write end of stdin, of a call with a key; -1: none */
+	uint64_t fed;      /* bytes that were written to it */
+	struct timer hold; /* until then its stdin waits for an owner */
 	char principal[129];
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
@@ -140,8 +151,8 @@ struct call *call_find_id(struct keeper *k, struct str id);
 void call_signal(struct call *c, uint32_t signal);
 void call_resize(struct call *c, const struct msg_call_resize *m);
 void call_taken(struct call *c, uint64_t journal_bytes);
-/* The owner is gone: SIGHUP to its processes; it is journaled until it ends. */
-void call_leave(struct call *c);
+/* Reads on where the journal has room again. */
+void call_resume(struct call *c);
 /* From init. */
 void call_started(struct keeper *k, uint32_t number, uint32_t pid);
 void call_take_pty(struct keeper *k, uint32_t number, int take_master);
@@ -161,6 +172,35 @@ void growth_tell(struct call *c);
 int growth_watch(struct call *c, int *out_journal, int *out_growth, struct err *err) must_check;
 /* Nobody appends any more. */
 void growth_end_watchers(struct call *c);
+
+/* ---- join.c ---- */
+
+/* Says the answer to `call_start`: the call has this key already, and lives or has ended. What cannot be
+ * sent cuts the link. */
+int join_live(struct call *c, struct grant *g, uint32_t channel, struct err *err) must_check;
+int join_ended(struct grant *g, uint32_t channel, const char *call, struct err *err) must_check;
+/* Whether a channel has a call, as its owner or not. */
+bool join_has(const struct keeper *k, const struct grant *g, uint32_t channel);
+/* A channel is gone. Of an owner: SIGHUP to the processes; with a key the next reader is the owner, or
+ * stdin waits for one. It is journaled until it ends. */
+void join_leave(struct keeper *k, const struct grant *g, uint32_t channel);
+/* The same for all channels of a link. */
+void join_leave_all(struct keeper *k, const struct grant *g);
+void join_fed(struct call *c, uint64_t bytes);
+void join_end_input(struct call *c);
+/* To all that listen: it has ended. None of them does any more. */
+void join_tell_end(struct call *c, const char *notice);
+void join_tell_growth(struct call *c);
+void join_done(struct call *c);
+
+/* ---- retain.c ---- */
+
+void retain_take(struct keeper *k, const struct msg_retention *m);
+
+/* ---- ask.c ---- */
+
+void ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m);
+void ask_kill(struct keeper *k, const struct msg_call_kill *m);
 
 /* ---- admit.c ---- */
 
@@ -228,6 +268,7 @@ struct keeper {
 	char cwd[257], home[257], shell[257];
 	struct buf env; /* "NAME=VALUE\0" each */
 	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
+	uint64_t journal_keep_ns, journals_bytes_max; /* retain.c; 0: no bound */
 	uint32_t calls_max, next_number;
 	uint32_t uid, gid; /* of calls, as the session sees them */
 	uint64_t limit_memory, limit_pids, limit_wall_ns; /* 0: none */
@@ -236,8 +277,9 @@ struct keeper {
 
 	struct wire manager, init;
 	struct watch pid1, listen;
-	struct timer farewell;
+	struct timer farewell, retain;
 	struct spool spool;
+	struct once once;
 	struct pause pause;
 	struct sockets sockets;
 	struct grant *grants;

@@ -76,6 +76,10 @@ function_of(enum verb_id id)
 		return do_call_show;
 	case VERB_call_output:
 		return do_call_output;
+	case VERB_call_wait:
+		return do_call_wait;
+	case VERB_call_kill:
+		return do_call_kill;
 	case VERB_image_import:
 		return do_image_import;
 	case VERB_image_ls:
@@ -117,7 +121,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 {
 	struct manager *m = c->m;
 	const struct verb *v = r->verb;
-	const bool about_call = v->id == VERB_call_show || v->id == VERB_call_output;
+	const bool about_call = v->parameters[0].type == PARAMETER_CALL;
 	struct str ref = {NULL, 0};
 	struct session *s = NULL;
 

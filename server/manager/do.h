@@ -48,6 +48,21 @@ int do_call_show(struct manager *m, struct conn *c, const struct request *r, str
 		 struct asker *asker, struct err *err) must_check;
 int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		   struct asker *asker, struct err *err) must_check;
+int do_call_kill(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+int do_call_wait(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+/* The row of the call that a verb names, as new as what its keeper has said. */
+int do_find_call(struct manager *m, const struct request *r, struct session *s,
+		 struct call_row *out, struct err *err) must_check;
+void do_call_json(struct buf *out, const struct call_row *r);
+
+/* ---- do_wait.c: who waits for the end of a call ---- */
+
+/* Calls of this session have ended in the index. */
+void do_wait_told(struct manager *m, const char *session);
+/* seq NULL: all of its waits. */
+void do_wait_forget(const struct conn *c, const uint32_t *seq);
 
 enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD };
+enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_KEY };
 
 static const struct {
 	const char *name;
@@ -14,9 +14,11 @@ static const struct {
 #define DURATION TYPE_DURATION, NULL
 #define PATH	 TYPE_PATH, NULL
 #define WORD(w)	 TYPE_WORD, w
+#define KEY	 TYPE_KEY, NULL
 #define CALL_OPTION(field, name, type, help) {name, offsetof(struct call_options, field), type, help},
 #include "options.def"
 #undef CALL_OPTION
+#undef KEY
 #undef WORD
 #undef PATH
 #undef DURATION
@@ -28,6 +30,17 @@ bool
 options_is_ours(struct str variable)
 {
 	return str_starts(variable, "BERTH_");
+}
+
+static int
+take_key(struct str value, char *field, struct err *err)
+{
+	if (value.len < 1 || value.len >= OPTION_KEY_BYTES)
+		return err_set(err, ERR_USAGE, "not 1 to %d bytes", OPTION_KEY_BYTES - 1);
+	for (size_t i = 0; i < value.len; i++)
+		if (value.at[i] <= ' ' || value.at[i] > '~')
+			return err_set(err, ERR_USAGE, "not printable, or with a space");
+	return str_copy(value, field, OPTION_KEY_BYTES, err);
 }
 
 static int
@@ -53,6 +66,8 @@ take(size_t i, struct str value, struct call_options *out, struct err *err)
 			return err_set(err, ERR_USAGE, "not %s", options[i].word);
 		*(bool *)field = true;
 		return 0;
+	case TYPE_KEY:
+		return take_key(value, field, err);
 	}
 	return err_set(err, ERR_INTERNAL, "an option without a type");
 }
@@ -74,7 +89,7 @@ take_variable(struct str variable, struct call_options *out, struct err *err)
 		return err_hint(err, "%s", options[i].help);
 	}
 	err_set(err, ERR_USAGE, "%.*s is not known", (int)(name.len > 64 ? 64 : name.len), name.at);
-	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT and _DETACH are");
+	return err_hint(err, "BERTH_CALL, _TIMEOUT, _CWD, _STDIN, _WAIT and _DETACH are");
 }
 
 int

@@ -29,6 +29,7 @@ roles_and_verbs(void **state)
 	    {VERB_image_rm, false, false},
 	    {VERB_set, false, true},
 	    {VERB_why, true, true},
+	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
 	};
 
 	(void)state;
