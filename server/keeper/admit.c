@@ -53,7 +53,7 @@ static int
 check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 {
 	struct keeper *k = g->keeper;
-	struct call_options ignored;
+	struct call_options options;
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
@@ -68,8 +68,12 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
-	if (options_parse(m->env, &ignored, err) < 0)
+	if (options_parse(m->env, &options, err) < 0)
 		return -1;
+	if (options.shell[0] && m->kind != KIND_EXEC) {
+		err_set(err, ERR_USAGE, "BERTH_SHELL: not without a command");
+		return err_hint(err, "one shell's calls run one after the other");
+	}
 	if (call_find(k, g, m->channel))
 		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
 	if (k->n_calls >= k->calls_max) {
@@ -114,8 +118,12 @@ command_text(const struct keeper *k, const struct msg_call_start *m)
 }
 
 static int
-fill_argv(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
+fill_argv(const struct call *c, const struct msg_call_start *m, struct buf *out, struct err *err)
 {
+	const struct keeper *k = c->keeper;
+
+	if (c->shell[0])
+		return shell_fill_argv(c, m->command, out, err);
 	if (m->kind == KIND_SHELL) {
 		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));
@@ -243,6 +251,7 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	struct err none; /* it was parsed when it was checked */
 	if (options_parse(m->env, &c->options, &none) < 0)
 		c->options = (struct call_options){0};
+	shell_set_key(c, g);
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -278,34 +287,80 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 /* ---- hand it over ---- */
 
-static int
-send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *e, struct err *err)
-{
-	struct keeper *k = c->keeper;
-	auto_buf argv = BUF_MAX(ARGV_MAX_BYTES);
-	auto_buf env = BUF_MAX(ENV_MAX_BYTES);
+/* What init is to start. A call that waits for its shell keeps it. */
+struct launch {
+	struct buf argv, env;
+	int fds[4]; /* owned: its three streams and its place; -1: none */
+	uint32_t columns, rows, x_pixels, y_pixels;
+};
 
-	if (fill_argv(k, m, &argv, err) < 0 || fill_env(k, m, &env, err) < 0)
-		return -1;
-	const int fds[4] = {
-	    c->pty ? k->null : e->in,
-	    c->pty ? k->null : e->out,
-	    c->pty ? k->null : e->err,
-	    e->place >= 0 ? e->place : k->null,
-	};
-	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
-	const struct msg_init_exec body = {
-	    .call = c->number,
-	    .pty = c->pty,
+void
+launch_free(struct launch *l)
+{
+	if (!l)
+		return;
+	for (int i = 0; i < 4; i++)
+		fd_close(&l->fds[i]);
+	buf_free(&l->argv);
+	buf_free(&l->env);
+	free(l);
+}
+AUTO_OF(launch)
+
+void
+launch_resize(struct launch *l, const struct msg_call_resize *m)
+{
+	l->columns = m->columns;
+	l->rows = m->rows;
+	l->x_pixels = m->x_pixels;
+	l->y_pixels = m->y_pixels;
+}
+
+static int
+launch_take(struct call *c, const struct msg_call_start *m, struct ends *take, struct err *err)
+{
+	auto_of(launch) struct launch *l = try_new(1, sizeof *l);
+
+	if (!l)
+		return err_set(err, ERR_UNAVAILABLE, "no memory for a call");
+	*l = (struct launch){
+	    .argv = BUF_MAX(ARGV_MAX_BYTES),
+	    .env = BUF_MAX(ENV_MAX_BYTES),
+	    .fds = {fd_steal(&take->in), fd_steal(&take->out), fd_steal(&take->err),
+		    fd_steal(&take->place)},
 	    .columns = m->columns,
 	    .rows = m->rows,
 	    .x_pixels = m->x_pixels,
 	    .y_pixels = m->y_pixels,
-	    .no_cgroup = e->place < 0,
+	};
+	if (fill_argv(c, m, &l->argv, err) < 0 || fill_env(c->keeper, m, &l->env, err) < 0)
+		return -1;
+	c->launch = steal(&l);
+	return 0;
+}
+
+int
+admit_launch(struct call *c, struct err *err)
+{
+	auto_of(launch) struct launch *l = steal(&c->launch);
+	struct keeper *k = c->keeper;
+	int fds[4];
+
+	for (int i = 0; i < 4; i++)
+		fds[i] = l->fds[i] >= 0 ? l->fds[i] : k->null; /* a PTY's streams are init's to make */
+	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
+	const struct msg_init_exec body = {
+	    .call = c->number,
+	    .pty = c->pty,
+	    .columns = l->columns,
+	    .rows = l->rows,
+	    .x_pixels = l->x_pixels,
+	    .y_pixels = l->y_pixels,
+	    .no_cgroup = l->fds[3] < 0,
 	    .cwd = str_of(own_cwd ? c->options.cwd : k->cwd),
 	    .cwd_else = own_cwd ? STR_LIT("") : str_of(k->home),
-	    .argv = buf_view(&argv),
-	    .env = buf_view(&env),
+	    .argv = buf_view(&l->argv),
+	    .env = buf_view(&l->env),
 	    .uid = k->uid,
 	    .gid = k->gid,
 	};
@@ -339,7 +394,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 		e->place = -1;
 		c->place_gone = true;
 	}
-	if (send_to_init(c, m, e, err) < 0) {
+	if (launch_take(c, m, e, err) < 0 || (!shell_must_wait(c) && admit_launch(c, err) < 0)) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
 		if (err->code == ERR_UNAVAILABLE)

@@ -5,7 +5,8 @@
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
- *   sockets.c  sockets of the session's network                     spare.c     started without a name */
+ *   sockets.c  sockets of the session's network                     spare.c     started without a name
+ *   shell.c    named shells, and who waits for one */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -26,6 +27,8 @@
 enum {
 	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
 	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
+	SHELL_KEY_BYTES = OPTION_NAME_BYTES + 17, /* name, @, 16 digits of its principal's sha256 */
+	SHELL_WORDS_BYTES = 128,
 	GRANTS_MAX = 1024,
 	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
 };
@@ -89,7 +92,7 @@ void excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd);
 void excess_judge(struct call *c);
 void excess_end(struct call *c); /* nothing of it lives any more */
 
-enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
+enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE, CALL_QUEUED };
 
 struct call_stream {
 	struct call *call;
@@ -105,6 +108,7 @@ struct call {
 	uint32_t number; /* init's name for it */
 	enum call_state state;
 	const char *waits_for; /* the words of what it waits for */
+	char shell_words[SHELL_WORDS_BYTES]; /* those of one that is QUEUED */
 	struct timer timer;
 
 	struct grant *owner; /* lent, NULL: nobody any more */
@@ -113,6 +117,9 @@ struct call {
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
 	struct call_options options;
+
+	struct launch *launch; /* owned: what init is to start; NULL: it has it */
+	char shell[SHELL_KEY_BYTES]; /* the named shell it runs in; empty: none */
 
 	struct journal journal;
 	struct call_stream out, err;
@@ -130,8 +137,13 @@ struct call {
 	bool place_gone; /* the engine's place for its processes is removed */
 };
 
-/* A call that was admitted and whose process init is starting: on the list from now on. */
+/* A call that was admitted and whose process init is starting, or that waits for its shell: on the
+ * list from now on. */
 void call_begin(struct call *c);
+/* Init starts it now. */
+void call_launched(struct call *c);
+/* Of one that is QUEUED: it ends without having run. */
+void call_cancel(struct call *c, const struct journal_outcome *outcome);
 /* Frees a call that was never begun, or is over. */
 void call_free(struct call *c);
 AUTO_OF(call)
@@ -166,6 +178,23 @@ void growth_end_watchers(struct call *c);
 
 /* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
 int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
+/* Has init start what was admitted, and forgets how. */
+int admit_launch(struct call *c, struct err *err) must_check;
+void launch_free(struct launch *l);
+void launch_resize(struct launch *l, const struct msg_call_resize *m);
+
+/* ---- shell.c: named shells ---- */
+
+/* Which shell a call of owner runs in: a developer's are his alone. */
+void shell_set_key(struct call *c, const struct grant *owner);
+int shell_fill_argv(const struct call *c, struct str command, struct buf *out,
+		    struct err *err) must_check;
+/* Whether another call is in the shell of this one, or waits for it; then this one waits, with words. */
+bool shell_must_wait(struct call *c);
+/* No process is in this shell any more: the next call's turn. */
+void shell_next(struct keeper *k, const char *key);
+/* The calls that wait for a shell end. */
+void shell_cancel_all(struct keeper *k, const char *ended_by);
 
 /* ---- grant.c ---- */
 

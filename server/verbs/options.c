@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD };
+enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_NAME };
 
 static const struct {
 	const char *name;
@@ -13,11 +13,13 @@ static const struct {
 } options[] = {
 #define DURATION TYPE_DURATION, NULL
 #define PATH	 TYPE_PATH, NULL
+#define NAME	 TYPE_NAME, NULL
 #define WORD(w)	 TYPE_WORD, w
 #define CALL_OPTION(field, name, type, help) {name, offsetof(struct call_options, field), type, help},
 #include "options.def"
 #undef CALL_OPTION
 #undef WORD
+#undef NAME
 #undef PATH
 #undef DURATION
 };
@@ -28,6 +30,21 @@ bool
 options_is_ours(struct str variable)
 {
 	return str_starts(variable, "BERTH_");
+}
+
+/* The form of a session's name: it becomes a file's. */
+static bool
+is_name(struct str s)
+{
+	if (s.len == 0 || s.len >= OPTION_NAME_BYTES)
+		return false;
+	for (size_t i = 0; i < s.len; i++) {
+		const char c = s.at[i];
+		const bool first = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+		if (!first && (i == 0 || (c != '.' && c != '_' && c != '-')))
+			return false;
+	}
+	return true;
 }
 
 static int
@@ -48,6 +65,10 @@ take(size_t i, struct str value, struct call_options *out, struct err *err)
 		if (!str_starts(value, "/"))
 			return err_set(err, ERR_USAGE, "not an absolute path");
 		return str_copy(value, field, OPTION_PATH_BYTES, err);
+	case TYPE_NAME:
+		if (!is_name(value))
+			return err_set(err, ERR_USAGE, "not a name");
+		return str_copy(value, field, OPTION_NAME_BYTES, err);
 	case TYPE_WORD:
 		if (!str_is(value, options[i].word))
 			return err_set(err, ERR_USAGE, "not %s", options[i].word);
@@ -74,7 +95,7 @@ take_variable(struct str variable, struct call_options *out, struct err *err)
 		return err_hint(err, "%s", options[i].help);
 	}
 	err_set(err, ERR_USAGE, "%.*s is not known", (int)(name.len > 64 ? 64 : name.len), name.at);
-	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT and _DETACH are");
+	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT, _DETACH and _SHELL are");
 }
 
 int
