@@ -179,6 +179,8 @@ on_started(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
+	if (ch->out.held)
+		held_name(ch->out.held, w->message.call_started.call);
 	if (ch->detach) {
 		buf_fmt(&ch->notice, "%.*s\n", (int)w->message.call_started.call.len,
 			w->message.call_started.call.at);

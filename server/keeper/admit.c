@@ -70,6 +70,8 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (options_parse(m->env, &options, err) < 0)
 		return -1;
+	if (options.max_output && m->pty)
+		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
 	if (options.shell[0] && m->kind != KIND_EXEC) {
 		err_set(err, ERR_USAGE, "BERTH_SHELL: not without a command");
 		return err_hint(err, "one shell's calls run one after the other");
@@ -244,6 +246,7 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	c->pty = m->pty != 0;
 	c->journal.fd = c->out.fd = c->err.fd = c->input = -1;
 	c->terminal.master = c->terminal.input = -1;
+	c->spill.fd[0] = c->spill.fd[1] = -1;
 	c->out.call = c->err.call = c;
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
@@ -386,7 +389,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 	struct keeper *k = c->keeper;
 	struct err no_place;
 
-	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0)
+	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0 || spill_open(c, err) < 0)
 		return -1;
 	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
 		/* It runs, but what it leaves behind cannot be told from the others'. */
@@ -430,6 +433,7 @@ admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
+		spill_remove(c);
 		return refuse(g, m->channel, &why, err);
 	}
 	struct call *begun = steal(&c);

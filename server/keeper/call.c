@@ -78,6 +78,8 @@ append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
 
 	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
 		log_err(&err, "call %s: its output is not kept any more", c->id);
+	if (c->options.max_output)
+		spill_append(c, as, bytes, n);
 	growth_note(c);
 }
 
@@ -176,6 +178,7 @@ call_free(struct call *c)
 		fd_close(&c->growth[i]);
 	journal_close(&c->journal);
 	launch_free(c->launch);
+	spill_close(&c->spill);
 	free(c->command);
 	free(c);
 }
@@ -614,6 +617,7 @@ finish(struct call *c)
 		add_exec_error(c, c->outcome.exec_errno);
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
 		log_err(&err, "call %s: the end of its journal", c->id);
+	spill_close(&c->spill);
 	growth_tell(c);
 	tell_owner(c);
 	growth_end_watchers(c);

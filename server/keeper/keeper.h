@@ -6,7 +6,7 @@
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
  *   sockets.c  sockets of the session's network                     spare.c     started without a name
- *   shell.c    named shells, and who waits for one */
+ *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -92,6 +92,20 @@ void excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd);
 void excess_judge(struct call *c);
 void excess_end(struct call *c); /* nothing of it lives any more */
 
+/* ---- spill.c: the output of calls that asked, as plain files that the session may read ---- */
+
+struct spill {
+	int fd[2]; /* owned: stdout, stderr; -1: none */
+	uint64_t bytes[2];
+};
+
+/* Where options ask for it: `<call>.out` and `<call>.err` in KEEPER_SPILL. */
+int spill_open(struct call *c, struct err *err) must_check;
+void spill_append(struct call *c, enum journal_stream as, const char *bytes, size_t n);
+void spill_close(struct spill *s);
+/* Takes back the files of a call that did not start. */
+void spill_remove(const struct call *c);
+
 enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE, CALL_QUEUED };
 
 struct call_stream {
@@ -123,6 +137,7 @@ struct call {
 
 	struct journal journal;
 	struct call_stream out, err;
+	struct spill spill;
 	struct terminal terminal;
 	int input;                         /* owned: stdin's read end until the PTY is there, -1 */
 	int growth[1 + CALL_WATCHERS_MAX]; /* owned: [0] the owner's eventfd, then write ends of

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_NAME };
+enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_NAME, TYPE_SIZE };
 
 static const struct {
 	const char *name;
@@ -14,11 +14,13 @@ static const struct {
 #define DURATION TYPE_DURATION, NULL
 #define PATH	 TYPE_PATH, NULL
 #define NAME	 TYPE_NAME, NULL
+#define SIZE	 TYPE_SIZE, NULL
 #define WORD(w)	 TYPE_WORD, w
 #define CALL_OPTION(field, name, type, help) {name, offsetof(struct call_options, field), type, help},
 #include "options.def"
 #undef CALL_OPTION
 #undef WORD
+#undef SIZE
 #undef NAME
 #undef PATH
 #undef DURATION
@@ -51,20 +53,27 @@ static int
 take(size_t i, struct str value, struct call_options *out, struct err *err)
 {
 	char *field = (char *)out + options[i].offset;
-	uint64_t ns;
+	uint64_t n;
 
 	switch (options[i].type) {
 	case TYPE_DURATION:
-		if (num_parse_duration(value, &ns, err) < 0)
+		if (num_parse_duration(value, &n, err) < 0)
 			return -1;
-		if (ns == 0)
+		if (n == 0)
 			return err_set(err, ERR_USAGE, "no time at all");
-		*(uint64_t *)(void *)field = ns;
+		*(uint64_t *)(void *)field = n;
 		return 0;
 	case TYPE_PATH:
 		if (!str_starts(value, "/"))
 			return err_set(err, ERR_USAGE, "not an absolute path");
 		return str_copy(value, field, OPTION_PATH_BYTES, err);
+	case TYPE_SIZE:
+		if (num_parse_size(value, &n, err) < 0)
+			return -1;
+		if (n == 0 || n > OPTION_SIZE_MAX)
+			return err_set(err, ERR_USAGE, "not from 1 byte to 1 MiB");
+		*(uint64_t *)(void *)field = n;
+		return 0;
 	case TYPE_NAME:
 		if (!is_name(value))
 			return err_set(err, ERR_USAGE, "not a name");
@@ -95,7 +104,7 @@ take_variable(struct str variable, struct call_options *out, struct err *err)
 		return err_hint(err, "%s", options[i].help);
 	}
 	err_set(err, ERR_USAGE, "%.*s is not known", (int)(name.len > 64 ? 64 : name.len), name.at);
-	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT, _DETACH and _SHELL are");
+	return err_hint(err, "BERTH_TIMEOUT, _CWD, _STDIN, _WAIT, _DETACH, _SHELL and _MAX_OUTPUT are");
 }
 
 int
