@@ -289,6 +289,7 @@ struct keeper {
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
+	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */
 	char suspend_why[513], suspend_hint[161];

@@ -1,8 +1,10 @@
 """Named shells: BERTH_SHELL=NAME carries a shell's state from call to call, one call after the other."""
+import asyncio
 import pathlib
 import shutil
 import tempfile
 
+import asyncssh
 import pytest
 from conftest import at_most, running, wait_until
 from test_images import add_binary
@@ -197,7 +199,7 @@ def test_calls_of_one_shell_queue_in_order_and_hold_up_nobody_else(server, name)
         assert [p.wait() for p in [first, *rest]] == [0] * 5
 
 
-def test_one_that_waits_can_leave_be_killed_and_run_out_of_time(server, name):
+def test_one_that_waits_can_leave_and_run_out_of_time(server, name):
     server.ssh(name, "mkfifo go")
     first = popen(server, name, "x=first; cat go")
     wait_until("the first", lambda: len(live(server, name)) == 1)
@@ -215,6 +217,27 @@ def test_one_that_waits_can_leave_be_killed_and_run_out_of_time(server, name):
     assert first.wait(20) == 0
     wait_until("the detached one", lambda: server.json("call", "show", detached)["ended_by"])
     assert out(call(server, name, "echo $x")) == "first,detached\n"
+
+
+def test_one_that_waits_can_be_signalled(server, name):
+    server.ssh(name, "mkfifo go")
+    first = popen(server, name, "x=first; cat go")
+    wait_until("the first", lambda: len(live(server, name)) == 1)
+
+    async def signalled(number):
+        async with asyncssh.connect("127.0.0.1", server.port, username=name, known_hosts=None, client_keys=[str(server.key)]) as c:
+            p = await c.create_process("x=second", env={"BERTH_SHELL": "main"})
+            while len(await asyncio.to_thread(live, server, name)) < 2:
+                pass
+            p.send_signal("CONT")  # nothing that has not begun could make of it
+            p.send_signal(number)
+            return await p.wait()
+    with at_most(20):
+        r = asyncio.run(signalled("TERM"))
+    assert r.exit_signal[0] == "TERM" and r.stdout == r.stderr == ""
+    server.ssh(name, "echo > go")
+    assert first.wait(20) == 0
+    assert out(call(server, name, "echo $x")) == "first\n"
 
 
 def test_what_a_call_leaves_running_does_not_hold_its_shell(server, name):

@@ -1,4 +1,5 @@
 """BERTH_MAX_OUTPUT=SIZE: head and tail of each stream travel, a line between them tells of the rest, which is a file in the session."""
+import os
 import re
 
 import pytest
@@ -72,6 +73,21 @@ def test_the_files_are_the_sessions_to_read_and_no_more(server, name):
     assert r.out == b"640\n100\n" and r.stderr.count("Read-only") == 2 and "Permission denied" in r.stderr, r
     assert server.verb(f"pause {name}").status == 0
     assert server.ssh(name, f"wc -c < {path}").out == b"100\n", "still there"
+
+
+def test_the_oldest_files_go_when_there_are_too_many(server, name):
+    call(server, name, "cat", "10", stdin=text(100))
+    first = last(server, name)
+    call(server, name, "cat", "10", stdin=text(100))
+    second = last(server, name)
+    old, = server.state.glob(f"sessions/*/spill/{first}.out")
+    with open(old, "r+b") as f:  # as a call would have left it that wrote so much
+        os.posix_fallocate(f.fileno(), 0, (4 << 30) + 8192)
+    os.utime(old, (1, 1))
+    call(server, name, "cat", "10", stdin=text(100))
+    third = last(server, name)
+    kept = server.ssh(name, "ls /run/berth/out").stdout.split()
+    assert f"{first}.out" not in kept and {f"{second}.out", f"{third}.out"} <= set(kept)
 
 
 def test_calls_that_did_not_ask_leave_no_file(server, name):
