@@ -70,6 +70,9 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (options_parse(m->env, &options, err) < 0)
 		return -1;
+	if (options.max_output && !k->engine->shows_spill)
+		return err_set(err, ERR_UNAVAILABLE,
+			       "BERTH_MAX_OUTPUT: a session of this isolation has no /run/berth/out");
 	if (options.max_output && m->pty)
 		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
 	if (options.shell[0] && m->kind != KIND_EXEC) {
