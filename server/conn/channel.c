@@ -242,6 +242,10 @@ take_options(struct channel *ch, struct err *err)
 		return -1;
 	if (options.detach && ch->pty)
 		return err_set(err, ERR_USAGE, "BERTH_DETACH: not for a terminal");
+	if (options.max_output && ch->pty)
+		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
+	if (options.max_output && !ch->out.held)
+		ch->out.held = held_new(options.max_output);
 	ch->detach = options.detach;
 	ch->stdin_null = options.stdin_null || options.detach;
 	ch->keyed = options.key[0] != '\0';

@@ -100,6 +100,7 @@ struct output {
 	struct buf end_frame;
 	bool has_gap;
 	bool hung_up; /* nobody appends any more, so that no END may come */
+	struct held *held; /* owned: what travels of a call with BERTH_MAX_OUTPUT; NULL: all */
 };
 
 struct keeper_link {
@@ -200,6 +201,20 @@ void conn_stall(struct channel *ch, uint64_t progress);
 void auth_init(struct conn *c);
 /* Counts one attempt; too many end the connection. */
 void auth_count(struct conn *c);
+
+/* ---- held.c: the head and the tail of a stream ---- */
+
+struct held;
+struct held *held_new(uint64_t max_output);
+/* The call's id, when it is known. */
+void held_name(struct held *h, struct str call);
+void held_free(struct held *h);
+/* How many bytes of s go to the client now; what is behind them is held, or dropped. */
+size_t held_take(struct channel *ch, bool is_err, struct str s);
+/* Whether something is to be sent when the journal has ended. */
+bool held_has(const struct channel *ch);
+/* The next piece of it, at most max bytes; empty: it has put a line of words first. */
+struct str held_next(struct channel *ch, size_t max, bool *out_err);
 
 /* ---- channel.c ---- */
 

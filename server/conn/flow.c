@@ -276,7 +276,11 @@ show_piece(struct channel *ch, const struct journal_frame *f)
 	if (n == skipped)
 		return FLOW_MORE;
 	const bool is_err = f->stream == JOURNAL_ERR;
-	const struct str shown = {at + skipped, n - skipped};
+	struct str shown = {at + skipped, n - skipped};
+	if (out->held)
+		shown.len = held_take(ch, is_err, shown);
+	if (shown.len == 0)
+		return FLOW_MORE;
 	/* behind the line that tells of a gap, if one was just put there */
 	if (out->text[TEXT_ERR].len && channel_bytes(ch, is_err ? TEXT_ERR : TEXT_OUT, shown))
 		return FLOW_MORE;
@@ -337,6 +341,15 @@ send_journal_pieces(struct channel *ch, size_t window)
 	return flow;
 }
 
+static enum flow
+send_held(struct channel *ch, size_t window)
+{
+	bool is_err = false;
+	const struct str piece = held_next(ch, least(window, FLOW_PIECE_BYTES), &is_err);
+
+	return piece.len ? send_piece(ch, piece.at, piece.len, is_err) : FLOW_MORE;
+}
+
 enum flow
 flow_output(struct channel *ch)
 {
@@ -349,7 +362,8 @@ flow_output(struct channel *ch)
 		finish_journal(ch);
 		return FLOW_MORE;
 	}
-	if (!out->tail_len && !text && !journal)
+	const bool held = out->finished && held_has(ch);
+	if (!out->tail_len && !text && !journal && !held)
 		return FLOW_IDLE;
 	if (conn_is_blocked(ch->conn))
 		return FLOW_STALLED;
@@ -362,7 +376,7 @@ flow_output(struct channel *ch)
 		return send_text(ch, TEXT_OUT, window);
 	if (out->text[TEXT_ERR].len)
 		return send_text(ch, TEXT_ERR, window);
-	return send_journal_pieces(ch, window);
+	return journal ? send_journal_pieces(ch, window) : send_held(ch, window);
 }
 
 /* A watcher's growth is a pipe: emptied, so that there is room for the next word, and hung up when
@@ -407,6 +421,7 @@ flow_done(struct channel *ch)
 	fd_close(&out->journal);
 	fd_close(&out->growth);
 	free(out->tail);
+	held_free(out->held);
 	for (int t = 0; t < TEXTS; t++) {
 		ch->conn->text_bytes -= out->text[t].len - out->text_at[t];
 		buf_free(&out->text[t]);

@@ -218,6 +218,8 @@ on_started(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
+	if (ch->out.held)
+		held_name(ch->out.held, w->message.call_started.call);
 	if (ch->detach) {
 		answer_detached(ch, w->message.call_started.call);
 		return;

@@ -72,6 +72,15 @@ check(const struct grant *g, const struct msg_call_start *m, struct call_options
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (options_parse(m->env, options, err) < 0)
 		return -1;
+	if (options->max_output && !k->engine->shows_spill)
+		return err_set(err, ERR_UNAVAILABLE,
+			       "BERTH_MAX_OUTPUT: a session of this isolation has no /run/berth/out");
+	if (options->max_output && m->pty)
+		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
+	if (options->shell[0] && m->kind != KIND_EXEC) {
+		err_set(err, ERR_USAGE, "BERTH_SHELL: not without a command");
+		return err_hint(err, "one shell's calls run one after the other");
+	}
 	if (join_has(k, g, m->channel))
 		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
 	return 0;
@@ -123,8 +132,12 @@ command_text(const struct keeper *k, const struct msg_call_start *m)
 }
 
 static int
-fill_argv(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
+fill_argv(const struct call *c, const struct msg_call_start *m, struct buf *out, struct err *err)
 {
+	const struct keeper *k = c->keeper;
+
+	if (c->shell[0])
+		return shell_fill_argv(c, m->command, out, err);
 	if (m->kind == KIND_SHELL) {
 		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));
@@ -250,11 +263,13 @@ new_call(struct grant *g, const struct msg_call_start *m, const struct call_opti
 	c->pty = m->pty != 0;
 	c->journal.fd = c->out.fd = c->err.fd = c->input = c->feed = -1;
 	c->terminal.master = c->terminal.input = -1;
+	c->spill.fd[0] = c->spill.fd[1] = -1;
 	c->out.call = c->err.call = c;
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
 	c->options = *options;
+	shell_set_key(c, g);
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -290,34 +305,80 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 /* ---- hand it over ---- */
 
-static int
-send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *e, struct err *err)
-{
-	struct keeper *k = c->keeper;
-	auto_buf argv = BUF_MAX(ARGV_MAX_BYTES);
-	auto_buf env = BUF_MAX(ENV_MAX_BYTES);
+/* What init is to start. A call that waits for its shell keeps it. */
+struct launch {
+	struct buf argv, env;
+	int fds[4]; /* owned: its three streams and its place; -1: none */
+	uint32_t columns, rows, x_pixels, y_pixels;
+};
 
-	if (fill_argv(k, m, &argv, err) < 0 || fill_env(k, m, &env, err) < 0)
-		return -1;
-	const int fds[4] = {
-	    c->pty ? k->null : e->in,
-	    c->pty ? k->null : e->out,
-	    c->pty ? k->null : e->err,
-	    e->place >= 0 ? e->place : k->null,
-	};
-	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
-	const struct msg_init_exec body = {
-	    .call = c->number,
-	    .pty = c->pty,
+void
+launch_free(struct launch *l)
+{
+	if (!l)
+		return;
+	for (int i = 0; i < 4; i++)
+		fd_close(&l->fds[i]);
+	buf_free(&l->argv);
+	buf_free(&l->env);
+	free(l);
+}
+AUTO_OF(launch)
+
+void
+launch_resize(struct launch *l, const struct msg_call_resize *m)
+{
+	l->columns = m->columns;
+	l->rows = m->rows;
+	l->x_pixels = m->x_pixels;
+	l->y_pixels = m->y_pixels;
+}
+
+static int
+launch_take(struct call *c, const struct msg_call_start *m, struct ends *take, struct err *err)
+{
+	auto_of(launch) struct launch *l = try_new(1, sizeof *l);
+
+	if (!l)
+		return err_set(err, ERR_UNAVAILABLE, "no memory for a call");
+	*l = (struct launch){
+	    .argv = BUF_MAX(ARGV_MAX_BYTES),
+	    .env = BUF_MAX(ENV_MAX_BYTES),
+	    .fds = {fd_steal(&take->in), fd_steal(&take->out), fd_steal(&take->err),
+		    fd_steal(&take->place)},
 	    .columns = m->columns,
 	    .rows = m->rows,
 	    .x_pixels = m->x_pixels,
 	    .y_pixels = m->y_pixels,
-	    .no_cgroup = e->place < 0,
+	};
+	if (fill_argv(c, m, &l->argv, err) < 0 || fill_env(c->keeper, m, &l->env, err) < 0)
+		return -1;
+	c->launch = steal(&l);
+	return 0;
+}
+
+int
+admit_launch(struct call *c, struct err *err)
+{
+	auto_of(launch) struct launch *l = steal(&c->launch);
+	struct keeper *k = c->keeper;
+	int fds[4];
+
+	for (int i = 0; i < 4; i++)
+		fds[i] = l->fds[i] >= 0 ? l->fds[i] : k->null; /* a PTY's streams are init's to make */
+	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
+	const struct msg_init_exec body = {
+	    .call = c->number,
+	    .pty = c->pty,
+	    .columns = l->columns,
+	    .rows = l->rows,
+	    .x_pixels = l->x_pixels,
+	    .y_pixels = l->y_pixels,
+	    .no_cgroup = l->fds[3] < 0,
 	    .cwd = str_of(own_cwd ? c->options.cwd : k->cwd),
 	    .cwd_else = own_cwd ? STR_LIT("") : str_of(k->home),
-	    .argv = buf_view(&argv),
-	    .env = buf_view(&env),
+	    .argv = buf_view(&l->argv),
+	    .env = buf_view(&l->env),
 	    .uid = k->uid,
 	    .gid = k->gid,
 	};
@@ -337,18 +398,26 @@ spool_start(const struct call *c)
 	keeper_record(c->keeper, &r);
 }
 
+static int
+hand_over(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+{
+	if (launch_take(c, m, e, err) < 0)
+		return -1;
+	return shell_must_wait(c) ? 0 : admit_launch(c, err);
+}
+
 /* The key first, durably: no crash can make the call begin twice. */
 static int
 send_once(struct call *c, const struct msg_call_start *m, const struct digest *request,
-	  const struct ends *e, struct err *err)
+	  struct ends *e, struct err *err)
 {
 	struct once *o = &c->keeper->once;
 
 	if (!c->options.key[0])
-		return send_to_init(c, m, e, err);
+		return hand_over(c, m, e, err);
 	if (once_add(o, str_of(c->options.key), request, c->id, err) < 0)
 		return -1;
-	if (send_to_init(c, m, e, err) == 0)
+	if (hand_over(c, m, e, err) == 0)
 		return 0;
 	once_take_back(o);
 	return -1;
@@ -361,7 +430,7 @@ start(struct call *c, const struct msg_call_start *m, const struct digest *reque
 	struct keeper *k = c->keeper;
 	struct err no_place;
 
-	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0)
+	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0 || spill_open(c, err) < 0)
 		return -1;
 	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
 		/* It runs, but what it leaves behind cannot be told from the others'. */
@@ -417,6 +486,7 @@ request_sum(const struct msg_call_start *m, const struct call_options *o)
 	hasher_add(h, m->command.at, m->command.len);
 	hasher_add(h, "", 1); /* no text of these has a NUL */
 	hasher_add(h, o->cwd, strlen(o->cwd) + 1);
+	hasher_add(h, o->shell, strlen(o->shell) + 1);
 	for (size_t i = 0; i < n; i++) {
 		hasher_add(h, vars[i].at, vars[i].len);
 		hasher_add(h, "", 1);
@@ -465,6 +535,7 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
+		spill_remove(c);
 		return refuse(g, m->channel, &why, err);
 	}
 	struct call *begun = steal(&c);

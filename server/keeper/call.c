@@ -1,5 +1,6 @@
 /* One call: its streams into its journal, its end, and what it leaves behind.
  *
+ *   QUEUED ─its shell is free▶ RUNNING      QUEUED ─cancelled▶ LATE
  *   RUNNING ─exited▶ DRAINING ─both streams at their end, or quiet▶ LATE ─nothing is left▶ GONE
  *      └─no process of the session lives▶ (all that the pipes hold) ─▶ LATE
  *
@@ -29,6 +30,7 @@ enum {
 };
 #define DRAIN_QUIET_NS    (100 * NS_PER_MS)
 #define DRAIN_MAX_NS      (2 * NS_PER_S)
+#define QUEUE_MAX_NS	  (3600 * NS_PER_S)
 #define ALL_LOOK_NS       (20 * NS_PER_MS)
 #define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
 #define PLACE_WAIT_MAX_NS (30 * NS_PER_S) /* ... up to this */
@@ -76,6 +78,8 @@ append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
 
 	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
 		log_err(&err, "call %s: its output is not kept any more", c->id);
+	if (c->options.max_output)
+		spill_append(c, as, bytes, n);
 	growth_note(c);
 }
 
@@ -174,6 +178,8 @@ call_free(struct call *c)
 	for (int i = 0; i < c->n_growth; i++)
 		fd_close(&c->growth[i]);
 	journal_close(&c->journal);
+	launch_free(c->launch);
+	spill_close(&c->spill);
 	free(c->command);
 	free(c);
 }
@@ -197,15 +203,51 @@ link_call(struct call *c, struct call **list)
 	*list = c;
 }
 
+static void
+on_queue_max(void *ctx)
+{
+	struct call *c = ctx;
+	const struct journal_outcome too_long = {.exit_status = (uint32_t)err_exit(ERR_AGAIN),
+						 .ended_by = "queue"};
+
+	snprintf(c->excess.notice, sizeof c->excess.notice,
+		 "berth: call: not run: it waited an hour for %s", c->shell_words);
+	call_cancel(c, &too_long);
+}
+
 void
 call_begin(struct call *c)
 {
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
-	enter(c, CALL_RUNNING, "its command to end");
+	if (c->launch)
+		enter(c, CALL_QUEUED, c->shell_words);
+	else
+		enter(c, CALL_RUNNING, "its command to end");
 	excess_begin(c);
+	if (c->state == CALL_QUEUED)
+		timer_set(&c->keeper->loop, &c->timer, c->started_ns + QUEUE_MAX_NS, on_queue_max, c);
 	stream_watch(&c->out);
 	stream_watch(&c->err);
+}
+
+void
+call_launched(struct call *c)
+{
+	timer_cancel(&c->timer);
+	enter(c, CALL_RUNNING, "its command to end");
+}
+
+void
+call_cancel(struct call *c, const struct journal_outcome *outcome)
+{
+	c->outcome = *outcome;
+	if (c->excess.timed_out)
+		excess_judge(c);
+	launch_free(steal(&c->launch));
+	stream_close(&c->out);
+	stream_close(&c->err);
+	finish(c);
 }
 
 struct call *
@@ -237,6 +279,14 @@ find_number(struct keeper *k, uint32_t number)
 
 /* ---- what its owner says ---- */
 
+/* What a signal does to a process that did not ask for it. */
+static bool
+ends_by_itself(uint32_t signal)
+{
+	return signal != SIGCHLD && signal != SIGCONT && signal != SIGURG && signal != SIGWINCH &&
+	       signal != SIGSTOP && signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU;
+}
+
 void
 call_signal(struct call *c, uint32_t signal)
 {
@@ -244,6 +294,12 @@ call_signal(struct call *c, uint32_t signal)
 
 	if (signal < 1 || signal > 64)
 		return;
+	if (c->state == CALL_QUEUED) {
+		const struct journal_outcome ended = {.signal = signal, .ended_by = "signal"};
+		if (ends_by_itself(signal))
+			call_cancel(c, &ended);
+		return;
+	}
 	if (keeper_signal(c->keeper, c->number, signal) < 0)
 		return;
 	if (signal == SIGKILL && c->keeper->engine->call_kill(&c->keeper->box, c->id, &err) < 0)
@@ -253,6 +309,8 @@ call_signal(struct call *c, uint32_t signal)
 void
 call_resize(struct call *c, const struct msg_call_resize *m)
 {
+	if (c->launch)
+		launch_resize(c->launch, m);
 	terminal_resize(&c->terminal, m->columns, m->rows, m->x_pixels, m->y_pixels);
 }
 
@@ -388,6 +446,7 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 		return; /* a number that is not running: init is not to be believed */
 	set_outcome(c, m);
 	enter(c, CALL_DRAINING, c->options.wait_all ? "all that it started to end" : "its last output");
+	shell_next(k, c->shell);
 	c->last_byte_ns = time_now_ns();
 	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
 	empty_streams(c);
@@ -534,6 +593,7 @@ finish(struct call *c)
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
 		log_err(&err, "call %s: the end of its journal", c->id);
 	c->outcome.notice = NULL;
+	spill_close(&c->spill);
 	growth_tell(c);
 	join_tell_end(c, notice);
 	growth_end_watchers(c);
@@ -559,7 +619,7 @@ call_end_all(struct keeper *k, const char *ended_by)
 {
 	while (k->calls) {
 		struct call *c = k->calls;
-		if (c->state == CALL_RUNNING) {
+		if (c->state == CALL_RUNNING || c->state == CALL_QUEUED) {
 			c->outcome =
 			    (struct journal_outcome){.signal = SIGKILL, .ended_by = ended_by};
 			enter(c, CALL_DRAINING, "its last output");

@@ -129,6 +129,12 @@ on_wall(void *ctx)
 	struct call *c = ctx;
 	struct err err;
 
+	if (c->state == CALL_QUEUED) {
+		const struct journal_outcome late = {.ended_by = "timeout"};
+		c->excess.timed_out = true;
+		call_cancel(c, &late);
+		return;
+	}
 	if (c->state != CALL_RUNNING && !(c->state == CALL_DRAINING && c->options.wait_all))
 		return;
 	c->excess.timed_out = true;

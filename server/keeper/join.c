@@ -197,6 +197,11 @@ owner_left(struct call *c)
 		fd_close(&c->growth[0]);
 		terminal_close(&c->terminal);
 		fd_close(&c->input);
+		if (c->state == CALL_QUEUED && !c->options.detach) {
+			const struct journal_outcome left = {.signal = SIGHUP, .ended_by = "signal"};
+			call_cancel(c, &left);
+			return;
+		}
 		if (c->state == CALL_RUNNING && !c->options.detach)
 			(void)!keeper_signal(k, c->number, SIGHUP);
 	}

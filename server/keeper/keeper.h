@@ -7,7 +7,8 @@
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
  *   sockets.c  sockets of the session's network                     spare.c     started without a name
  *   once.c     keys of calls                                        join.c      who listens to a call
- *   ask.c      what the manager asks about one call                 retain.c    old journals */
+ *   ask.c      what the manager asks about one call                 retain.c    old journals
+ *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -30,6 +31,8 @@ enum {
 	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
 	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
 	CALL_READERS_MAX = 256,    /* that have joined one call by its key */
+	SHELL_KEY_BYTES = OPTION_NAME_BYTES + 17, /* name, @, 16 digits of its principal's sha256 */
+	SHELL_WORDS_BYTES = 128,
 	GRANTS_MAX = 1024,
 	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
 };
@@ -95,7 +98,21 @@ void excess_end(struct call *c); /* nothing of it lives any more */
 /* A signal to all processes of a call, where they can be told from others. */
 int excess_signal(struct call *c, uint32_t signal, struct err *err) must_check;
 
-enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
+/* ---- spill.c: the output of calls that asked, as plain files that the session may read ---- */
+
+struct spill {
+	int fd[2]; /* owned: stdout, stderr; -1: none */
+	uint64_t bytes[2];
+};
+
+/* Where options ask for it: `<call>.out` and `<call>.err` in KEEPER_SPILL. */
+int spill_open(struct call *c, struct err *err) must_check;
+void spill_append(struct call *c, enum journal_stream as, const char *bytes, size_t n);
+void spill_close(struct spill *s);
+/* Takes back the files of a call that did not start. */
+void spill_remove(const struct call *c);
+
+enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE, CALL_QUEUED };
 
 struct call_stream {
 	struct call *call;
@@ -111,6 +128,7 @@ struct call {
 	uint32_t number; /* init's name for it */
 	enum call_state state;
 	const char *waits_for; /* the words of what it waits for */
+	char shell_words[SHELL_WORDS_BYTES]; /* those of one that is QUEUED */
 	struct timer timer;
 
 	struct grant *owner; /* lent, NULL: nobody any more */
@@ -125,8 +143,12 @@ struct call {
 	bool pty;
 	struct call_options options;
 
+	struct launch *launch; /* owned: what init is to start; NULL: it has it */
+	char shell[SHELL_KEY_BYTES]; /* the named shell it runs in; empty: none */
+
 	struct journal journal;
 	struct call_stream out, err;
+	struct spill spill;
 	struct terminal terminal;
 	int input;                         /* owned: stdin's read end until the PTY is there, -1 */
 	int growth[1 + CALL_WATCHERS_MAX]; /* owned: [0] the owner's eventfd, then write ends of
@@ -141,8 +163,13 @@ struct call {
 	bool place_gone; /* the engine's place for its processes is removed */
 };
 
-/* A call that was admitted and whose process init is starting: on the list from now on. */
+/* A call that was admitted and whose process init is starting, or that waits for its shell: on the
+ * list from now on. */
 void call_begin(struct call *c);
+/* Init starts it now. */
+void call_launched(struct call *c);
+/* Of one that is QUEUED: it ends without having run. */
+void call_cancel(struct call *c, const struct journal_outcome *outcome);
 /* Frees a call that was never begun, or is over. */
 void call_free(struct call *c);
 AUTO_OF(call)
@@ -206,6 +233,23 @@ void ask_kill(struct keeper *k, const struct msg_call_kill *m);
 
 /* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
 int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
+/* Has init start what was admitted, and forgets how. */
+int admit_launch(struct call *c, struct err *err) must_check;
+void launch_free(struct launch *l);
+void launch_resize(struct launch *l, const struct msg_call_resize *m);
+
+/* ---- shell.c: named shells ---- */
+
+/* Which shell a call of owner runs in: a developer's are his alone. */
+void shell_set_key(struct call *c, const struct grant *owner);
+int shell_fill_argv(const struct call *c, struct str command, struct buf *out,
+		    struct err *err) must_check;
+/* Whether another call is in the shell of this one, or waits for it; then this one waits, with words. */
+bool shell_must_wait(struct call *c);
+/* No process is in this shell any more: the next call's turn. */
+void shell_next(struct keeper *k, const char *key);
+/* The calls that wait for a shell end. */
+void shell_cancel_all(struct keeper *k, const char *ended_by);
 
 /* ---- grant.c ---- */
 
@@ -287,6 +331,7 @@ struct keeper {
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
+	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */
 	char suspend_why[513], suspend_hint[161];

@@ -114,7 +114,7 @@ const struct engine engine_launch = {
     "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
     engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,  NULL,
     NULL,              NULL,             NULL,             false,            NULL,
-    NULL,
+    NULL,              true,
 };
 
 /* ---- the manager and a conn ---- */
