@@ -77,7 +77,7 @@ parse_parts(struct str rest, struct chain_line *out)
 int
 chain_parse(struct str line, struct chain_line *out, struct err *err)
 {
-	struct chain_line l;
+	struct chain_line l = {0};
 
 	for (size_t i = 0; i < line.len; i++)
 		if ((unsigned char)line.at[i] < 0x20)

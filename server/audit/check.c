@@ -178,7 +178,7 @@ check_log(int dir, struct check *c, struct err *err)
 {
 	struct chain_files files;
 	struct place p = {.c = c};
-	struct chain_line head;
+	struct chain_line head = {0};
 	char key[SIGNATURE_KEY_CHARS + 1];
 	int result = 0;
 

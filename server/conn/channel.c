@@ -242,8 +242,13 @@ take_options(struct channel *ch, struct err *err)
 		return -1;
 	if (options.detach && ch->pty)
 		return err_set(err, ERR_USAGE, "BERTH_DETACH: not for a terminal");
+	if (options.max_output && ch->pty)
+		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
+	if (options.max_output && !ch->out.held)
+		ch->out.held = held_new(options.max_output);
 	ch->detach = options.detach;
 	ch->stdin_null = options.stdin_null || options.detach;
+	ch->keyed = options.key[0] != '\0';
 	return 0;
 }
 
@@ -345,27 +350,36 @@ channel_message(ssh_session ssh, ssh_message m, void *ctx)
 
 /* ---- steps ---- */
 
+static void
+end_call(struct channel *ch)
+{
+	if (ch->lost) { /* it holds the call's id, for the words of a loss */
+		buf_clear(&ch->notice);
+		flow_end_notice(ch, &ch->notice);
+	}
+	if (ch->notice.len) {
+		buf_char(&ch->notice, '\n');
+		channel_text(ch, TEXT_ERR, buf_view(&ch->notice));
+	}
+	if ((ch->notice.len || ch->out.has_gap) && !ch->exit_status && !ch->exit_signal)
+		ch->exit_status = (uint32_t)err_exit(ERR_INCOMPLETE);
+	channel_enter(ch, CHANNEL_ENDING);
+}
+
 /* All that was to be said was said: what does the channel's state make of it? */
 static void
 drained(struct channel *ch)
 {
 	struct err err = {0};
 
-	if (ch->state == CHANNEL_LIVE && ch->lost &&
-	    !flow_end_frame(ch, &ch->exit_status, &ch->exit_signal)) {
+	if (ch->state == CHANNEL_LIVE && ch->lost && ch->out.finished && !flow_end_frame(ch)) {
 		err_set(&err, ERR_UNAVAILABLE, "lost: its session ended without a word");
 		err_hint(&err, "its output up to here is kept: ssh berth@HOST call output %s",
 			 buf_cstr(&ch->notice));
 		err_what(&err, "call");
 		channel_fail(ch, &err);
 	} else if (ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost) && ch->out.finished) {
-		if (!ch->lost && ch->notice.len) {
-			buf_char(&ch->notice, '\n');
-			channel_text(ch, TEXT_ERR, buf_view(&ch->notice));
-			if (!ch->exit_status && !ch->exit_signal)
-				ch->exit_status = (uint32_t)err_exit(ERR_INCOMPLETE);
-		}
-		channel_enter(ch, CHANNEL_ENDING);
+		end_call(ch);
 	} else if (ch->state == CHANNEL_VERB && ch->end_known &&
 		   (ch->out.journal < 0 || ch->out.finished)) {
 		if (ch->out.hung_up && !ch->verb_failed && !ch->out.end_frame.len) {

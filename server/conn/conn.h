@@ -74,6 +74,11 @@ struct input {
 	char *held;	/* owned: taken out of libssh, not yet written */
 	size_t held_at, held_len;
 	bool busy; /* inside a read of libssh, which may call us back */
+	/* of a call with a key: */
+	bool counts;   /* its keeper is told how much was written */
+	bool waits;    /* another channel gives stdin; this one may come to */
+	uint64_t fed;  /* bytes written, from the call's first one on */
+	uint64_t skip; /* of those that come: they were taken before */
 };
 
 /* Bytes on their way to the client: the tail first, then text, then the journal. */
@@ -88,12 +93,14 @@ struct output {
 	struct journal_reader reader;
 	bool finished;	     /* nothing more is wanted of the journal */
 	bool follow;	     /* more may be written: wait for growth where it ends */
-	uint64_t skip_bytes; /* of stdout and stderr together, not to be shown */
+	uint64_t skip_bytes; /* of what is shown, not to be shown */
+	uint32_t stream;     /* 0: stdout and stderr; else that one alone */
 	uint64_t taken_sent; /* the last call_taken */
 	uint64_t limit;	     /* file offset where the owner's output ends */
 	struct buf end_frame;
 	bool has_gap;
 	bool hung_up; /* nobody appends any more, so that no END may come */
+	struct held *held; /* owned: what travels of a call with BERTH_MAX_OUTPUT; NULL: all */
 };
 
 struct keeper_link {
@@ -118,7 +125,7 @@ struct channel {
 	struct buf term;
 	uint32_t columns, rows, x_pixels, y_pixels;
 	struct buf env;	    /* "NAME=VALUE\0" each */
-	bool stdin_null, detach; /* of its options */
+	bool stdin_null, detach, keyed; /* of its options */
 	uint32_t kind;	    /* as in call_start */
 	struct buf command;
 
@@ -195,6 +202,20 @@ void auth_init(struct conn *c);
 /* Counts one attempt; too many end the connection. */
 void auth_count(struct conn *c);
 
+/* ---- held.c: the head and the tail of a stream ---- */
+
+struct held;
+struct held *held_new(uint64_t max_output);
+/* The call's id, when it is known. */
+void held_name(struct held *h, struct str call);
+void held_free(struct held *h);
+/* How many bytes of s go to the client now; what is behind them is held, or dropped. */
+size_t held_take(struct channel *ch, bool is_err, struct str s);
+/* Whether something is to be sent when the journal has ended. */
+bool held_has(const struct channel *ch);
+/* The next piece of it, at most max bytes; empty: it has put a line of words first. */
+struct str held_next(struct channel *ch, size_t max, bool *out_err);
+
 /* ---- channel.c ---- */
 
 /* libssh's message callback: 0 answered, 1 refuse in the standard way. */
@@ -223,8 +244,10 @@ int flow_begin_input(struct channel *ch, int *fd, struct err *err) must_check;
 int flow_begin_output(struct channel *ch, int *journal, int *growth, struct err *err) must_check;
 void flow_end_input(struct channel *ch);
 void flow_done(struct channel *ch);
-/* The end that a journal tells: false when it holds none. */
-bool flow_end_frame(const struct channel *ch, uint32_t *exit_status, uint32_t *exit_signal);
+/* The end that a journal tells, as the channel's own: false when it holds none. */
+bool flow_end_frame(struct channel *ch);
+/* What the call's user was told at its end; nothing where it was nothing. */
+void flow_end_notice(const struct channel *ch, struct buf *out);
 
 /* ---- peers.c ---- */
 
@@ -236,6 +259,9 @@ void peers_signal(struct channel *ch, unsigned signal);
 void peers_resize(struct channel *ch);
 void peers_taken(struct channel *ch);
 void peers_leave(struct channel *ch);
+/* Of a call with a key: how much of its stdin was written, and that no more comes. */
+void peers_fed(struct channel *ch);
+void peers_input_end(struct channel *ch);
 void peers_close(struct conn *c);
 
 /* ---- control.c ---- */
@@ -244,6 +270,8 @@ void control_exec(struct channel *ch, struct str command);
 /* The manager's messages of a verb. */
 void control_output(struct channel *ch, struct str bytes);
 void control_journal(struct channel *ch, struct wire *w);
+void control_exit(struct channel *ch, const struct msg_verb_exit *m);
+void control_stream(struct channel *ch, const struct msg_verb_stream *m);
 void control_end(struct channel *ch, const struct msg_verb_end *m);
 void control_cancel(struct channel *ch);
 

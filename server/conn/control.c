@@ -106,6 +106,22 @@ control_journal(struct channel *ch, struct wire *w)
 }
 
 void
+control_exit(struct channel *ch, const struct msg_verb_exit *m)
+{
+	if (ch->state != CHANNEL_VERB)
+		return;
+	ch->exit_status = m->exit_status;
+	ch->exit_signal = m->signal;
+}
+
+void
+control_stream(struct channel *ch, const struct msg_verb_stream *m)
+{
+	if (ch->state == CHANNEL_VERB && m->stream <= JOURNAL_ERR)
+		ch->out.stream = m->stream;
+}
+
+void
 control_end(struct channel *ch, const struct msg_verb_end *m)
 {
 	struct err err;

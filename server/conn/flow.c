@@ -29,28 +29,34 @@ static bool
 discards(const struct channel *ch)
 {
 	return ch->state == CHANNEL_VERB || ch->state == CHANNEL_ENDING ||
-	       (ch->state == CHANNEL_LIVE && ch->in.fd < 0);
+	       (ch->state == CHANNEL_LIVE && ch->in.fd < 0 && !ch->in.waits);
 }
 
 /* Writes what the pipe takes; all of it counts as taken when nobody reads it any more. */
 static size_t
 write_some(struct channel *ch, const char *at, size_t n)
 {
-	size_t done = 0;
+	struct input *in = &ch->in;
+	size_t done = in->skip < n ? (size_t)in->skip : n;
+	const uint64_t before = in->fed;
 
-	while (done < n && ch->in.fd >= 0) {
-		const ssize_t k = write(ch->in.fd, at + done, n - done);
+	in->skip -= done;
+	while (done < n && in->fd >= 0) {
+		const ssize_t k = write(in->fd, at + done, n - done);
 		if (k >= 0) {
 			done += (size_t)k;
+			in->fed += (uint64_t)k;
 			continue;
 		}
 		if (errno == EINTR)
 			continue;
 		if (errno == EAGAIN)
-			return done;
+			break;
 		flow_end_input(ch); /* EPIPE: the call has closed its stdin */
 	}
-	return ch->in.fd < 0 ? n : done;
+	if (in->counts && in->fed != before)
+		peers_fed(ch);
+	return in->fd < 0 ? n : done;
 }
 
 int
@@ -66,7 +72,7 @@ flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int 
 		conn_end(ch->conn, "the client sent far more than its window");
 		return (int)n;
 	}
-	if (ch->state != CHANNEL_LIVE || ch->in.held_len || ch->in.busy) {
+	if (ch->state != CHANNEL_LIVE || ch->in.held_len || ch->in.busy || ch->in.waits) {
 		ch->in.backlog = n;
 		return 0;
 	}
@@ -99,7 +105,7 @@ flow_input(struct channel *ch)
 {
 	struct input *in = &ch->in;
 
-	if (ch->state != CHANNEL_LIVE && !discards(ch))
+	if ((ch->state != CHANNEL_LIVE && !discards(ch)) || in->waits)
 		return;
 	while (write_held(ch) && in->backlog) {
 		const size_t n = in->backlog;
@@ -119,8 +125,11 @@ flow_input(struct channel *ch)
 		in->held_len = (size_t)got;
 		in->backlog -= least((size_t)got, in->backlog);
 	}
-	if (ch->client_eof && !in->backlog && !in->held_len)
+	if (ch->client_eof && !in->backlog && !in->held_len) {
+		if (in->counts && in->fd >= 0)
+			peers_input_end(ch);
 		flow_end_input(ch);
+	}
 }
 
 static void
@@ -216,13 +225,20 @@ finish_journal(struct channel *ch)
 	watch_remove(&ch->out.watch);
 }
 
+static bool
+is_shown(const struct channel *ch, enum journal_stream s)
+{
+	return (s == JOURNAL_OUT || s == JOURNAL_ERR) &&
+	       (ch->out.stream == 0 || ch->out.stream == (uint32_t)s);
+}
+
 /* Some of a stream is no longer kept: said in its place, and by the exit status. */
 static void
 say_gap(struct channel *ch, const struct journal_frame *f)
 {
 	uint64_t lost = f->gap_bytes;
 
-	if (f->stream != JOURNAL_OUT && f->stream != JOURNAL_ERR)
+	if (!is_shown(ch, f->stream))
 		return;
 	if (ch->out.skip_bytes >= lost) {
 		ch->out.skip_bytes -= lost;
@@ -233,7 +249,8 @@ say_gap(struct channel *ch, const struct journal_frame *f)
 	ch->out.has_gap = true;
 
 	auto_buf line = BUF_MAX(256);
-	buf_fmt(&line, "berth: call output: %llu bytes of %s are no longer kept here\n",
+	buf_fmt(&line, "berth: call%s: %llu bytes of %s are no longer kept here\n",
+		ch->state == CHANNEL_VERB ? " output" : "",
 		(unsigned long long)lost, f->stream == JOURNAL_OUT ? "stdout" : "stderr");
 	channel_text(ch, TEXT_ERR, buf_view(&line));
 }
@@ -252,14 +269,18 @@ show_piece(struct channel *ch, const struct journal_frame *f)
 			finish_journal(ch);
 		return FLOW_MORE;
 	}
-	if (f->kind != JOURNAL_DATA || (f->stream != JOURNAL_OUT && f->stream != JOURNAL_ERR))
+	if (f->kind != JOURNAL_DATA || !is_shown(ch, f->stream))
 		return FLOW_MORE;
 	const size_t skipped = out->skip_bytes < n ? (size_t)out->skip_bytes : n;
 	out->skip_bytes -= skipped;
 	if (n == skipped)
 		return FLOW_MORE;
 	const bool is_err = f->stream == JOURNAL_ERR;
-	const struct str shown = {at + skipped, n - skipped};
+	struct str shown = {at + skipped, n - skipped};
+	if (out->held)
+		shown.len = held_take(ch, is_err, shown);
+	if (shown.len == 0)
+		return FLOW_MORE;
 	/* behind the line that tells of a gap, if one was just put there */
 	if (out->text[TEXT_ERR].len && channel_bytes(ch, is_err ? TEXT_ERR : TEXT_OUT, shown))
 		return FLOW_MORE;
@@ -320,6 +341,15 @@ send_journal_pieces(struct channel *ch, size_t window)
 	return flow;
 }
 
+static enum flow
+send_held(struct channel *ch, size_t window)
+{
+	bool is_err = false;
+	const struct str piece = held_next(ch, least(window, FLOW_PIECE_BYTES), &is_err);
+
+	return piece.len ? send_piece(ch, piece.at, piece.len, is_err) : FLOW_MORE;
+}
+
 enum flow
 flow_output(struct channel *ch)
 {
@@ -332,7 +362,8 @@ flow_output(struct channel *ch)
 		finish_journal(ch);
 		return FLOW_MORE;
 	}
-	if (!out->tail_len && !text && !journal)
+	const bool held = out->finished && held_has(ch);
+	if (!out->tail_len && !text && !journal && !held)
 		return FLOW_IDLE;
 	if (conn_is_blocked(ch->conn))
 		return FLOW_STALLED;
@@ -345,7 +376,7 @@ flow_output(struct channel *ch)
 		return send_text(ch, TEXT_OUT, window);
 	if (out->text[TEXT_ERR].len)
 		return send_text(ch, TEXT_ERR, window);
-	return send_journal_pieces(ch, window);
+	return journal ? send_journal_pieces(ch, window) : send_held(ch, window);
 }
 
 /* A watcher's growth is a pipe: emptied, so that there is room for the next word, and hung up when
@@ -390,6 +421,7 @@ flow_done(struct channel *ch)
 	fd_close(&out->journal);
 	fd_close(&out->growth);
 	free(out->tail);
+	held_free(out->held);
 	for (int t = 0; t < TEXTS; t++) {
 		ch->conn->text_bytes -= out->text[t].len - out->text_at[t];
 		buf_free(&out->text[t]);
@@ -418,10 +450,31 @@ find_number(struct str json, const char *key, uint32_t *out)
 }
 
 bool
-flow_end_frame(const struct channel *ch, uint32_t *exit_status, uint32_t *exit_signal)
+flow_end_frame(struct channel *ch)
 {
+	static const char dumped[] = "\"core_dumped\":true";
 	const struct str json = buf_view(&ch->out.end_frame);
 
-	return json.len && find_number(json, "\"exit_status\":", exit_status) &&
-	       find_number(json, "\"signal\":", exit_signal);
+	if (!json.len || !find_number(json, "\"exit_status\":", &ch->exit_status) ||
+	    !find_number(json, "\"signal\":", &ch->exit_signal))
+		return false;
+	ch->core_dumped = memmem(json.at, json.len, dumped, sizeof dumped - 1) != NULL;
+	return true;
+}
+
+/* The last text of the frame, as journal_add_json writes it. */
+void
+flow_end_notice(const struct channel *ch, struct buf *out)
+{
+	static const char key[] = ",\"notice\":\"";
+	const struct str json = buf_view(&ch->out.end_frame);
+	const char *at = json.len ? memmem(json.at, json.len, key, sizeof key - 1) : NULL;
+
+	if (!at)
+		return;
+	for (at += sizeof key - 1; at < json.at + json.len && *at != '"'; at++)
+		if (*at != '\\')
+			buf_char(out, *at);
+		else if (++at < json.at + json.len)
+			buf_char(out, *at == 'u' ? '?' : *at); /* a control: there is none in a notice */
 }

@@ -169,7 +169,46 @@ peers_leave(struct channel *ch)
 	ch->keeper = NULL;
 }
 
+void
+peers_fed(struct channel *ch)
+{
+	struct err err;
+
+	if (ch->keeper && !ch->end_known &&
+	    wire_send(&ch->keeper->wire, call_fed, &err, .channel = ch->number,
+		      .bytes = ch->in.fed) < 0)
+		unsent(&err, "tell what stdin was written");
+}
+
+void
+peers_input_end(struct channel *ch)
+{
+	struct err err;
+
+	if (ch->keeper && !ch->end_known &&
+	    wire_send(&ch->keeper->wire, call_input_end, &err, .channel = ch->number) < 0)
+		unsent(&err, "end stdin");
+}
+
 /* ---- the keeper speaks ---- */
+
+/* BERTH_DETACH: the call's id is all that is wanted. */
+static void
+answer_detached(struct channel *ch, struct str call)
+{
+	buf_fmt(&ch->notice, "%.*s\n", (int)call.len, call.at);
+	channel_bytes(ch, TEXT_OUT, buf_view(&ch->notice));
+	peers_leave(ch);
+	channel_enter(ch, CHANNEL_ENDING);
+}
+
+static void
+fail_start(struct channel *ch, struct err *err)
+{
+	peers_leave(ch);
+	err_what(err, "call");
+	channel_fail(ch, err);
+}
 
 static void
 on_started(struct channel *ch, struct wire *w)
@@ -179,24 +218,68 @@ on_started(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
+	if (ch->out.held)
+		held_name(ch->out.held, w->message.call_started.call);
 	if (ch->detach) {
-		buf_fmt(&ch->notice, "%.*s\n", (int)w->message.call_started.call.len,
-			w->message.call_started.call.at);
-		channel_bytes(ch, TEXT_OUT, buf_view(&ch->notice));
-		peers_leave(ch);
-		channel_enter(ch, CHANNEL_ENDING);
+		answer_detached(ch, w->message.call_started.call);
 		return;
 	}
 	if (flow_begin_input(ch, &fds[0], &err) < 0 ||
 	    flow_begin_output(ch, &fds[1], &fds[2], &err) < 0) {
-		peers_leave(ch);
-		err_what(&err, "call");
-		channel_fail(ch, &err);
+		fail_start(ch, &err);
 		return;
 	}
 	if (ch->stdin_null)
 		flow_end_input(ch);
+	ch->in.counts = ch->keyed;
 	buf_str(&ch->notice, w->message.call_started.call); /* to be named if it gets lost */
+	channel_enter(ch, CHANNEL_LIVE);
+}
+
+/* Its stdin, of which some may have been taken from a channel before this one. */
+static int
+take_feed(struct channel *ch, struct wire *w, struct err *err)
+{
+	const struct msg_call_joined *m = &w->message.call_joined;
+
+	ch->in.waits = m->live && !m->owner && m->feed && !ch->stdin_null;
+	if (!m->owner || !m->feed || ch->stdin_null)
+		return 0;
+	ch->in.counts = true;
+	ch->in.fed = ch->in.skip = m->fed;
+	return flow_begin_input(ch, &w->message.fds[0], err);
+}
+
+/* The call it asked for is there already; or, once it has joined that, it has become its owner. */
+static void
+on_joined(struct channel *ch, struct wire *w)
+{
+	const struct msg_call_joined *m = &w->message.call_joined;
+	const bool joins = ch->state == CHANNEL_ASKED;
+	struct err err;
+
+	if (joins && ch->detach) {
+		answer_detached(ch, m->call);
+		return;
+	}
+	if (!joins && (ch->state != CHANNEL_LIVE || ch->end_known || !m->owner || ch->in.fd >= 0))
+		return;
+	if (take_feed(ch, w, &err) < 0 ||
+	    (joins && flow_begin_output(ch, &w->message.fds[1], &w->message.fds[2], &err) < 0)) {
+		fail_start(ch, &err);
+		return;
+	}
+	ch->out.taken_sent = 0; /* an owner before it may have read less */
+	if (!joins) {
+		conn_ready(ch);
+		return;
+	}
+	buf_str(&ch->notice, m->call);
+	if (!m->live) { /* its journal tells all there is */
+		ch->lost = true;
+		ch->out.follow = false;
+		ch->keeper = NULL;
+	}
 	channel_enter(ch, CHANNEL_LIVE);
 }
 
@@ -249,6 +332,7 @@ on_ended(struct channel *ch, const struct msg_call_ended *m)
 	ch->core_dumped = m->core_dumped != 0;
 	ch->out.limit = m->journal_bytes;
 	ch->out.follow = false;
+	ch->in.waits = false;
 	buf_clear(&ch->notice);
 	buf_str(&ch->notice, m->notice);
 	flow_end_input(ch);
@@ -280,6 +364,10 @@ on_keeper_message(struct keeper_link *k)
 	case MSG_call_started:
 		if ((ch = channel_find(k->conn, m->call_started.channel)) && ch->keeper == k)
 			on_started(ch, &k->wire);
+		return;
+	case MSG_call_joined:
+		if ((ch = channel_find(k->conn, m->call_joined.channel)) && ch->keeper == k)
+			on_joined(ch, &k->wire);
 		return;
 	case MSG_call_refused:
 		if ((ch = channel_find(k->conn, m->call_refused.channel)) && ch->keeper == k)
@@ -335,6 +423,7 @@ on_keeper_gone(struct keeper_link *k)
 		if (ch->state == CHANNEL_LIVE && !ch->end_known) {
 			ch->lost = true;
 			ch->out.follow = false;
+			ch->in.waits = false;
 			flow_end_input(ch);
 			conn_ready(ch);
 		} else if (ch->state == CHANNEL_ASKED) {
@@ -440,6 +529,14 @@ on_manager_message(struct conn *c)
 	case MSG_verb_journal:
 		if ((ch = channel_find(c, m->verb_journal.seq)))
 			control_journal(ch, &c->manager);
+		return;
+	case MSG_verb_exit:
+		if ((ch = channel_find(c, m->verb_exit.seq)))
+			control_exit(ch, &m->verb_exit);
+		return;
+	case MSG_verb_stream:
+		if ((ch = channel_find(c, m->verb_stream.seq)))
+			control_stream(ch, &m->verb_stream);
 		return;
 	case MSG_verb_end:
 		if ((ch = channel_find(c, m->verb_end.seq)))

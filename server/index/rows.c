@@ -148,6 +148,30 @@ index_begin(struct index *ix, struct err *err)
 	return run(ix, err, "BEGIN IMMEDIATE", "");
 }
 
+/* What was done for one transaction is undone with it. */
+static int
+end_soon(struct index *ix, struct err *err)
+{
+	if (!ix->soon)
+		return 0;
+	ix->soon = false;
+	return run(ix, err, "PRAGMA synchronous=FULL", "");
+}
+
+int
+index_begin_soon(struct index *ix, struct err *err)
+{
+	struct err ignored;
+
+	if (run(ix, err, "PRAGMA synchronous=NORMAL", "") < 0)
+		return -1;
+	ix->soon = true;
+	if (index_begin(ix, err) == 0)
+		return 0;
+	(void)!end_soon(ix, &ignored);
+	return -1;
+}
+
 int
 index_commit(struct index *ix, struct err *err)
 {
@@ -155,14 +179,17 @@ index_commit(struct index *ix, struct err *err)
 		index_rollback(ix);
 		return -1;
 	}
-	return 0;
+	return end_soon(ix, err);
 }
 
 void
 index_rollback(struct index *ix)
 {
+	struct err ignored;
+
 	if (!sqlite3_get_autocommit(ix->db))
 		sqlite3_exec(ix->db, "ROLLBACK", NULL, NULL, NULL);
+	(void)!end_soon(ix, &ignored);
 }
 
 /* ---- sessions ---- */

@@ -17,6 +17,7 @@ struct sqlite3;
 
 struct index {
 	struct sqlite3 *db; /* owned */
+	bool soon;	    /* the transaction under way need not be durable */
 };
 
 struct session_row {
@@ -72,6 +73,9 @@ void index_close(struct index *ix);
 int index_begin(struct index *ix, struct err *err) must_check;
 int index_commit(struct index *ix, struct err *err) must_check;
 void index_rollback(struct index *ix);
+/* A transaction that is whole, and durable with the next one that is: a power cut before that takes it
+ * away, the death of this process does not. */
+int index_begin_soon(struct index *ix, struct err *err) must_check;
 
 /* Lists call fn for each row in order until it returns other than 0. */
 typedef int (*session_row_fn)(void *ctx, const struct session_row *row, struct err *err);

@@ -2,7 +2,8 @@
  *
  *  1. all that a call needs is taken here, or the call is refused with a reason: a running call
  *     never dies for want of something;
- *  2. conn says what to run, never for whom: that is the grant's. */
+ *  2. conn says what to run, never for whom: that is the grant's;
+ *  3. a command with a key is begun when the key is durable, and never again (once.h). */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,10 +52,10 @@ ends_done(struct ends *e)
 /* ---- may it ---- */
 
 static int
-check(const struct grant *g, const struct msg_call_start *m, struct err *err)
+check(const struct grant *g, const struct msg_call_start *m, struct call_options *options,
+      struct err *err)
 {
 	struct keeper *k = g->keeper;
-	struct call_options ignored;
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
@@ -68,10 +70,26 @@ check(const struct grant *g, const struct msg_call_start *m, struct err *err)
 	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
-	if (options_parse(m->env, &ignored, err) < 0)
+	if (options_parse(m->env, options, err) < 0)
 		return -1;
-	if (call_find(k, g, m->channel))
+	if (options->max_output && !k->engine->shows_spill)
+		return err_set(err, ERR_UNAVAILABLE,
+			       "BERTH_MAX_OUTPUT: a session of this isolation has no /run/berth/out");
+	if (options->max_output && m->pty)
+		return err_set(err, ERR_USAGE, "BERTH_MAX_OUTPUT: not for a terminal");
+	if (options->shell[0] && m->kind != KIND_EXEC) {
+		err_set(err, ERR_USAGE, "BERTH_SHELL: not without a command");
+		return err_hint(err, "one shell's calls run one after the other");
+	}
+	if (join_has(k, g, m->channel))
 		return err_set(err, ERR_USAGE, "channel %u has a call already", m->channel);
+	return 0;
+}
+
+/* Of one that is to be begun. */
+static int
+check_room(struct keeper *k, struct err *err)
+{
 	if (k->n_calls >= k->calls_max) {
 		err_set(err, ERR_UNAVAILABLE, "%u calls run already", k->n_calls);
 		return err_hint(err, "wait until one has ended");
@@ -114,8 +132,12 @@ command_text(const struct keeper *k, const struct msg_call_start *m)
 }
 
 static int
-fill_argv(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
+fill_argv(const struct call *c, const struct msg_call_start *m, struct buf *out, struct err *err)
 {
+	const struct keeper *k = c->keeper;
+
+	if (c->shell[0])
+		return shell_fill_argv(c, m->command, out, err);
 	if (m->kind == KIND_SHELL) {
 		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));
@@ -208,6 +230,11 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 
 	if (make_pipe(&e->in, &e->feed, large, err) < 0 || fd_set_nonblock(e->feed, err) < 0)
 		return -1;
+	if (c->options.key[0] && !c->options.stdin_null && !c->options.detach) {
+		c->feed = fd_dup(e->feed, err);
+		if (c->feed < 0)
+			return -1;
+	}
 	if (c->pty) {
 		c->input = fd_steal(&e->in); /* its other end is init's to make */
 		return fd_set_nonblock(c->input, err);
@@ -219,7 +246,7 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 }
 
 static struct call *
-new_call(struct grant *g, const struct msg_call_start *m)
+new_call(struct grant *g, const struct msg_call_start *m, const struct call_options *options)
 {
 	struct keeper *k = g->keeper;
 	struct call *c = try_new(1, sizeof *c);
@@ -234,15 +261,15 @@ new_call(struct grant *g, const struct msg_call_start *m)
 	c->owner = g;
 	c->channel = m->channel;
 	c->pty = m->pty != 0;
-	c->journal.fd = c->out.fd = c->err.fd = c->input = -1;
+	c->journal.fd = c->out.fd = c->err.fd = c->input = c->feed = -1;
 	c->terminal.master = c->terminal.input = -1;
+	c->spill.fd[0] = c->spill.fd[1] = -1;
 	c->out.call = c->err.call = c;
 	c->out.as = JOURNAL_OUT;
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
-	struct err none; /* it was parsed when it was checked */
-	if (options_parse(m->env, &c->options, &none) < 0)
-		c->options = (struct call_options){0};
+	c->options = *options;
+	shell_set_key(c, g);
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -278,34 +305,80 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 /* ---- hand it over ---- */
 
-static int
-send_to_init(struct call *c, const struct msg_call_start *m, const struct ends *e, struct err *err)
-{
-	struct keeper *k = c->keeper;
-	auto_buf argv = BUF_MAX(ARGV_MAX_BYTES);
-	auto_buf env = BUF_MAX(ENV_MAX_BYTES);
+/* What init is to start. A call that waits for its shell keeps it. */
+struct launch {
+	struct buf argv, env;
+	int fds[4]; /* owned: its three streams and its place; -1: none */
+	uint32_t columns, rows, x_pixels, y_pixels;
+};
 
-	if (fill_argv(k, m, &argv, err) < 0 || fill_env(k, m, &env, err) < 0)
-		return -1;
-	const int fds[4] = {
-	    c->pty ? k->null : e->in,
-	    c->pty ? k->null : e->out,
-	    c->pty ? k->null : e->err,
-	    e->place >= 0 ? e->place : k->null,
-	};
-	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
-	const struct msg_init_exec body = {
-	    .call = c->number,
-	    .pty = c->pty,
+void
+launch_free(struct launch *l)
+{
+	if (!l)
+		return;
+	for (int i = 0; i < 4; i++)
+		fd_close(&l->fds[i]);
+	buf_free(&l->argv);
+	buf_free(&l->env);
+	free(l);
+}
+AUTO_OF(launch)
+
+void
+launch_resize(struct launch *l, const struct msg_call_resize *m)
+{
+	l->columns = m->columns;
+	l->rows = m->rows;
+	l->x_pixels = m->x_pixels;
+	l->y_pixels = m->y_pixels;
+}
+
+static int
+launch_take(struct call *c, const struct msg_call_start *m, struct ends *take, struct err *err)
+{
+	auto_of(launch) struct launch *l = try_new(1, sizeof *l);
+
+	if (!l)
+		return err_set(err, ERR_UNAVAILABLE, "no memory for a call");
+	*l = (struct launch){
+	    .argv = BUF_MAX(ARGV_MAX_BYTES),
+	    .env = BUF_MAX(ENV_MAX_BYTES),
+	    .fds = {fd_steal(&take->in), fd_steal(&take->out), fd_steal(&take->err),
+		    fd_steal(&take->place)},
 	    .columns = m->columns,
 	    .rows = m->rows,
 	    .x_pixels = m->x_pixels,
 	    .y_pixels = m->y_pixels,
-	    .no_cgroup = e->place < 0,
+	};
+	if (fill_argv(c, m, &l->argv, err) < 0 || fill_env(c->keeper, m, &l->env, err) < 0)
+		return -1;
+	c->launch = steal(&l);
+	return 0;
+}
+
+int
+admit_launch(struct call *c, struct err *err)
+{
+	auto_of(launch) struct launch *l = steal(&c->launch);
+	struct keeper *k = c->keeper;
+	int fds[4];
+
+	for (int i = 0; i < 4; i++)
+		fds[i] = l->fds[i] >= 0 ? l->fds[i] : k->null; /* a PTY's streams are init's to make */
+	const bool own_cwd = c->options.cwd[0] != '\0'; /* that one, or none */
+	const struct msg_init_exec body = {
+	    .call = c->number,
+	    .pty = c->pty,
+	    .columns = l->columns,
+	    .rows = l->rows,
+	    .x_pixels = l->x_pixels,
+	    .y_pixels = l->y_pixels,
+	    .no_cgroup = l->fds[3] < 0,
 	    .cwd = str_of(own_cwd ? c->options.cwd : k->cwd),
 	    .cwd_else = own_cwd ? STR_LIT("") : str_of(k->home),
-	    .argv = buf_view(&argv),
-	    .env = buf_view(&env),
+	    .argv = buf_view(&l->argv),
+	    .env = buf_view(&l->env),
 	    .uid = k->uid,
 	    .gid = k->gid,
 	};
@@ -326,12 +399,38 @@ spool_start(const struct call *c)
 }
 
 static int
-start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+hand_over(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
+{
+	if (launch_take(c, m, e, err) < 0)
+		return -1;
+	return shell_must_wait(c) ? 0 : admit_launch(c, err);
+}
+
+/* The key first, durably: no crash can make the call begin twice. */
+static int
+send_once(struct call *c, const struct msg_call_start *m, const struct digest *request,
+	  struct ends *e, struct err *err)
+{
+	struct once *o = &c->keeper->once;
+
+	if (!c->options.key[0])
+		return hand_over(c, m, e, err);
+	if (once_add(o, str_of(c->options.key), request, c->id, err) < 0)
+		return -1;
+	if (hand_over(c, m, e, err) == 0)
+		return 0;
+	once_take_back(o);
+	return -1;
+}
+
+static int
+start(struct call *c, const struct msg_call_start *m, const struct digest *request, struct ends *e,
+      struct err *err)
 {
 	struct keeper *k = c->keeper;
 	struct err no_place;
 
-	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0)
+	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0 || spill_open(c, err) < 0)
 		return -1;
 	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
 		/* It runs, but what it leaves behind cannot be told from the others'. */
@@ -339,7 +438,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 		e->place = -1;
 		c->place_gone = true;
 	}
-	if (send_to_init(c, m, e, err) < 0) {
+	if (send_once(c, m, request, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
 		if (err->code == ERR_UNAVAILABLE)
@@ -357,24 +456,86 @@ refuse(struct grant *g, uint32_t channel, const struct err *why, struct err *err
 			 .hint = str_of(why->hint));
 }
 
-int
-admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
+/* ---- one that has its key already ---- */
+
+static int
+by_text(const void *a, const void *b)
+{
+	const struct str *x = a, *y = b;
+	const size_t n = x->len < y->len ? x->len : y->len;
+	const int order = n ? memcmp(x->at, y->at, n) : 0;
+
+	return order ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
+ * order. Not how the caller waits for it. */
+static struct digest
+request_sum(const struct msg_call_start *m, const struct call_options *o)
+{
+	auto_of(hasher) struct hasher *h = hasher_new();
+	const char what[3] = {(char)m->kind, m->pty != 0, '\0'};
+	struct str vars[CALL_ENV_MAX], rest = m->env, one;
+	size_t n = 0;
+
+	while (rest.len && n < CALL_ENV_MAX && str_cut(&rest, '\0', &one))
+		if (is_variable(one))
+			vars[n++] = one;
+	qsort(vars, n, sizeof *vars, by_text);
+	hasher_add(h, what, sizeof what);
+	hasher_add(h, m->command.at, m->command.len);
+	hasher_add(h, "", 1); /* no text of these has a NUL */
+	hasher_add(h, o->cwd, strlen(o->cwd) + 1);
+	hasher_add(h, o->shell, strlen(o->shell) + 1);
+	for (size_t i = 0; i < n; i++) {
+		hasher_add(h, vars[i].at, vars[i].len);
+		hasher_add(h, "", 1);
+	}
+	return hasher_sum(h);
+}
+
+/* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
+static int
+join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
+     const struct digest *request, struct err *err)
+{
+	struct keeper *k = g->keeper;
+	const struct once_key *has = o->key[0] ? once_find(&k->once, str_of(o->key)) : NULL;
+
+	if (!has)
+		return 0;
+	if (!digest_equal(&has->request, request)) {
+		err_set(err, ERR_USAGE, "BERTH_CALL: call %s has this key, with another command, "
+			"environment, directory or terminal", has->call);
+		return err_hint(err, "take a new key, or look: ssh berth@HOST call show %s",
+				has->call);
+	}
+	struct call *c = call_find_id(k, str_of(has->call));
+	const int said = c ? join_live(c, g, m->channel, err)
+			   : join_ended(g, m->channel, has->call, err);
+	return said < 0 ? -1 : 1;
+}
+
+static int
+begin(struct grant *g, const struct msg_call_start *m, const struct call_options *options,
+      const struct digest *request, struct err *err)
 {
 	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1};
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
-	if (check(g, m, &why) < 0)
+	if (check_room(g->keeper, &why) < 0)
 		return refuse(g, m->channel, &why, err);
-	c = new_call(g, m);
+	c = new_call(g, m, options);
 	if (!c) {
 		err_set(&why, ERR_UNAVAILABLE, "no memory for a call");
 		return refuse(g, m->channel, &why, err);
 	}
-	if (start(c, m, &e, &why) < 0) {
+	if (start(c, m, request, &e, &why) < 0) {
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
+		spill_remove(c);
 		return refuse(g, m->channel, &why, err);
 	}
 	struct call *begun = steal(&c);
@@ -384,4 +545,21 @@ admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
 	const int told = wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
 	spool_start(begun);
 	return told;
+}
+
+int
+admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
+{
+	struct call_options options;
+	struct digest request = {0};
+	struct err why;
+
+	if (check(g, m, &options, &why) < 0)
+		return refuse(g, m->channel, &why, err);
+	if (options.key[0])
+		request = request_sum(m, &options);
+	const int joined = join(g, m, &options, &request, &why);
+	if (joined < 0)
+		return refuse(g, m->channel, &why, err);
+	return joined ? 0 : begin(g, m, &options, &request, err);
 }

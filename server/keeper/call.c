@@ -1,5 +1,6 @@
 /* One call: its streams into its journal, its end, and what it leaves behind.
  *
+ *   QUEUED ─its shell is free▶ RUNNING      QUEUED ─cancelled▶ LATE
  *   RUNNING ─exited▶ DRAINING ─both streams at their end, or quiet▶ LATE ─nothing is left▶ GONE
  *      └─no process of the session lives▶ (all that the pipes hold) ─▶ LATE
  *
@@ -29,6 +30,7 @@ enum {
 };
 #define DRAIN_QUIET_NS    (100 * NS_PER_MS)
 #define DRAIN_MAX_NS      (2 * NS_PER_S)
+#define QUEUE_MAX_NS	  (3600 * NS_PER_S)
 #define ALL_LOOK_NS       (20 * NS_PER_MS)
 #define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
 #define PLACE_WAIT_MAX_NS (30 * NS_PER_S) /* ... up to this */
@@ -76,6 +78,8 @@ append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
 
 	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
 		log_err(&err, "call %s: its output is not kept any more", c->id);
+	if (c->options.max_output)
+		spill_append(c, as, bytes, n);
 	growth_note(c);
 }
 
@@ -170,9 +174,12 @@ call_free(struct call *c)
 	stream_close(&c->err);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);
+	join_done(c);
 	for (int i = 0; i < c->n_growth; i++)
 		fd_close(&c->growth[i]);
 	journal_close(&c->journal);
+	launch_free(c->launch);
+	spill_close(&c->spill);
 	free(c->command);
 	free(c);
 }
@@ -196,15 +203,51 @@ link_call(struct call *c, struct call **list)
 	*list = c;
 }
 
+static void
+on_queue_max(void *ctx)
+{
+	struct call *c = ctx;
+	const struct journal_outcome too_long = {.exit_status = (uint32_t)err_exit(ERR_AGAIN),
+						 .ended_by = "queue"};
+
+	snprintf(c->excess.notice, sizeof c->excess.notice,
+		 "berth: call: not run: it waited an hour for %s", c->shell_words);
+	call_cancel(c, &too_long);
+}
+
 void
 call_begin(struct call *c)
 {
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
-	enter(c, CALL_RUNNING, "its command to end");
+	if (c->launch)
+		enter(c, CALL_QUEUED, c->shell_words);
+	else
+		enter(c, CALL_RUNNING, "its command to end");
 	excess_begin(c);
+	if (c->state == CALL_QUEUED)
+		timer_set(&c->keeper->loop, &c->timer, c->started_ns + QUEUE_MAX_NS, on_queue_max, c);
 	stream_watch(&c->out);
 	stream_watch(&c->err);
+}
+
+void
+call_launched(struct call *c)
+{
+	timer_cancel(&c->timer);
+	enter(c, CALL_RUNNING, "its command to end");
+}
+
+void
+call_cancel(struct call *c, const struct journal_outcome *outcome)
+{
+	c->outcome = *outcome;
+	if (c->excess.timed_out)
+		excess_judge(c);
+	launch_free(steal(&c->launch));
+	stream_close(&c->out);
+	stream_close(&c->err);
+	finish(c);
 }
 
 struct call *
@@ -236,6 +279,14 @@ find_number(struct keeper *k, uint32_t number)
 
 /* ---- what its owner says ---- */
 
+/* What a signal does to a process that did not ask for it. */
+static bool
+ends_by_itself(uint32_t signal)
+{
+	return signal != SIGCHLD && signal != SIGCONT && signal != SIGURG && signal != SIGWINCH &&
+	       signal != SIGSTOP && signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU;
+}
+
 void
 call_signal(struct call *c, uint32_t signal)
 {
@@ -243,6 +294,12 @@ call_signal(struct call *c, uint32_t signal)
 
 	if (signal < 1 || signal > 64)
 		return;
+	if (c->state == CALL_QUEUED) {
+		const struct journal_outcome ended = {.signal = signal, .ended_by = "signal"};
+		if (ends_by_itself(signal))
+			call_cancel(c, &ended);
+		return;
+	}
 	if (keeper_signal(c->keeper, c->number, signal) < 0)
 		return;
 	if (signal == SIGKILL && c->keeper->engine->call_kill(&c->keeper->box, c->id, &err) < 0)
@@ -252,11 +309,13 @@ call_signal(struct call *c, uint32_t signal)
 void
 call_resize(struct call *c, const struct msg_call_resize *m)
 {
+	if (c->launch)
+		launch_resize(c->launch, m);
 	terminal_resize(&c->terminal, m->columns, m->rows, m->x_pixels, m->y_pixels);
 }
 
-static void
-resume_streams(struct call *c)
+void
+call_resume(struct call *c)
 {
 	if (!may_read(c))
 		return;
@@ -268,20 +327,7 @@ void
 call_taken(struct call *c, uint64_t journal_bytes)
 {
 	journal_take(&c->journal, journal_bytes);
-	resume_streams(c);
-}
-
-void
-call_leave(struct call *c)
-{
-	c->owner = NULL;
-	journal_disown(&c->journal);
-	fd_close(&c->growth[0]);
-	terminal_close(&c->terminal);
-	fd_close(&c->input);
-	if (c->state == CALL_RUNNING && !c->options.detach)
-		(void)!keeper_signal(c->keeper, c->number, SIGHUP);
-	resume_streams(c);
+	call_resume(c);
 }
 
 /* ---- what init says: all of it untrusted ---- */
@@ -400,11 +446,12 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 		return; /* a number that is not running: init is not to be believed */
 	set_outcome(c, m);
 	enter(c, CALL_DRAINING, c->options.wait_all ? "all that it started to end" : "its last output");
+	shell_next(k, c->shell);
 	c->last_byte_ns = time_now_ns();
 	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
 	empty_streams(c);
 	if (c->options.wait_all) {
-		resume_streams(c);
+		call_resume(c);
 		on_all(c);
 		return;
 	}
@@ -412,33 +459,22 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 		finish(c);
 		return;
 	}
-	resume_streams(c);
+	call_resume(c);
 	timer_set(&k->loop, &c->timer, c->last_byte_ns + DRAIN_QUIET_NS, on_quiet, c);
 }
 
 /* ---- its end ---- */
 
+/* The graver of two. */
 static void
-tell_owner(struct call *c)
+format_notice(const struct call *c, char *out, size_t size)
 {
-	struct grant *g = c->owner;
-	const struct journal_outcome *o = &c->outcome;
-	char notice[500];
-	struct err err;
-
-	c->owner = NULL;
-	if (!g || g->dead)
-		return;
-	snprintf(notice, sizeof notice, "%s", c->excess.notice);
-	if (c->journal.lost_bytes) /* the graver of the two */
-		snprintf(notice, sizeof notice,
+	if (c->journal.lost_bytes)
+		snprintf(out, size,
 			 "berth: call: %llu bytes of its output could not be kept, and are lost "
 			 "(free space on the server)", (unsigned long long)c->journal.lost_bytes);
-	if (wire_send(&g->conn, call_ended, &err, .channel = c->channel,
-		      .exit_status = o->exit_status, .signal = o->signal,
-		      .core_dumped = o->core_dumped, .ended_by = str_of(o->ended_by),
-		      .journal_bytes = c->journal.at, .notice = str_of(notice)) < 0)
-		grant_cut(g, &err);
+	else
+		snprintf(out, size, "%s", c->excess.notice);
 }
 
 /* Their command lines, made harmless: they are the session's words. */
@@ -546,15 +582,20 @@ finish(struct call *c)
 {
 	struct keeper *k = c->keeper;
 	auto_buf left = BUF_MAX(1024);
+	char notice[500];
 	struct err err;
 
 	timer_cancel(&c->timer);
 	if (c->outcome.exec_errno)
 		add_exec_error(c, c->outcome.exec_errno);
+	format_notice(c, notice, sizeof notice);
+	c->outcome.notice = notice;
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)
 		log_err(&err, "call %s: the end of its journal", c->id);
+	c->outcome.notice = NULL;
+	spill_close(&c->spill);
 	growth_tell(c);
-	tell_owner(c);
+	join_tell_end(c, notice);
 	growth_end_watchers(c);
 	journal_disown(&c->journal);
 	terminal_close(&c->terminal);
@@ -568,7 +609,7 @@ finish(struct call *c)
 	if (!remove_place(c))
 		list_left(c, &left);
 	spool_end(c, buf_view(&left));
-	resume_streams(c);
+	call_resume(c);
 	after_streams(c);
 	pause_process_ended(k);
 }
@@ -578,7 +619,7 @@ call_end_all(struct keeper *k, const char *ended_by)
 {
 	while (k->calls) {
 		struct call *c = k->calls;
-		if (c->state == CALL_RUNNING) {
+		if (c->state == CALL_RUNNING || c->state == CALL_QUEUED) {
 			c->outcome =
 			    (struct journal_outcome){.signal = SIGKILL, .ended_by = ended_by};
 			enter(c, CALL_DRAINING, "its last output");

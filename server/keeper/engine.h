@@ -84,6 +84,8 @@ struct engine {
 	/* Names what was started without a name, by whoever started it and has its rights still. NULL:
 	 * there is nothing to name. */
 	int (*set_name)(struct sandbox *s, const char *hostname, struct err *err);
+	/* A session of it sees KEEPER_SPILL as /run/berth/out. */
+	bool shows_spill;
 };
 
 /* The default: our own launcher (launch.c). */

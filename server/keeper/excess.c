@@ -107,8 +107,8 @@ on_grace(void *ctx)
 	(void)!keeper_signal(c->keeper, c->number, SIGKILL);
 }
 
-static int
-signal_all(struct call *c, uint32_t signal, struct err *err)
+int
+excess_signal(struct call *c, uint32_t signal, struct err *err)
 {
 	struct keeper *k = c->keeper;
 	int list = -1;
@@ -129,10 +129,16 @@ on_wall(void *ctx)
 	struct call *c = ctx;
 	struct err err;
 
+	if (c->state == CALL_QUEUED) {
+		const struct journal_outcome late = {.ended_by = "timeout"};
+		c->excess.timed_out = true;
+		call_cancel(c, &late);
+		return;
+	}
 	if (c->state != CALL_RUNNING && !(c->state == CALL_DRAINING && c->options.wait_all))
 		return;
 	c->excess.timed_out = true;
-	if (signal_all(c, SIGTERM, &err) < 0)
+	if (excess_signal(c, SIGTERM, &err) < 0)
 		log_err(&err, "call %s: tell it that its time is over", c->id);
 	timer_set(&c->keeper->loop, &c->excess.wall, time_now_ns() + c->keeper->kill_grace_ns,
 		  on_grace, c);

@@ -1,7 +1,7 @@
 /* The links to conns. Whom a link stands for is in its grant, which the manager gave; nothing that
  * a conn sends can change it.
  *
- *  1. the end of a link is the end of its channels: each call hears SIGHUP, and goes on unread;
+ *  1. the end of a link is the end of its channels (join.c);
  *  2. a link ends at its deadline, whatever the manager does;
  *  3. the manager hears of every end. */
 #include "keeper.h"
@@ -37,11 +37,7 @@ end(struct grant *g)
 	if (g->next)
 		g->next->link = g->link;
 	k->n_grants--;
-	for (struct call *c = k->calls, *next; c; c = next) {
-		next = c->next;
-		if (c->owner == g)
-			call_leave(c);
-	}
+	join_leave_all(k, g);
 	if (wire_is_open(&k->manager) &&
 	    wire_send(&k->manager, grant_closed, &err, .grant = g->number) < 0)
 		log_err(&err, "grant %llu", (unsigned long long)g->number);
@@ -71,8 +67,12 @@ take_message(struct grant *g, struct err *err)
 		call_resize(c, &m->call_resize);
 	if (m->id == MSG_call_taken && (c = call_find(k, g, m->call_taken.channel)))
 		call_taken(c, m->call_taken.journal_bytes);
-	if (m->id == MSG_call_leave && (c = call_find(k, g, m->call_leave.channel)))
-		call_leave(c);
+	if (m->id == MSG_call_fed && (c = call_find(k, g, m->call_fed.channel)))
+		join_fed(c, m->call_fed.bytes);
+	if (m->id == MSG_call_input_end && (c = call_find(k, g, m->call_input_end.channel)))
+		join_end_input(c);
+	if (m->id == MSG_call_leave)
+		join_leave(k, g, m->call_leave.channel);
 	return 0; /* a channel without a call: its end and the message have crossed */
 }
 

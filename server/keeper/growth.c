@@ -22,6 +22,7 @@ growth_tell(struct call *c)
 	for (int i = 0; i < c->n_growth; i++)
 		if (c->growth[i] >= 0 && write(c->growth[i], &one, sizeof one) < 0 && errno == EPIPE)
 			fd_close(&c->growth[i]); /* else full: it has been told often enough */
+	join_tell_growth(c);
 }
 
 static void

@@ -167,6 +167,13 @@ journal_disown(struct journal *j)
 	j->owned = false;
 }
 
+void
+journal_own(struct journal *j)
+{
+	j->owned = true;
+	j->taken = 0;
+}
+
 /* ---- frames ---- */
 
 /* Bytes that a frame starting at `at` can hold; 0: it must go into the next segment. */
@@ -350,6 +357,10 @@ journal_finish(struct journal *j, const struct journal_outcome *o, struct err *e
 	buf_fmt(&json, ",\"lost_bytes\":%llu", (unsigned long long)j->lost_bytes);
 	add_sum(&json, "out_sha256", j->sum_out);
 	add_sum(&json, "err_sha256", j->sum_err);
+	if (o->notice && o->notice[0]) {
+		buf_text(&json, ",\"notice\":");
+		journal_add_json(&json, str_of(o->notice));
+	}
 	buf_text(&json, "}");
 	if (j->torn)
 		return err_set(err, ERR_NO_SPACE, "this journal keeps no more");

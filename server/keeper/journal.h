@@ -40,6 +40,7 @@ struct journal_outcome {
 	uint32_t exit_status, signal, exec_errno;
 	bool core_dumped;
 	const char *ended_by;
+	const char *notice; /* what its user was told at the end; NULL: nothing */
 };
 
 /* Creates `<call>.j` in dir (0600), with its header; born with an owner.
@@ -67,6 +68,8 @@ bool journal_is_full(const struct journal *j);
 /* The owner has read the file up to there; it never goes back. */
 void journal_take(struct journal *j, uint64_t file_bytes);
 void journal_disown(struct journal *j);
+/* It has an owner again, who begins at its start. */
+void journal_own(struct journal *j);
 
 /* A text as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. */
 void journal_add_json(struct buf *b, struct str text);

@@ -200,29 +200,6 @@ on_init(void *ctx)
 /* ---- the manager ---- */
 
 static void
-watch_journal(struct keeper *k, const struct msg_journal_watch *m)
-{
-	auto_close int journal = -1;
-	auto_close int growth = -1;
-	struct call *c = call_find_id(k, m->call);
-	struct err err;
-
-	if (!c) {
-		err_set(&err, ERR_ABSENT, "no such call runs");
-		keeper_done(k, m->seq, &err);
-		return;
-	}
-	if (growth_watch(c, &journal, &growth, &err) < 0) {
-		keeper_done(k, m->seq, &err);
-		return;
-	}
-	const struct msg_journal_watched body = {.seq = m->seq};
-	const int fds[2] = {journal, growth};
-	if (wire_send_fds(&k->manager, MSG_journal_watched, &body, fds, 2, &err) < 0)
-		log_err(&err, "answer the manager");
-}
-
-static void
 take_ack(struct keeper *k, uint64_t record)
 {
 	struct err err;
@@ -276,7 +253,11 @@ take_command(struct keeper *k, struct message *m)
 	else if (m->id == MSG_limits)
 		take_limits(k, &m->limits);
 	else if (m->id == MSG_journal_watch)
-		watch_journal(k, &m->journal_watch);
+		ask_watch_journal(k, &m->journal_watch);
+	else if (m->id == MSG_call_kill)
+		ask_kill(k, &m->call_kill);
+	else if (m->id == MSG_retention)
+		retain_take(k, &m->retention);
 	else
 		log_line("the manager sent %s to a keeper that has started",
 			 wire_message_name(m->id));
@@ -482,6 +463,8 @@ start_box(struct keeper *k, struct err *err)
 	if (k->init.message.id != MSG_init_ready)
 		return err_set(err, ERR_CORRUPT, "init said %s first",
 			       wire_message_name(k->init.message.id));
+	if (once_open(&k->once, k->fds[KEEPER_CALLS], err) < 0)
+		return -1;
 	return record_open(&k->spool, k->fds[KEEPER_CALLS], s.next_record, err);
 }
 
@@ -538,6 +521,7 @@ stop(struct keeper *k)
 	sockets_end(&k->sockets, &err);
 	wire_close(&k->manager);
 	record_close(&k->spool);
+	once_close(&k->once);
 	watch_remove(&k->pid1);
 	watch_remove(&k->listen);
 	loop_done(&k->loop);
@@ -589,6 +573,7 @@ main(void)
 	    .disk = -1,
 	    .env = BUF_MAX(65536),
 	    .spool = {.fd = -1},
+	    .once = {.fd = -1},
 	};
 
 	for (int i = 0; i < KEEPER_FDS; i++)

@@ -5,12 +5,16 @@
  *   admit.c    may a call start, and with what                     journal.c   its output
  *   pause.c    freeze, thaw, hold, terminate, kill                  record.c    the spool
  *   growth.c   who is told that a journal grew                      excess.c    the limits it hit
- *   sockets.c  sockets of the session's network                     spare.c     started without a name */
+ *   sockets.c  sockets of the session's network                     spare.c     started without a name
+ *   once.c     keys of calls                                        join.c      who listens to a call
+ *   ask.c      what the manager asks about one call                 retain.c    old journals
+ *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
 #include "engine.h"
 #include "journal.h"
+#include "once.h"
 #include "record.h"
 #include "sockets.h"
 
@@ -26,6 +30,9 @@
 enum {
 	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
 	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
+	CALL_READERS_MAX = 256,    /* that have joined one call by its key */
+	SHELL_KEY_BYTES = OPTION_NAME_BYTES + 17, /* name, @, 16 digits of its principal's sha256 */
+	SHELL_WORDS_BYTES = 128,
 	GRANTS_MAX = 1024,
 	MESSAGES_AT_ONCE = 64, /* of one link, before the others get their turn */
 };
@@ -88,8 +95,24 @@ void excess_heard(struct call *c, const char *bytes, size_t n);
 void excess_take_room(struct keeper *k, uint64_t limit_disk, int take_fd);
 void excess_judge(struct call *c);
 void excess_end(struct call *c); /* nothing of it lives any more */
+/* A signal to all processes of a call, where they can be told from others. */
+int excess_signal(struct call *c, uint32_t signal, struct err *err) must_check;
 
-enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE };
+/* ---- spill.c: the output of calls that asked, as plain files that the session may read ---- */
+
+struct spill {
+	int fd[2]; /* owned: stdout, stderr; -1: none */
+	uint64_t bytes[2];
+};
+
+/* Where options ask for it: `<call>.out` and `<call>.err` in KEEPER_SPILL. */
+int spill_open(struct call *c, struct err *err) must_check;
+void spill_append(struct call *c, enum journal_stream as, const char *bytes, size_t n);
+void spill_close(struct spill *s);
+/* Takes back the files of a call that did not start. */
+void spill_remove(const struct call *c);
+
+enum call_state { CALL_RUNNING, CALL_DRAINING, CALL_LATE, CALL_GONE, CALL_QUEUED };
 
 struct call_stream {
 	struct call *call;
@@ -105,17 +128,27 @@ struct call {
 	uint32_t number; /* init's name for it */
 	enum call_state state;
 	const char *waits_for; /* the words of what it waits for */
+	char shell_words[SHELL_WORDS_BYTES]; /* those of one that is QUEUED */
 	struct timer timer;
 
 	struct grant *owner; /* lent, NULL: nobody any more */
 	uint32_t channel;    /* the owner's name for it */
+	struct reader *readers; /* owned: who has joined it besides, the oldest first */
+	uint32_t n_readers;
+	int feed;          /* owned: a second write end of stdin, of a call with a key; -1: none */
+	uint64_t fed;      /* bytes that were written to it */
+	struct timer hold; /* until then its stdin waits for an owner */
 	char principal[129];
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
 	struct call_options options;
 
+	struct launch *launch; /* owned: what init is to start; NULL: it has it */
+	char shell[SHELL_KEY_BYTES]; /* the named shell it runs in; empty: none */
+
 	struct journal journal;
 	struct call_stream out, err;
+	struct spill spill;
 	struct terminal terminal;
 	int input;                         /* owned: stdin's read end until the PTY is there, -1 */
 	int growth[1 + CALL_WATCHERS_MAX]; /* owned: [0] the owner's eventfd, then write ends of
@@ -130,8 +163,13 @@ struct call {
 	bool place_gone; /* the engine's place for its processes is removed */
 };
 
-/* A call that was admitted and whose process init is starting: on the list from now on. */
+/* A call that was admitted and whose process init is starting, or that waits for its shell: on the
+ * list from now on. */
 void call_begin(struct call *c);
+/* Init starts it now. */
+void call_launched(struct call *c);
+/* Of one that is QUEUED: it ends without having run. */
+void call_cancel(struct call *c, const struct journal_outcome *outcome);
 /* Frees a call that was never begun, or is over. */
 void call_free(struct call *c);
 AUTO_OF(call)
@@ -140,8 +178,8 @@ struct call *call_find_id(struct keeper *k, struct str id);
 void call_signal(struct call *c, uint32_t signal);
 void call_resize(struct call *c, const struct msg_call_resize *m);
 void call_taken(struct call *c, uint64_t journal_bytes);
-/* The owner is gone: SIGHUP to its processes; it is journaled until it ends. */
-void call_leave(struct call *c);
+/* Reads on where the journal has room again. */
+void call_resume(struct call *c);
 /* From init. */
 void call_started(struct keeper *k, uint32_t number, uint32_t pid);
 void call_take_pty(struct keeper *k, uint32_t number, int take_master);
@@ -162,10 +200,56 @@ int growth_watch(struct call *c, int *out_journal, int *out_growth, struct err *
 /* Nobody appends any more. */
 void growth_end_watchers(struct call *c);
 
+/* ---- join.c ---- */
+
+/* Says the answer to `call_start`: the call has this key already, and lives or has ended. What cannot be
+ * sent cuts the link. */
+int join_live(struct call *c, struct grant *g, uint32_t channel, struct err *err) must_check;
+int join_ended(struct grant *g, uint32_t channel, const char *call, struct err *err) must_check;
+/* Whether a channel has a call, as its owner or not. */
+bool join_has(const struct keeper *k, const struct grant *g, uint32_t channel);
+/* A channel is gone. Of an owner: SIGHUP to the processes; with a key the next reader is the owner, or
+ * stdin waits for one. It is journaled until it ends. */
+void join_leave(struct keeper *k, const struct grant *g, uint32_t channel);
+/* The same for all channels of a link. */
+void join_leave_all(struct keeper *k, const struct grant *g);
+void join_fed(struct call *c, uint64_t bytes);
+void join_end_input(struct call *c);
+/* To all that listen: it has ended. None of them does any more. */
+void join_tell_end(struct call *c, const char *notice);
+void join_tell_growth(struct call *c);
+void join_done(struct call *c);
+
+/* ---- retain.c ---- */
+
+void retain_take(struct keeper *k, const struct msg_retention *m);
+
+/* ---- ask.c ---- */
+
+void ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m);
+void ask_kill(struct keeper *k, const struct msg_call_kill *m);
+
 /* ---- admit.c ---- */
 
 /* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
 int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
+/* Has init start what was admitted, and forgets how. */
+int admit_launch(struct call *c, struct err *err) must_check;
+void launch_free(struct launch *l);
+void launch_resize(struct launch *l, const struct msg_call_resize *m);
+
+/* ---- shell.c: named shells ---- */
+
+/* Which shell a call of owner runs in: a developer's are his alone. */
+void shell_set_key(struct call *c, const struct grant *owner);
+int shell_fill_argv(const struct call *c, struct str command, struct buf *out,
+		    struct err *err) must_check;
+/* Whether another call is in the shell of this one, or waits for it; then this one waits, with words. */
+bool shell_must_wait(struct call *c);
+/* No process is in this shell any more: the next call's turn. */
+void shell_next(struct keeper *k, const char *key);
+/* The calls that wait for a shell end. */
+void shell_cancel_all(struct keeper *k, const char *ended_by);
 
 /* ---- grant.c ---- */
 
@@ -228,6 +312,7 @@ struct keeper {
 	char cwd[257], home[257], shell[257];
 	struct buf env; /* "NAME=VALUE\0" each */
 	uint64_t journal_bytes_max, kill_grace_ns, started_ns;
+	uint64_t journal_keep_ns, journals_bytes_max; /* retain.c; 0: no bound */
 	uint32_t calls_max, next_number;
 	uint32_t uid, gid; /* of calls, as the session sees them */
 	uint64_t limit_memory, limit_pids, limit_wall_ns; /* 0: none */
@@ -236,8 +321,9 @@ struct keeper {
 
 	struct wire manager, init;
 	struct watch pid1, listen;
-	struct timer farewell;
+	struct timer farewell, retain;
 	struct spool spool;
+	struct once once;
 	struct pause pause;
 	struct sockets sockets;
 	struct grant *grants;
@@ -245,6 +331,7 @@ struct keeper {
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
+	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */
 	char suspend_why[513], suspend_hint[161];

@@ -269,6 +269,7 @@ launch_done(struct sandbox *s)
 
 const struct engine engine_launch = {
     .name = "launch",
+    .shows_spill = true,
     .start = launch_start,
     .freeze = launch_freeze,
     .kill = launch_kill,

@@ -242,6 +242,7 @@ pause_terminate(struct keeper *k, uint32_t seq, uint64_t grace_ns)
 		return;
 	}
 	enter(k, PAUSE_TERMINATING, seq, grace_ns, "the session's processes to heed SIGTERM");
+	shell_cancel_all(k, "pause");
 	if (signal_all(k, SIGTERM, &err) < 0) {
 		answer(k, &err);
 		return;

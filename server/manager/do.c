@@ -58,6 +58,8 @@ function_of(enum verb_id id)
 		return do_ls;
 	case VERB_show:
 		return do_show;
+	case VERB_why:
+		return do_why;
 	case VERB_pause:
 		return do_pause;
 	case VERB_resume:
@@ -74,6 +76,10 @@ function_of(enum verb_id id)
 		return do_call_show;
 	case VERB_call_output:
 		return do_call_output;
+	case VERB_call_wait:
+		return do_call_wait;
+	case VERB_call_kill:
+		return do_call_kill;
 	case VERB_image_import:
 		return do_image_import;
 	case VERB_image_ls:
@@ -117,7 +123,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 {
 	struct manager *m = c->m;
 	const struct verb *v = r->verb;
-	const bool about_call = v->id == VERB_call_show || v->id == VERB_call_output;
+	const bool about_call = v->parameters[0].type == PARAMETER_CALL;
 	struct str ref = {NULL, 0};
 	struct session *s = NULL;
 
@@ -130,7 +136,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new) {
 		s = session_find(m, ref);
 		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
-			   v->id != VERB_calls && v->id != VERB_show))
+			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");

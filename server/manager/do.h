@@ -32,6 +32,8 @@ int do_ls(struct manager *m, struct conn *c, const struct request *r, struct ses
 	  struct asker *asker, struct err *err) must_check;
 int do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	    struct asker *asker, struct err *err) must_check;
+int do_why(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err) must_check;
 int do_pause(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;
 int do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
@@ -48,6 +50,21 @@ int do_call_show(struct manager *m, struct conn *c, const struct request *r, str
 		 struct asker *asker, struct err *err) must_check;
 int do_call_output(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		   struct asker *asker, struct err *err) must_check;
+int do_call_kill(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+int do_call_wait(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		 struct asker *asker, struct err *err) must_check;
+/* The row of the call that a verb names, as new as what its keeper has said. */
+int do_find_call(struct manager *m, const struct request *r, struct session *s,
+		 struct call_row *out, struct err *err) must_check;
+void do_call_json(struct buf *out, const struct call_row *r);
+
+/* ---- do_wait.c: who waits for the end of a call ---- */
+
+/* Calls of this session have ended in the index. */
+void do_wait_told(struct manager *m, const char *session);
+/* seq NULL: all of its waits. */
+void do_wait_forget(const struct conn *c, const uint32_t *seq);
 
 int do_audit(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;

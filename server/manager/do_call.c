@@ -1,4 +1,4 @@
-/* calls, call show, call output */
+/* calls, call show, call output, call kill */
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -19,8 +20,8 @@ struct listing {
 	bool json, first;
 };
 
-static void
-call_json(struct buf *out, const struct call_row *r)
+void
+do_call_json(struct buf *out, const struct call_row *r)
 {
 	char started[TIME_TEXT_BYTES], ended[TIME_TEXT_BYTES] = "";
 
@@ -78,7 +79,7 @@ list_one(void *ctx, const struct call_row *r, struct err *err)
 	(void)err;
 	if (l->json) {
 		buf_text(l->out, l->first ? "\n" : ",\n");
-		call_json(l->out, r);
+		do_call_json(l->out, r);
 	} else {
 		char command[61];
 		age_format(r->started_ns, age);
@@ -120,9 +121,9 @@ do_calls(struct manager *m, struct conn *c, const struct request *r, struct sess
 	return do_answer(asker, &out, err);
 }
 
-static int
-find_call(struct manager *m, const struct request *r, struct session *s, struct call_row *out,
-	  struct err *err)
+int
+do_find_call(struct manager *m, const struct request *r, struct session *s, struct call_row *out,
+	     struct err *err)
 {
 	struct str call = {NULL, 0};
 	char id[ID_BYTES];
@@ -145,10 +146,10 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 	char started[TIME_TEXT_BYTES], ended[32], bytes[2][16];
 
 	(void)c;
-	if (find_call(m, r, s, &row, err) < 0)
+	if (do_find_call(m, r, s, &row, err) < 0)
 		return -1;
 	if (r->json) {
-		call_json(&out, &row);
+		do_call_json(&out, &row);
 		buf_char(&out, '\n');
 	} else {
 		time_format(row.started_ns, started);
@@ -186,6 +187,8 @@ struct watch_ask {
 	char call[ID_BYTES];
 	uint64_t from;
 	bool follow;
+	uint32_t stream;
+	bool kill; /* it asks for a signal, not for the journal */
 	struct timer deadline;
 };
 
@@ -215,7 +218,7 @@ give_up(struct watch_ask *a, enum err_code code, const char *why)
 	struct err err;
 
 	err_set(&err, code, "%s", why);
-	err_what(&err, "call output");
+	err_what(&err, a->kill ? "call kill" : "call output");
 	asker_end(&a->asker, &err);
 	free(a);
 }
@@ -230,12 +233,16 @@ overdue(void *ctx)
 }
 
 static void
-hand_over(struct asker *a, const int fds[2], uint64_t from, bool follow, bool live)
+hand_over(struct asker *a, const int fds[2], uint64_t from, uint32_t stream, bool follow, bool live)
 {
 	struct err err;
 
 	if (!a->conn)
 		return;
+	if (stream && wire_send(&a->conn->wire, verb_stream, &err, .seq = a->seq, .stream = stream) < 0) {
+		shutdown(a->conn->wire.fd, SHUT_RDWR);
+		return;
+	}
 	const struct msg_verb_journal j = {
 	    .seq = a->seq, .from = from, .follow = follow, .live = live};
 	if (wire_send_fds(&a->conn->wire, MSG_verb_journal, &j, fds, 2, &err) < 0)
@@ -245,7 +252,15 @@ hand_over(struct asker *a, const int fds[2], uint64_t from, bool follow, bool li
 }
 
 static int
-give_file(struct session *s, const char *id, struct asker *a, uint64_t from, struct err *err)
+no_journal(const char *id, struct err *err)
+{
+	err_set(err, ERR_ABSENT, "the output of this call is no longer kept");
+	return err_hint(err, "how it ended: ssh berth@HOST call show %s", id);
+}
+
+static int
+give_file(struct session *s, const char *id, struct asker *a, uint64_t from, uint32_t stream,
+	  struct err *err)
 {
 	char name[ID_BYTES + 16];
 
@@ -253,14 +268,54 @@ give_file(struct session *s, const char *id, struct asker *a, uint64_t from, str
 	auto_close int journal =
 	    session_open_dir(s, err) < 0 ? -1 : path_open(s->dir, name, O_RDONLY, err);
 	if (journal < 0)
-		return errno == ENOENT ? err_set(err, ERR_INCOMPLETE,
-						 "the journal of this call is no longer kept")
-				       : -1;
+		return errno == ENOENT ? no_journal(id, err) : -1;
 	auto_close int growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (growth < 0)
 		return err_sys(err, errno, "make an eventfd");
 	const int fds[2] = {journal, growth};
-	hand_over(a, fds, from, false, false);
+	hand_over(a, fds, from, stream, false, false);
+	return 0;
+}
+
+/* Takes `a` over, unless it fails. */
+static int
+sent(struct session *s, struct watch_ask *a, int wire_sent)
+{
+	if (wire_sent < 0) {
+		free(a);
+		return -1;
+	}
+	a->next = asks;
+	asks = a;
+	timer_set(&s->m->loop, &a->deadline, time_now_ns() + WATCH_MAX_NS, overdue, a);
+	return 0;
+}
+
+static struct watch_ask *
+new_ask(struct session *s, const struct asker *asker, const struct call_row *row)
+{
+	struct watch_ask *a = xnew(1, sizeof *a);
+
+	*a = (struct watch_ask){.asker = *asker, .s = s, .seq = WATCH_SEQ | ++last_seq};
+	memcpy(a->call, row->id, sizeof a->call);
+	return a;
+}
+
+/* 0: both. */
+static int
+stream_of(const struct request *r, uint32_t *out, struct err *err)
+{
+	struct str text = STR_LIT("both");
+
+	request_text(r, "stream", &text);
+	if (str_is(text, "both"))
+		*out = 0;
+	else if (str_is(text, "out"))
+		*out = 1; /* as streams of journals are numbered */
+	else if (str_is(text, "err"))
+		*out = 2;
+	else
+		return err_set(err, ERR_USAGE, "--stream is out, err or both");
 	return 0;
 }
 
@@ -270,28 +325,80 @@ do_call_output(struct manager *m, struct conn *c, const struct request *r, struc
 {
 	struct call_row row;
 	const uint64_t from = request_number(r, "from", 0);
+	uint32_t stream = 0;
 
 	(void)c;
-	if (find_call(m, r, s, &row, err) < 0)
+	if (stream_of(r, &stream, err) < 0 || do_find_call(m, r, s, &row, err) < 0)
 		return -1;
 	if (row.ended_by[0] || !s->keeper.linked)
-		return give_file(s, row.id, asker, from, err);
-	struct watch_ask *a = xnew(1, sizeof *a);
-	*a = (struct watch_ask){.next = asks,
-				.asker = *asker,
-				.s = s,
-				.from = from,
-				.follow = request_flag(r, "follow")};
-	a->seq = WATCH_SEQ | ++last_seq;
-	memcpy(a->call, row.id, sizeof a->call);
-	if (wire_send(&s->keeper.wire, journal_watch, err, .seq = a->seq, .call = str_of(row.id)) <
-	    0) {
-		free(a);
-		return -1;
+		return give_file(s, row.id, asker, from, stream, err);
+	struct watch_ask *a = new_ask(s, asker, &row);
+	a->from = from;
+	a->stream = stream;
+	a->follow = request_flag(r, "follow");
+	return sent(s, a, wire_send(&s->keeper.wire, journal_watch, err, .seq = a->seq,
+				    .call = str_of(row.id)));
+}
+
+/* A name with or without SIG, or a number. */
+static int
+signal_of(const struct request *r, uint32_t *out, struct err *err)
+{
+	struct str text = STR_LIT("TERM");
+	uint64_t number;
+
+	request_text(r, "signal", &text);
+	if (num_parse(text, 1, 64, &number, err) == 0) {
+		*out = (uint32_t)number;
+		return 0;
 	}
-	asks = a;
-	timer_set(&m->loop, &a->deadline, time_now_ns() + WATCH_MAX_NS, overdue, a);
-	return 0;
+	if (str_starts(text, "SIG"))
+		text = (struct str){text.at + 3, text.len - 3};
+	for (int i = 1; i < NSIG; i++) {
+		const char *name = sigabbrev_np(i);
+		if (name && str_is(text, name)) {
+			*out = (uint32_t)i;
+			return 0;
+		}
+	}
+	return err_set(err, ERR_USAGE, "--signal is a name such as TERM or KILL, or 1 to 64");
+}
+
+int
+do_call_kill(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err)
+{
+	struct call_row row;
+	uint32_t signal = 0;
+
+	(void)c;
+	if (signal_of(r, &signal, err) < 0 || do_find_call(m, r, s, &row, err) < 0)
+		return -1;
+	if (!s->keeper.linked) {
+		err_set(err, ERR_ABSENT, "nothing of it runs any more");
+		return err_hint(err, "what became of it: ssh berth@HOST call show %s", row.id);
+	}
+	struct watch_ask *a = new_ask(s, asker, &row);
+	a->kill = true;
+	return sent(s, a, wire_send(&s->keeper.wire, call_kill, err, .seq = a->seq,
+				    .call = str_of(row.id), .signal = signal));
+}
+
+/* The keeper's word on a kill. */
+static void
+answer_kill(struct watch_ask *a, const struct msg_done *done)
+{
+	struct err err;
+
+	if (done && done->code == ERR_NONE) {
+		asker_end(&a->asker, NULL);
+		return;
+	}
+	err_set(&err, done ? err_from_number(done->code) : ERR_INTERNAL, "%.*s",
+		done ? (int)done->why.len : 0, done ? done->why.at : "");
+	err_hint(&err, "what became of it: ssh berth@HOST call show %s", a->call);
+	err_what(&err, "call kill");
+	asker_end(&a->asker, &err);
 }
 
 bool
@@ -305,8 +412,10 @@ do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 	struct watch_ask *a = take_ask(s, seq, false);
 	if (!a)
 		return true; /* it was given up */
-	if (watched) {
-		hand_over(&a->asker, watched->fds, a->from, a->follow, true);
+	if (a->kill) {
+		answer_kill(a, done);
+	} else if (watched) {
+		hand_over(&a->asker, watched->fds, a->from, a->stream, a->follow, true);
 	} else {
 		/* ABSENT: it has ended meanwhile, and its file tells all. Else the keeper's word
 		 * stands. */
@@ -314,7 +423,7 @@ do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
 		if (code != ERR_ABSENT)
 			err_set(&err, code, "%.*s", done ? (int)done->why.len : 0,
 				done ? done->why.at : "");
-		if (code != ERR_ABSENT || give_file(s, a->call, &a->asker, a->from, &err) < 0) {
+		if (code != ERR_ABSENT || give_file(s, a->call, &a->asker, a->from, a->stream, &err) < 0) {
 			err_what(&err, "call output");
 			asker_end(&a->asker, &err);
 		}
@@ -335,9 +444,9 @@ do_keeper_gone(struct session *s)
 void
 do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
-
 	imported_forget_conn(c, seq);
 	do_audit_forget_conn(c, seq);
+	do_wait_forget(c, seq);
 	for (struct watch_ask *a = asks; a; a = a->next)
 		if (a->asker.conn == c && (!seq || a->asker.seq == *seq))
 			asker_forget(&a->asker);

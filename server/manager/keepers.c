@@ -49,6 +49,17 @@ note_pid1(struct session *s, uint32_t pid)
 }
 
 static void
+tell_retention(struct session *s)
+{
+	const struct manager *m = s->m;
+	struct err err;
+
+	if (wire_send(&s->keeper.wire, retention, &err, .journal_keep_ns = m->config.journal_keep,
+		      .journals_bytes_max = m->config.journal_session_max) < 0)
+		log_err(&err, "session %s", s->row.name); /* its end is seen where it is read from */
+}
+
+static void
 dispatch(struct session *s)
 {
 	struct message *msg = &s->keeper.wire.message;
@@ -57,6 +68,7 @@ dispatch(struct session *s)
 	switch ((int)msg->id) {
 	case MSG_keeper_state:
 		note_pid1(s, msg->keeper_state.pid1);
+		tell_retention(s);
 		return;
 	case MSG_keeper_ready:
 		note_pid1(s, msg->keeper_ready.pid1);
@@ -65,6 +77,7 @@ dispatch(struct session *s)
 		return;
 	case MSG_keeper_started:
 		note_pid1(s, msg->keeper_started.pid1);
+		tell_retention(s);
 		session_run_started(s);
 		return;
 	case MSG_keeper_failed:

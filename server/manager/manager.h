@@ -64,6 +64,7 @@ struct manager {
 	struct disk_watch *disk;  /* owned: disk.c */
 	struct means_node *means; /* owned: means.c */
 	struct call_batch *batch; /* owned: records.c */
+	bool sync_due;            /* rows of new sessions are made durable when this turn ends */
 	bool closing;             /* the loop has ended: nothing begins any more */
 	unsigned stopping;        /* SIGINTs so far: 1 pauses all sessions first, 2 goes at once */
 };

@@ -5,7 +5,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
-#include "manager/session.h"
+#include "manager/do.h"
 #include "wire/spool_read.h"
 
 #include <fcntl.h>
@@ -148,14 +148,18 @@ records_flush(struct manager *m)
 		timer_set(&m->loop, &b->timer, time_now_ns() + RETRY_WAIT_NS, timer_flush, m);
 		return;
 	}
-	while (b->first) {
-		struct pending *p = b->first;
-		b->first = p->next;
-		acknowledge(m, p);
-		free(p);
-	}
+	struct pending *done = b->first;
+	b->first = NULL;
 	b->last = &b->first;
 	b->n = 0;
+	while (done) {
+		struct pending *p = done;
+		done = p->next;
+		acknowledge(m, p);
+		if (p->end)
+			do_wait_told(m, p->session);
+		free(p);
+	}
 }
 
 void
@@ -254,4 +258,5 @@ records_replay(struct session *s)
 		return;
 	}
 	unlinkat(calls, SPOOL_NAME, 0);
+	do_wait_told(m, s->row.id);
 }

@@ -180,6 +180,8 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 
 /* ---- making and loading ---- */
 
+static void refuse_wants(struct session *s, const struct err *why);
+
 static struct session *
 session_new(struct manager *m, const struct session_row *row)
 {
@@ -268,15 +270,51 @@ fill_row(struct session_row *row, struct str name, const char *owner, struct err
 	return 0;
 }
 
+/* One durable write, which takes with it all that was written before: so a burst of new sessions waits
+ * for the disk once a turn, not once each. */
+static void
+sync_rows(void *ctx)
+{
+	struct manager *m = ctx;
+	const struct session *any = NULL;
+	struct err err;
+
+	m->sync_due = false;
+	for (const struct session *s = m->sessions; s && !any; s = s->next)
+		any = s->unsynced ? s : NULL;
+	if (!any || m->closing)
+		return;
+	const bool failed = index_put_session(&m->index, &any->row, &err) < 0;
+	for (struct session *s = m->sessions, *next; s; s = next) {
+		next = s->next;
+		if (!s->unsynced)
+			continue;
+		s->unsynced = failed;
+		if (failed)
+			refuse_wants(s, &err);
+		else
+			session_next(s);
+	}
+}
+
+static void
+sync_soon(struct manager *m)
+{
+	if (m->sync_due)
+		return;
+	m->sync_due = true;
+	loop_defer(&m->loop, sync_rows, m);
+}
+
 /* Its first row, with the node it is of: one transaction, and the only one of a start that is waited
- * for. */
+ * for, when the turn ends. */
 static int
 claim_new(struct session *s, struct err *err)
 {
 	struct index *ix = &s->m->index;
 	bool ignored;
 
-	if (index_begin(ix, err) < 0)
+	if (index_begin_soon(ix, err) < 0)
 		return -1;
 	if (session_claim(s, SESSION_NEW, err) < 0 || session_put_node(s, &ignored, err) < 0) {
 		index_rollback(ix);
@@ -286,6 +324,8 @@ claim_new(struct session *s, struct err *err)
 		return -1;
 	session_note_node(s);
 	session_audit(s);
+	s->unsynced = true;
+	sync_soon(s->m);
 	return 0;
 }
 
@@ -515,9 +555,25 @@ is_there(const struct session *s, const struct want *w)
 	return false;
 }
 
+/* It cannot be made durable now: whoever asks next tries again. */
+static void
+refuse_wants(struct session *s, const struct err *why)
+{
+	while (s->wants) {
+		struct want *w = s->wants;
+		s->wants = w->next;
+		answer(s, w, why);
+		free(w);
+	}
+}
+
 void
 session_next(struct session *s)
 {
+	if (s->unsynced) {
+		sync_soon(s->m);
+		return;
+	}
 	while (s->step == STEP_IDLE && s->wants) {
 		struct want *w = s->wants;
 		if (s->keeper.pidfd >= 0 && !s->keeper.linked)

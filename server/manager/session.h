@@ -113,6 +113,7 @@ struct session {
 	size_t n_flat;       /* so many of them come from one flattened directory */
 	struct digest flat;  /* its name: digest of the digests */
 	struct digest asked; /* what the worker is making */
+	bool unsynced;	     /* its row is written, but not known to be durable: nothing is told of it */
 	bool populated;      /* its whole upper was made by this start (session_whole.c) */
 	/* to pause */
 	struct capture_result a, b;

@@ -217,7 +217,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 	    prepare_clear(&m->node, s->row.id, err) < 0)
 		return -1;
 	auto_close int spill =
-	    keeper_open_dir(s, "spill", 0750, err); /* read inside by its group */
+	    keeper_open_dir(s, "spill", 02750, err); /* read inside by its group, as its files are */
 	if (spill < 0 || means_place(s, &volume, err) < 0)
 		return -1;
 	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};

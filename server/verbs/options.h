@@ -9,12 +9,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { OPTION_PATH_BYTES = 4096 };
+enum {
+	OPTION_PATH_BYTES = 4096,
+	OPTION_KEY_BYTES = 129,
+	OPTION_NAME_BYTES = 64,
+	OPTION_SIZE_MAX = 1 << 20,
+};
 
 struct call_options {
 	uint64_t timeout_ns; /* 0: none of its own */
 	char cwd[OPTION_PATH_BYTES]; /* empty: the session's */
 	bool stdin_null, wait_all, detach;
+	char key[OPTION_KEY_BYTES]; /* empty: none */
+	char shell[OPTION_NAME_BYTES]; /* empty: none */
+	uint64_t max_output; /* of each stream, to the client; 0: all */
 };
 
 /* Whether an environment variable is for berth, not for the command. */

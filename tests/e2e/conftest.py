@@ -114,7 +114,7 @@ class Server:
         if self.rung != "root":
             self.base.chmod(0o755)
             for path in (self.state, self.run):
-                path.mkdir()
+                path.mkdir(mode=0o700)
                 if by_user:
                     os.chown(path, self.account.uid, self.account.uid)
 

@@ -7,7 +7,15 @@ import re
 import socket
 import struct
 
+import pytest
+
+from berth_e2e import RUNG
+
 HERE = pathlib.Path(__file__).parent
+
+# Walls that other rungs do not have, as ENGINE.md says: sessions share the server's ids there, and STATE is theirs.
+own_ids = pytest.mark.skipif(RUNG != "root", reason=f"on rung {RUNG} sessions have no ids of their own")
+in_cgroup = pytest.mark.skipif(RUNG != "root", reason=f"on rung {RUNG} init is given no cgroup")
 
 
 def arm(server, session):

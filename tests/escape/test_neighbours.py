@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from attack import id_map, keeper_of, mounts_of, state_dir, status
+from attack import id_map, keeper_of, mounts_of, own_ids, state_dir, status
 
 A, B = "left", "right"
 
@@ -32,6 +32,7 @@ def test_files_of_another_session_are_not_seen(server, pair):
     assert "secret-right" not in r.stdout and "secret-left" in r.stdout, r
 
 
+@own_ids
 def test_uid_ranges_are_disjoint_and_what_the_kernel_uses(server, pair):
     ranges = []
     for session in pair:
@@ -49,6 +50,7 @@ def test_uid_ranges_are_disjoint_and_what_the_kernel_uses(server, pair):
     assert b <= c and min(a, c) >= 400000
 
 
+@own_ids
 def test_an_upper_is_closed_to_every_id_of_another_session_even_without_walls(server, pair):
     """A root of LEFT that stands in the node's own mount namespace, with its host ids and its capabilities gone."""
     keeper, pid1 = keeper_of(server, A)
@@ -63,6 +65,7 @@ def test_an_upper_is_closed_to_every_id_of_another_session_even_without_walls(se
             assert done.returncode != 0 and b"ermission denied" in done.stderr, (who, path, done)
 
 
+@own_ids
 def test_a_setuid_file_made_inside_is_nothing_on_the_node(server, pair):
     assert server.ssh(A, "cp /bin/id /workspace/suid; chown 0:0 /workspace/suid; chmod 6755 /workspace/suid").status == 0
     path = next(state_dir(server, A).glob("upper.*/fs/workspace/suid"))

@@ -77,7 +77,10 @@ while time.monotonic() < end:
         for what in ("exe", "fd/3", "fd/0", "root", "cwd", "mem", "map_files"):
             for flags in (os.O_RDONLY, os.O_RDWR, *([os.O_PATH] if what not in ("mem", "map_files") else [])):
                 try:
-                    os.close(os.open(f"/proc/{p}/{what}", flags | os.O_NONBLOCK))
+                    if what == "map_files":  # whoever owns it may open it; the names in it are the secret
+                        os.listdir(f"/proc/{p}/{what}")
+                    else:
+                        os.close(os.open(f"/proc/{p}/{what}", flags | os.O_NONBLOCK))
                 except OSError:
                     continue
                 try:  # it has executed its command meanwhile, or it is still the runtime

@@ -11,7 +11,7 @@ import struct
 
 import pytest
 
-from attack import init_socket, keeper_of, message, send_with_fds, take_fd
+from attack import in_cgroup, init_socket, keeper_of, message, send_with_fds, take_fd
 from berth_e2e import wait_until
 
 HELLO, DONE = 1, 60
@@ -269,6 +269,7 @@ def directories_of(keeper):
     return [int(n) for n in os.listdir(f"/proc/{keeper}/fd") if os.path.isdir(f"/proc/{keeper}/fd/{n}")]
 
 
+@in_cgroup
 def test_from_the_cgroup_that_init_is_given_no_way_leads_up_to_the_node(server, name):
     """Init gets a directory of box for each call: with ".." a taken one must not leave box, let alone reach the node's /."""
     server.ssh(name, "true")

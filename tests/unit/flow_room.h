@@ -32,6 +32,8 @@ static struct {
 	unsigned reads;
 	const char *ended; /* conn_end's words */
 	uint64_t taken;
+	uint64_t fed;
+	bool input_ended;
 	struct err failed;
 } fake;
 
@@ -144,6 +146,19 @@ void
 peers_leave(struct channel *ch)
 {
 	(void)ch;
+}
+
+void
+peers_fed(struct channel *ch)
+{
+	fake.fed = ch->in.fed;
+}
+
+void
+peers_input_end(struct channel *ch)
+{
+	(void)ch;
+	fake.input_ended = true;
 }
 
 void

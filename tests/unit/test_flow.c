@@ -72,9 +72,10 @@ an_ended_call_needs_no_window_to_end(void **state)
 static void
 what_stands_behind_the_end_is_not_shown(void **state)
 {
-	static const char end[] = "{\"exit_status\":7,\"signal\":0,\"ended_by\":\"itself\"}";
+	static const char end[] = "{\"exit_status\":7,\"signal\":0,\"core_dumped\":true,"
+				  "\"ended_by\":\"itself\",\"notice\":\"a \\\"b\\\" \\u0007\"}";
 	struct room *r = *state;
-	uint32_t status = 0, signal = 1;
+	auto_buf notice = BUF_MAX(100);
 
 	journal_put(r, JOURNAL_START, JOURNAL_OWN, "{}", 2);
 	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
@@ -84,16 +85,18 @@ what_stands_behind_the_end_is_not_shown(void **state)
 	run_output(r);
 	assert_true(r->ch.out.finished);
 	assert_string_equal(fake.sent[TEXT_OUT].at, "abc");
-	assert_true(flow_end_frame(&r->ch, &status, &signal));
-	assert_int_equal(status, 7);
-	assert_int_equal(signal, 0);
+	assert_true(flow_end_frame(&r->ch));
+	assert_int_equal(r->ch.exit_status, 7);
+	assert_int_equal(r->ch.exit_signal, 0);
+	assert_true(r->ch.core_dumped);
+	flow_end_notice(&r->ch, &notice);
+	assert_string_equal(buf_cstr(&notice), "a \"b\" ?0007");
 }
 
 static void
 a_lost_call_without_an_end_has_none(void **state)
 {
 	struct room *r = *state;
-	uint32_t status, signal;
 
 	journal_put(r, JOURNAL_DATA, JOURNAL_OUT, "abc", 3);
 	run_output(r);
@@ -101,7 +104,7 @@ a_lost_call_without_an_end_has_none(void **state)
 	r->ch.out.follow = false;
 	run_output(r);
 	assert_true(r->ch.out.finished);
-	assert_false(flow_end_frame(&r->ch, &status, &signal));
+	assert_false(flow_end_frame(&r->ch));
 }
 
 static void
@@ -150,7 +153,7 @@ a_gap_is_said_in_its_place(void **state)
 	run_output(r);
 	assert_true(r->ch.out.has_gap);
 	assert_string_equal(fake.sent[TEXT_ERR].at,
-			    "berth: call output: 900 bytes of stderr are no longer kept here\nxyz");
+			    "berth: call: 900 bytes of stderr are no longer kept here\nxyz");
 }
 
 static void
@@ -303,6 +306,34 @@ input_waits_for_the_call_to_start(void **state)
 	assert_int_equal(r->ch.in.fd, -1); /* and its EOF is passed on */
 }
 
+/* A call with a key: another channel has given the first bytes, and then was gone. */
+static void
+the_next_owner_gives_what_was_not_taken_yet(void **state)
+{
+	struct room *r = *state;
+	auto_buf got = BUF_MAX(1000);
+	int feed = fd_steal(&r->ch.in.fd);
+	struct err err;
+
+	watch_remove(&r->ch.in.watch);
+	r->ch.in.waits = true; /* it has joined, and gives nothing */
+	arrive(r, "abcdef", 6);
+	r->ch.client_eof = true;
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 6);
+	assert_false(fake.input_ended);
+	r->ch.in.waits = false;
+	r->ch.in.counts = true;
+	r->ch.in.fed = r->ch.in.skip = 4;
+	assert_int_equal(flow_begin_input(&r->ch, &feed, &err), 0);
+	flow_input(&r->ch);
+	drain_sink(r, &got, 1000);
+	assert_string_equal(got.at, "ef");
+	assert_int_equal(fake.fed, 6);
+	assert_true(fake.input_ended);
+	assert_int_equal(r->ch.in.fd, -1);
+}
+
 static void
 a_call_that_closed_its_stdin_does_not_stop_the_client(void **state)
 {
@@ -360,6 +391,7 @@ main(void)
 	    ROOM(a_read_takes_all_that_is_buffered),
 	    ROOM(bytes_that_come_within_a_read_keep_their_place),
 	    ROOM(input_waits_for_the_call_to_start),
+	    ROOM(the_next_owner_gives_what_was_not_taken_yet),
 	    ROOM(a_call_that_closed_its_stdin_does_not_stop_the_client),
 	    ROOM(a_client_beyond_its_window_is_cut_off),
 	    ROOM(stderr_of_a_client_is_dropped),

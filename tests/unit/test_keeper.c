@@ -114,7 +114,7 @@ const struct engine engine_launch = {
     "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
     engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,  NULL,
     NULL,              NULL,             NULL,             false,            NULL,
-    NULL,
+    NULL,              true,
 };
 
 /* ---- the manager and a conn ---- */
@@ -324,7 +324,7 @@ struct seen {
 static void
 ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty)
 {
-	static const char env[] = "KEEP=call\0LANG=C\0BERTH_X=1\0";
+	static const char env[] = "KEEP=call\0LANG=C\0BERTH_TIMEOUT=1h\0";
 	*s = (struct seen){.channel = channel,
 			   .input = -1,
 			   .journal = -1,

@@ -27,7 +27,9 @@ roles_and_verbs(void **state)
 	    {VERB_help, true, true},	   {VERB_exec, true, true},
 	    {VERB_image_import, false, false}, {VERB_image_ls, true, true},
 	    {VERB_image_rm, false, false},
-	    {VERB_set, false, true},	   {VERB_audit, false, false},
+	    {VERB_set, false, true},	    {VERB_audit, false, false},
+	    {VERB_why, true, true},
+	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
 	};
 
 	(void)state;

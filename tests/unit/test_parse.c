@@ -162,8 +162,8 @@ bad_requests_get_one_line_that_says_why(void **state)
 	    {"exec demo", "berth: exec: no such verb (run: ssh berth@HOST help)"},
 	    {"''", "berth: no such verb (run: ssh berth@HOST help)"},
 	    {"quite-another-thing", "berth: quite-another-thing: no such verb (run: ssh berth@HOST help)"},
-	    {"call", "berth: call: a second word is missing: show, output (run: ssh berth@HOST help)"},
-	    {"call out c_x", "berth: call: a second word is missing: show, output (run: ssh berth@HOST "
+	    {"call", "berth: call: a second word is missing: show, output, wait, kill (run: ssh berth@HOST help)"},
+	    {"call out c_x", "berth: call: a second word is missing: show, output, wait, kill (run: ssh berth@HOST "
 			     "help)"},
 	    {"show", "berth: show: its session is missing (run: ssh berth@HOST help show)"},
 	    {"show a b", "berth: show: one word too many: b (run: ssh berth@HOST help show)"},

@@ -211,6 +211,49 @@ choices_are_of_one_session_and_go_with_it(void **state)
 	assert_int_equal(text.len, 0);
 }
 
+static int
+find_any(void *ctx, const struct session_row *row, struct err *err)
+{
+	(void)err;
+	*(struct session_row *)ctx = *row;
+	return 0;
+}
+
+static int
+synchronous(struct index *ix)
+{
+	sqlite3_stmt *st;
+
+	assert_int_equal(sqlite3_prepare_v2(ix->db, "PRAGMA synchronous", -1, &st, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+	const int level = sqlite3_column_int(st, 0);
+	sqlite3_finalize(st);
+	return level;
+}
+
+static void
+a_transaction_that_need_not_be_durable_is_whole_and_the_next_is_durable(void **state)
+{
+	struct place *p = *state;
+	const struct session_row a = sample("s_aaaaaaaaaaaaaaaa", "one"), b = sample("s_bbbbbbbbbbbbbbbb", "two");
+	struct err err;
+
+	assert_int_equal(index_begin_soon(&p->ix, &err), 0);
+	assert_int_equal(synchronous(&p->ix), 1); /* NORMAL */
+	assert_int_equal(index_put_session(&p->ix, &a, &err), 0);
+	assert_int_equal(index_commit(&p->ix, &err), 0);
+	assert_int_equal(synchronous(&p->ix), 2); /* FULL */
+	assert_int_equal(index_begin_soon(&p->ix, &err), 0);
+	assert_int_equal(index_put_session(&p->ix, &b, &err), 0);
+	index_rollback(&p->ix);
+	assert_int_equal(synchronous(&p->ix), 2);
+	assert_int_equal(index_put_session(&p->ix, &a, &err), 0); /* the same again: how it is made durable */
+	assert_int_equal(index_drop_session(&p->ix, a.id, &err), 0);
+	struct session_row found = {0};
+	assert_int_equal(index_list_sessions(&p->ix, find_any, &found, &err), 0);
+	assert_string_equal(found.id, ""); /* the other was never there */
+}
+
 static void
 a_row_that_need_not_be_durable_leaves_the_next_one_durable(void **state)
 {
@@ -239,6 +282,8 @@ main(void)
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(choices_are_of_one_session_and_go_with_it, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(a_row_that_need_not_be_durable_leaves_the_next_one_durable, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(a_transaction_that_need_not_be_durable_is_whole_and_the_next_is_durable, make_place,
+					    remove_place),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

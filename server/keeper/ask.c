@@ -1,0 +1,61 @@
+/* What the manager asks about one call, for a verb of somebody who has the right to. Each question is
+ * answered once. */
+#include "keeper.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#include <signal.h>
+
+void
+ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m)
+{
+	auto_close int journal = -1;
+	auto_close int growth = -1;
+	struct call *c = call_find_id(k, m->call);
+	struct err err;
+
+	if (!c) {
+		err_set(&err, ERR_ABSENT, "no such call runs");
+		keeper_done(k, m->seq, &err);
+		return;
+	}
+	if (growth_watch(c, &journal, &growth, &err) < 0) {
+		keeper_done(k, m->seq, &err);
+		return;
+	}
+	const struct msg_journal_watched body = {.seq = m->seq};
+	const int fds[2] = {journal, growth};
+	if (wire_send_fds(&k->manager, MSG_journal_watched, &body, fds, 2, &err) < 0)
+		log_err(&err, "answer the manager");
+}
+
+/* One that lives, or has left something that does. */
+static struct call *
+find(struct keeper *k, struct str id)
+{
+	struct call *c = call_find_id(k, id);
+
+	for (struct call *late = k->late; !c && late; late = late->next)
+		if (str_is(id, late->id))
+			c = late;
+	return c;
+}
+
+void
+ask_kill(struct keeper *k, const struct msg_call_kill *m)
+{
+	struct call *c = find(k, m->call);
+	struct err err;
+
+	if (!c)
+		err_set(&err, ERR_ABSENT, "nothing of it runs any more");
+	else if (m->signal < 1 || m->signal > 64)
+		err_set(&err, ERR_USAGE, "no such signal");
+	else if (excess_signal(c, m->signal, &err) == 0 &&
+		 (m->signal != SIGKILL || k->engine->call_kill(&k->box, c->id, &err) == 0)) {
+		keeper_done(k, m->seq, NULL);
+		return;
+	}
+	keeper_done(k, m->seq, &err);
+}

@@ -1,0 +1,170 @@
+/* Keys of calls on disk: found again, bound, torn tails, taken back, dropped. */
+#include "server/keeper/once.c"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct room {
+	char path[64];
+	int dir;
+	struct once o;
+};
+
+static struct err err;
+static const struct digest asked = {{1, 2, 3}}, other = {{4}};
+
+static int
+room_up(void **state)
+{
+	struct room *r = xnew(1, sizeof *r);
+
+	snprintf(r->path, sizeof r->path, "/tmp/once.XXXXXX");
+	assert_non_null(mkdtemp(r->path));
+	r->dir = open(r->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(once_open(&r->o, r->dir, &err), 0);
+	*state = r;
+	return 0;
+}
+
+static int
+room_down(void **state)
+{
+	struct room *r = *state;
+
+	once_close(&r->o);
+	unlinkat(r->dir, ONCE_NAME, 0);
+	close(r->dir);
+	assert_int_equal(rmdir(r->path), 0);
+	free(r);
+	return 0;
+}
+
+static void
+add(struct room *r, const char *key, const char *call)
+{
+	assert_int_equal(once_add(&r->o, str_of(key), &asked, call, &err), 0);
+}
+
+static void
+again(struct room *r)
+{
+	once_close(&r->o);
+	assert_int_equal(once_open(&r->o, r->dir, &err), 0);
+}
+
+static const char *
+call_of(const struct room *r, const char *key)
+{
+	const struct once_key *k = once_find(&r->o, str_of(key));
+	return k ? k->call : "";
+}
+
+static void
+keys_are_found_again(void **state)
+{
+	struct room *r = *state;
+	char longest[ONCE_KEY_BYTES + 1];
+
+	memset(longest, 'k', ONCE_KEY_BYTES);
+	longest[ONCE_KEY_BYTES] = '\0';
+	add(r, "a", "c_aaaaaaaaaaaaaaaa");
+	add(r, longest, "c_bbbbbbbbbbbbbbbb");
+	for (int i = 0; i < 2; i++) {
+		assert_string_equal(call_of(r, "a"), "c_aaaaaaaaaaaaaaaa");
+		assert_string_equal(call_of(r, longest), "c_bbbbbbbbbbbbbbbb");
+		assert_null(once_find(&r->o, str_of("aa")));
+		assert_true(digest_equal(&once_find(&r->o, str_of("a"))->request, &asked));
+		assert_false(digest_equal(&once_find(&r->o, str_of("a"))->request, &other));
+		again(r);
+	}
+}
+
+/* A crash at any byte of the last record: those before are there, and the next one too. */
+static void
+a_torn_record_harms_no_other(void **state)
+{
+	struct room *r = *state;
+
+	add(r, "a", "c_aaaaaaaaaaaaaaaa");
+	for (int left = 0; left < ONCE_RECORD_BYTES; left += 17) {
+		add(r, "torn", "c_tttttttttttttttt");
+		assert_int_equal(ftruncate(r->o.fd, ONCE_RECORD_BYTES + left), 0);
+		again(r);
+		assert_null(once_find(&r->o, str_of("torn")));
+		assert_string_equal(call_of(r, "a"), "c_aaaaaaaaaaaaaaaa");
+	}
+	add(r, "b", "c_bbbbbbbbbbbbbbbb");
+	again(r);
+	assert_string_equal(call_of(r, "b"), "c_bbbbbbbbbbbbbbbb");
+}
+
+static void
+a_changed_byte_makes_it_no_record(void **state)
+{
+	struct room *r = *state;
+
+	add(r, "a", "c_aaaaaaaaaaaaaaaa");
+	add(r, "b", "c_bbbbbbbbbbbbbbbb");
+	assert_int_equal(pwrite(r->o.fd, "X", 1, AT_REQUEST + 5), 1);
+	again(r);
+	assert_null(once_find(&r->o, str_of("a")));
+	assert_string_equal(call_of(r, "b"), "c_bbbbbbbbbbbbbbbb");
+}
+
+static void
+the_newest_can_be_taken_back(void **state)
+{
+	struct room *r = *state;
+
+	add(r, "a", "c_aaaaaaaaaaaaaaaa");
+	add(r, "b", "c_bbbbbbbbbbbbbbbb");
+	once_take_back(&r->o);
+	for (int i = 0; i < 2; i++) {
+		assert_null(once_find(&r->o, str_of("b")));
+		assert_non_null(once_find(&r->o, str_of("a")));
+		again(r);
+	}
+}
+
+static bool
+is_b(void *ctx, const char *call)
+{
+	++*(unsigned *)ctx;
+	return call[2] == 'b';
+}
+
+static void
+a_dropped_key_is_free_again(void **state)
+{
+	struct room *r = *state;
+	unsigned n = 0;
+
+	add(r, "a", "c_aaaaaaaaaaaaaaaa");
+	add(r, "b", "c_bbbbbbbbbbbbbbbb");
+	assert_int_equal(once_drop(&r->o, is_b, &n, &err), 0);
+	assert_int_equal(n, 2);
+	for (int i = 0; i < 2; i++) {
+		assert_null(once_find(&r->o, str_of("b")));
+		assert_string_equal(call_of(r, "a"), "c_aaaaaaaaaaaaaaaa");
+		again(r);
+	}
+	add(r, "b", "c_cccccccccccccccc");
+	assert_string_equal(call_of(r, "b"), "c_cccccccccccccccc");
+}
+
+int
+main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, room_up, room_down)
+	const struct CMUnitTest tests[] = {
+	    T(keys_are_found_again),
+	    T(a_torn_record_harms_no_other),
+	    T(a_changed_byte_makes_it_no_record),
+	    T(the_newest_can_be_taken_back),
+	    T(a_dropped_key_is_free_again),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
