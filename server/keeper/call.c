@@ -1,4 +1,4 @@
-/* One call: its streams into its journal, its end, and what it leaves behind.
+/* One call: its states, its end, and what it leaves behind.
  *
  *   QUEUED ─its shell is free▶ RUNNING      QUEUED ─cancelled▶ LATE
  *   RUNNING ─exited▶ DRAINING ─both streams at their end, or quiet▶ LATE ─nothing is left▶ GONE
@@ -23,11 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum {
-	READS_AT_ONCE = 8,
-	DRAIN_OVER_BYTES = 4 << 20, /* what DRAINING may read though the journal is full: more than
-				     * the pipes hold */
-};
 #define DRAIN_QUIET_NS    (100 * NS_PER_MS)
 #define DRAIN_MAX_NS      (2 * NS_PER_S)
 #define QUEUE_MAX_NS	  (3600 * NS_PER_S)
@@ -35,8 +30,6 @@ enum {
 #define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
 #define PLACE_WAIT_MAX_NS (30 * NS_PER_S) /* ... up to this */
 
-static void stream_read(struct call_stream *s);
-static void after_streams(struct call *c);
 static void finish(struct call *c);
 static bool remove_place(struct call *c);
 
@@ -45,120 +38,6 @@ enter(struct call *c, enum call_state state, const char *waits_for)
 {
 	c->state = state;
 	c->waits_for = waits_for;
-}
-
-/* ---- streams ---- */
-
-static void
-stream_close(struct call_stream *s)
-{
-	watch_remove(&s->watch);
-	fd_close(&s->fd);
-}
-
-static bool
-streams_ended(const struct call *c)
-{
-	return c->out.fd < 0 && c->err.fd < 0;
-}
-
-static bool
-may_read(const struct call *c)
-{
-	if (c->state == CALL_LATE || !journal_is_full(&c->journal))
-		return true;
-	return c->state == CALL_DRAINING && !c->options.wait_all && c->drained_bytes < DRAIN_OVER_BYTES;
-}
-
-static void
-append(struct call *c, enum journal_stream as, const char *bytes, size_t n)
-{
-	const bool lost_before = c->journal.lost_bytes > 0;
-	struct err err;
-
-	if (journal_append(&c->journal, as, bytes, n, &err) < 0 && !lost_before)
-		log_err(&err, "call %s: its output is not kept any more", c->id);
-	if (c->options.max_output)
-		spill_append(c, as, bytes, n);
-	growth_note(c);
-}
-
-/* One read: false when there is nothing more to read now. */
-static bool
-stream_take(struct call_stream *s)
-{
-	struct call *c = s->call;
-	const ssize_t n = c->pty ? guard_read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES)
-				 : read(s->fd, c->keeper->room, JOURNAL_WRITE_MAX_BYTES);
-
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return false;
-	if (n <= 0) { /* EIO is how a PTY says that nobody holds its other side */
-		stream_close(s);
-		return false;
-	}
-	c->last_byte_ns = time_now_ns();
-	if (c->state != CALL_RUNNING)
-		c->drained_bytes += (size_t)n;
-	if (s->as == JOURNAL_ERR || c->pty)
-		excess_heard(c, c->keeper->room, (size_t)n);
-	append(c, c->state == CALL_LATE ? JOURNAL_LATE : s->as, c->keeper->room, (size_t)n);
-	return true;
-}
-
-static void
-on_stream(void *ctx, uint32_t events)
-{
-	struct call_stream *s = ctx;
-
-	(void)events;
-	stream_read(s);
-}
-
-/* Also resumes one that was at rest. */
-static void
-stream_watch(struct call_stream *s)
-{
-	struct err err;
-
-	if (s->fd < 0 || s->watch.loop)
-		return;
-	if (watch_add(&s->call->keeper->loop, &s->watch, s->fd, EPOLLIN, on_stream, s, &err) < 0) {
-		log_err(&err, "call %s", s->call->id);
-		stream_close(s);
-	}
-}
-
-static void
-stream_read(struct call_stream *s)
-{
-	struct call *c = s->call;
-
-	for (int i = 0; i < READS_AT_ONCE; i++) {
-		if (!may_read(c)) {
-			watch_remove(&s->watch); /* backpressure; a hang-up would still wake us */
-			return;
-		}
-		if (!stream_take(s))
-			break;
-	}
-	if (s->fd < 0 && streams_ended(c))
-		after_streams(c);
-}
-
-/* Reads what the streams hold, without looking at what comes after them. Each has a bound of its
- * own: a child that fills the one as fast as we read it must not hide what is in the other. */
-static void
-empty_streams(struct call *c)
-{
-	struct call_stream *const both[] = {&c->out, &c->err};
-
-	for (int i = 0; i < 2; i++) {
-		const uint64_t end = c->drained_bytes + DRAIN_OVER_BYTES / 2;
-		while (both[i]->fd >= 0 && may_read(c) && c->drained_bytes < end)
-			if (!stream_take(both[i]))
-				break;
-	}
 }
 
 /* ---- life ---- */
@@ -317,7 +196,7 @@ call_resize(struct call *c, const struct msg_call_resize *m)
 void
 call_resume(struct call *c)
 {
-	if (!may_read(c))
+	if (!stream_may_read(c))
 		return;
 	stream_watch(&c->out);
 	stream_watch(&c->err);
@@ -380,7 +259,7 @@ add_exec_error(struct call *c, uint32_t number)
 			       text ? text : "unknown error",
 			       c->options.cwd[0] && cwd ? " (BERTH_CWD must be a directory)" : "");
 	if (n > 0)
-		append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);
+		stream_append(c, c->pty ? JOURNAL_OUT : JOURNAL_ERR, line, (size_t)n);
 }
 
 static void
@@ -430,7 +309,7 @@ on_all(void *ctx)
 	if (remove_place(c)) {
 		if (c->excess.timed_out)
 			excess_judge(c);
-		empty_streams(c);
+		stream_empty_both(c);
 		finish(c);
 		return;
 	}
@@ -449,13 +328,13 @@ call_exited(struct keeper *k, const struct msg_init_exited *m)
 	shell_next(k, c->shell);
 	c->last_byte_ns = time_now_ns();
 	c->drain_until_ns = c->last_byte_ns + DRAIN_MAX_NS;
-	empty_streams(c);
+	stream_empty_both(c);
 	if (c->options.wait_all) {
 		call_resume(c);
 		on_all(c);
 		return;
 	}
-	if (streams_ended(c)) {
+	if (stream_both_ended(c)) {
 		finish(c);
 		return;
 	}
@@ -547,12 +426,12 @@ free_later(void *ctx)
 static void
 on_place(void *ctx)
 {
-	after_streams(ctx);
+	call_streams_ended(ctx);
 }
 
 /* Of a call that is LATE: goes when nothing of it is left. */
-static void
-after_streams(struct call *c)
+void
+call_streams_ended(struct call *c)
 {
 	if (c->state == CALL_DRAINING) {
 		if (!c->options.wait_all)
@@ -561,7 +440,7 @@ after_streams(struct call *c)
 	}
 	if (c->state != CALL_LATE)
 		return; /* it has closed its streams, and runs on */
-	if (remove_place(c) && streams_ended(c)) {
+	if (remove_place(c) && stream_both_ended(c)) {
 		enter(c, CALL_GONE, "nothing");
 		timer_cancel(&c->timer);
 		unlink_call(c);
@@ -610,7 +489,7 @@ finish(struct call *c)
 		list_left(c, &left);
 	spool_end(c, buf_view(&left));
 	call_resume(c);
-	after_streams(c);
+	call_streams_ended(c);
 	pause_process_ended(k);
 }
 
@@ -624,16 +503,16 @@ call_end_all(struct keeper *k, const char *ended_by)
 			    (struct journal_outcome){.signal = SIGKILL, .ended_by = ended_by};
 			enter(c, CALL_DRAINING, "its last output");
 		}
-		empty_streams(c);
+		stream_empty_both(c);
 		finish(c);
 	}
 	for (struct call *c = k->late, *next; c; c = next) {
 		next = c->next;
 		c->drained_bytes = 0;
-		empty_streams(c);
+		stream_empty_both(c);
 		stream_close(&c->out);
 		stream_close(&c->err);
-		after_streams(c);
+		call_streams_ended(c);
 	}
 }
 

@@ -8,7 +8,8 @@
  *   sockets.c  sockets of the session's network                     spare.c     started without a name
  *   once.c     keys of calls                                        join.c      who listens to a call
  *   ask.c      what the manager asks about one call                 retain.c    old journals
- *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files */
+ *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
+ *   stream.c   its stdout and stderr, into its journal */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -187,6 +188,23 @@ void call_exited(struct keeper *k, const struct msg_init_exited *m);
 /* No process of the session lives any more: every call ends now. */
 void call_end_all(struct keeper *k, const char *ended_by);
 void call_free_all(struct keeper *k);
+
+/* No stream is read any more: its end, where that was all it waited for. */
+void call_streams_ended(struct call *c);
+
+/* ---- stream.c ---- */
+
+/* Also resumes one that was at rest. */
+void stream_watch(struct call_stream *s);
+void stream_close(struct call_stream *s);
+/* Nobody holds their other side any more, or they were closed. */
+bool stream_both_ended(const struct call *c);
+/* Whether the journal has room, or what the pipes hold is read without. */
+bool stream_may_read(const struct call *c);
+/* Reads what the streams hold, without looking at what comes after them. */
+void stream_empty_both(struct call *c);
+/* To the journal and to what keeps the output besides. A failure is logged once, and told at the end. */
+void stream_append(struct call *c, enum journal_stream as, const char *bytes, size_t n);
 
 /* ---- growth.c ---- */
 
