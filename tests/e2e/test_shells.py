@@ -219,6 +219,24 @@ def test_one_that_waits_can_leave_and_run_out_of_time(server, name):
     assert out(call(server, name, "echo $x")) == "first,detached\n"
 
 
+def test_one_that_waits_and_has_a_key_outlives_its_link(server, name):
+    """Nobody runs it twice, and the next client of that key gets what it writes."""
+    server.ssh(name, "mkfifo go")
+    first = popen(server, name, "read x < go; V=first")
+    wait_until("it to run", lambda: len(live(server, name)) == 1)
+    waiting = popen(server, name, "echo $V | tee -a ran", "BERTH_CALL=k")
+    wait_until("it to queue", lambda: len(live(server, name)) == 2)
+    waiting.kill()
+    waiting.wait()
+    third = popen(server, name, "echo $V | tee -a ran", "BERTH_CALL=k")
+    assert server.ssh(name, "echo > go").status == 0
+    assert first.wait(30) == 0
+    assert (third.communicate(timeout=30)[0], third.returncode) == (b"first\n", 0)
+    assert server.ssh(name, "cat ran").stdout == "first\n"
+    other = call(server, name, "echo $V | tee -a ran", "BERTH_CALL=k", shell="other")
+    assert other.status == 64 and "BERTH_CALL" in other.stderr, other
+
+
 def test_one_that_waits_can_be_signalled(server, name):
     server.ssh(name, "mkfifo go")
     first = popen(server, name, "x=first; cat go")
