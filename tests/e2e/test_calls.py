@@ -13,6 +13,7 @@ import struct
 import subprocess
 
 import asyncssh
+import execs
 import pytest
 
 from conftest import Server, at_most, running, wait_until
@@ -402,6 +403,16 @@ def test_a_terminal_lives_through_a_storm_of_window_changes(server, name):
 
     with leaves_nothing(server, name):
         asyncio.run(run())
+
+
+def test_many_fast_execs_over_8_connections_lose_and_mix_nothing(server, name):
+    """tests/bench/execs does 100,000."""
+    n = 1500
+    server.ssh(name, "true")
+    assert asyncio.run(execs.run(server.port, name, server.key, n)) == []
+    session = server.session(name)["id"]
+    wait_until("the index", lambda: execs.in_index(server.state, session)[0] >= n)
+    assert execs.in_index(server.state, session) == (n, 0, sum(i % 251 for i in range(n)))
 
 
 def test_256_calls_at_once_on_one_connection_five_times(server, name):
