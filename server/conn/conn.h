@@ -207,7 +207,7 @@ void auth_count(struct conn *c);
 struct held;
 struct held *held_new(uint64_t max_output);
 /* The call's id, when it is known. */
-void held_name(struct held *h, struct str call);
+void held_name(struct held *h, struct str call, bool spilled);
 void held_free(struct held *h);
 /* How many bytes of s go to the client now; what is behind them is held, or dropped. */
 size_t held_take(struct channel *ch, bool is_err, struct str s);

@@ -21,7 +21,8 @@ struct stream {
 };
 
 struct held {
-	char call[ID_BYTES]; /* whose files its line names */
+	char call[ID_BYTES]; /* whose output its line names */
+	bool spilled;	     /* it is in files of that call, made for this channel */
 	size_t head, tail;
 	struct stream stream[2]; /* stdout, stderr */
 };
@@ -37,11 +38,12 @@ held_new(uint64_t max_output)
 }
 
 void
-held_name(struct held *h, struct str call)
+held_name(struct held *h, struct str call, bool spilled)
 {
 	struct err ignored; /* the row bounds it */
 
 	(void)!str_copy(call, h->call, sizeof h->call, &ignored);
+	h->spilled = spilled;
 }
 
 void
@@ -119,10 +121,14 @@ tell(struct channel *ch, bool is_err)
 	const struct stream *s = &h->stream[is_err];
 	auto_buf line = BUF_MAX(256);
 
-	buf_fmt(&line, "%sberth: call: %llu bytes are missing here (%s: /run/berth/out/%s.%s)\n",
-		s->last == '\n' ? "" : "\n", (unsigned long long)(s->total - h->head - h->tail),
-		s->total > SPILL_MAX_BYTES ? "the first 1 GiB of it" : "all of it", h->call,
-		is_err ? "err" : "out");
+	buf_fmt(&line, "%sberth: call: %llu bytes are missing here (", s->last == '\n' ? "" : "\n",
+		(unsigned long long)(s->total - h->head - h->tail));
+	if (h->spilled)
+		buf_fmt(&line, "%s: /run/berth/out/%s.%s)\n",
+			s->total > SPILL_MAX_BYTES ? "the first 1 GiB of it" : "all of it", h->call,
+			is_err ? "err" : "out");
+	else
+		buf_fmt(&line, "ssh berth@HOST call output %s)\n", h->call);
 	(void)!channel_bytes(ch, is_err ? TEXT_ERR : TEXT_OUT, buf_view(&line));
 }
 

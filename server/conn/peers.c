@@ -219,7 +219,7 @@ on_started(struct channel *ch, struct wire *w)
 	if (ch->state != CHANNEL_ASKED)
 		return;
 	if (ch->out.held)
-		held_name(ch->out.held, w->message.call_started.call);
+		held_name(ch->out.held, w->message.call_started.call, true);
 	if (ch->detach) {
 		answer_detached(ch, w->message.call_started.call);
 		return;
@@ -243,6 +243,8 @@ take_feed(struct channel *ch, struct wire *w, struct err *err)
 	const struct msg_call_joined *m = &w->message.call_joined;
 
 	ch->in.waits = m->live && !m->owner && m->feed && !ch->stdin_null;
+	if (m->owner && m->feed && ch->stdin_null)
+		peers_input_end(ch); /* else nobody would ever end it */
 	if (!m->owner || !m->feed || ch->stdin_null)
 		return 0;
 	ch->in.counts = true;
@@ -275,6 +277,8 @@ on_joined(struct channel *ch, struct wire *w)
 		return;
 	}
 	buf_str(&ch->notice, m->call);
+	if (ch->out.held) /* whoever was first may have asked for no files, and files go */
+		held_name(ch->out.held, m->call, false);
 	if (!m->live) { /* its journal tells all there is */
 		ch->lost = true;
 		ch->out.follow = false;

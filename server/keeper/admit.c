@@ -269,7 +269,7 @@ new_call(struct grant *g, const struct msg_call_start *m, const struct call_opti
 	c->err.as = JOURNAL_ERR;
 	c->command = command;
 	c->options = *options;
-	shell_set_key(c, g);
+	shell_key(options, g, c->shell);
 	const struct str text = command_text(k, m);
 	const size_t n = text.len < CALL_COMMAND_BYTES ? text.len : CALL_COMMAND_BYTES;
 	if (n)
@@ -471,13 +471,15 @@ by_text(const void *a, const void *b)
 /* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
  * order. Not how the caller waits for it. */
 static struct digest
-request_sum(const struct msg_call_start *m, const struct call_options *o)
+request_sum(const struct grant *g, const struct msg_call_start *m, const struct call_options *o)
 {
 	auto_of(hasher) struct hasher *h = hasher_new();
 	const char what[3] = {(char)m->kind, m->pty != 0, '\0'};
 	struct str vars[CALL_ENV_MAX], rest = m->env, one;
+	char shell[SHELL_KEY_BYTES]; /* a developer's is his own: nobody else's key reaches it */
 	size_t n = 0;
 
+	shell_key(o, g, shell);
 	while (rest.len && n < CALL_ENV_MAX && str_cut(&rest, '\0', &one))
 		if (is_variable(one))
 			vars[n++] = one;
@@ -486,7 +488,7 @@ request_sum(const struct msg_call_start *m, const struct call_options *o)
 	hasher_add(h, m->command.at, m->command.len);
 	hasher_add(h, "", 1); /* no text of these has a NUL */
 	hasher_add(h, o->cwd, strlen(o->cwd) + 1);
-	hasher_add(h, o->shell, strlen(o->shell) + 1);
+	hasher_add(h, shell, strlen(shell) + 1);
 	for (size_t i = 0; i < n; i++) {
 		hasher_add(h, vars[i].at, vars[i].len);
 		hasher_add(h, "", 1);
@@ -557,7 +559,7 @@ admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
 	if (check(g, m, &options, &why) < 0)
 		return refuse(g, m->channel, &why, err);
 	if (options.key[0])
-		request = request_sum(m, &options);
+		request = request_sum(g, m, &options);
 	const int joined = join(g, m, &options, &request, &why);
 	if (joined < 0)
 		return refuse(g, m->channel, &why, err);

@@ -52,7 +52,11 @@ ask_kill(struct keeper *k, const struct msg_call_kill *m)
 		err_set(&err, ERR_ABSENT, "nothing of it runs any more");
 	else if (m->signal < 1 || m->signal > 64)
 		err_set(&err, ERR_USAGE, "no such signal");
-	else if (excess_signal(c, m->signal, &err) == 0 &&
+	else if (c->state == CALL_QUEUED) { /* nothing of it runs: its end is ours to say */
+		call_signal(c, m->signal);
+		keeper_done(k, m->seq, NULL);
+		return;
+	} else if (excess_signal(c, m->signal, &err) == 0 &&
 		 (m->signal != SIGKILL || k->engine->call_kill(&k->box, c->id, &err) == 0)) {
 		keeper_done(k, m->seq, NULL);
 		return;

@@ -115,6 +115,7 @@ call_launched(struct call *c)
 {
 	timer_cancel(&c->timer);
 	enter(c, CALL_RUNNING, "its command to end");
+	join_launched(c);
 }
 
 void

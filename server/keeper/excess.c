@@ -115,8 +115,11 @@ excess_signal(struct call *c, uint32_t signal, struct err *err)
 
 	if (k->engine->call_procs && k->engine->call_procs(&k->box, c->id, &list, err) < 0)
 		return -1;
-	if (list < 0)
-		return keeper_signal(k, c->number, signal);
+	if (list < 0) {
+		if (keeper_signal(k, c->number, signal) == 0)
+			return 0;
+		return err_set(err, ERR_AGAIN, "the session is ending");
+	}
 	const struct msg_init_signal_listed body = {.signal = signal};
 	const int sent = wire_send_fds(&k->init, MSG_init_signal_listed, &body, &list, 1, err);
 	close(list);

@@ -52,6 +52,22 @@ grant_cut(struct grant *g, const struct err *why)
 	end(g);
 }
 
+static void
+cut_later(void *ctx)
+{
+	end(ctx);
+}
+
+void
+grant_cut_later(struct grant *g, const struct err *why)
+{
+	if (g->dead)
+		return;
+	if (why->code == ERR_CORRUPT)
+		log_err(why, "conn of %s is cut", g->principal);
+	loop_defer(&g->keeper->loop, cut_later, g); /* before its memory goes: that is deferred too */
+}
+
 static int
 take_message(struct grant *g, struct err *err)
 {

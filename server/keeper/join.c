@@ -62,7 +62,19 @@ join_end_input(struct call *c)
 static void
 on_hold(void *ctx)
 {
-	join_end_input(ctx);
+	struct call *c = ctx;
+
+	if (c->state == CALL_QUEUED) /* it has had no chance to read any of it */
+		timer_set(&c->keeper->loop, &c->hold, time_now_ns() + INPUT_HELD_NS, on_hold, c);
+	else
+		join_end_input(c);
+}
+
+void
+join_launched(struct call *c)
+{
+	if (!c->owner && c->feed >= 0)
+		timer_set(&c->keeper->loop, &c->hold, time_now_ns() + INPUT_HELD_NS, on_hold, c);
 }
 
 /* ---- to join ---- */
@@ -87,7 +99,7 @@ say_joined(struct grant *g, uint32_t channel, const struct call *c, const char *
 	struct err err;
 
 	if (wire_send_fds(&g->conn, MSG_call_joined, &body, fds, 3, &err) < 0)
-		grant_cut(g, &err);
+		grant_cut_later(g, &err);
 }
 
 static void
@@ -262,7 +274,7 @@ tell_end(const struct call *c, struct grant *g, uint32_t channel, const char *no
 		      .signal = o->signal, .core_dumped = o->core_dumped,
 		      .ended_by = str_of(o->ended_by), .journal_bytes = c->journal.at,
 		      .notice = str_of(notice)) < 0)
-		grant_cut(g, &err);
+		grant_cut_later(g, &err);
 }
 
 void

@@ -233,6 +233,8 @@ void join_leave(struct keeper *k, const struct grant *g, uint32_t channel);
 void join_leave_all(struct keeper *k, const struct grant *g);
 void join_fed(struct call *c, uint64_t bytes);
 void join_end_input(struct call *c);
+/* One that has waited for its shell begins: from now on it can read what was given. */
+void join_launched(struct call *c);
 /* To all that listen: it has ended. None of them does any more. */
 void join_tell_end(struct call *c, const char *notice);
 void join_tell_growth(struct call *c);
@@ -259,7 +261,7 @@ void launch_resize(struct launch *l, const struct msg_call_resize *m);
 /* ---- shell.c: named shells ---- */
 
 /* Which shell a call of owner runs in: a developer's are his alone. */
-void shell_set_key(struct call *c, const struct grant *owner);
+void shell_key(const struct call_options *o, const struct grant *owner, char out[SHELL_KEY_BYTES]);
 int shell_fill_argv(const struct call *c, struct str command, struct buf *out,
 		    struct err *err) must_check;
 /* Whether another call is in the shell of this one, or waits for it; then this one waits, with words. */
@@ -286,6 +288,8 @@ void grant_revoke(struct keeper *k, uint64_t number);
 void grant_adopt(struct keeper *k, uint64_t number, int fd);
 /* Cuts the link after a failed send or a broken row. */
 void grant_cut(struct grant *g, const struct err *why);
+/* The same when this turn ends: for who walks the calls, which a cut would change under him. */
+void grant_cut_later(struct grant *g, const struct err *why);
 int grant_report_all(struct keeper *k, struct err *err) must_check;
 void grant_close_all(struct keeper *k);
 

@@ -23,17 +23,18 @@ static const struct {
 };
 
 void
-shell_set_key(struct call *c, const struct grant *owner)
+shell_key(const struct call_options *o, const struct grant *owner, char out[SHELL_KEY_BYTES])
 {
-	if (!c->options.shell[0])
+	out[0] = '\0';
+	if (!o->shell[0])
 		return;
 	if (!str_is(str_of(owner->role), "developer")) {
-		snprintf(c->shell, sizeof c->shell, "%s", c->options.shell);
+		snprintf(out, SHELL_KEY_BYTES, "%s", o->shell);
 		return;
 	}
 	const struct digest who = digest_of(str_of(owner->principal));
 	const struct digest_text hex = digest_text(&who);
-	snprintf(c->shell, sizeof c->shell, "%s@%.16s", c->options.shell, hex.text);
+	snprintf(out, SHELL_KEY_BYTES, "%s@%.16s", o->shell, hex.text);
 }
 
 /* ---- what runs ---- */

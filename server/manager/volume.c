@@ -82,16 +82,23 @@ volume_is_whole(int dir, const char *name)
 int
 volume_make(int dir, const char *name, uint64_t bytes, struct err *err)
 {
-	char path[64];
+	char path[64], made[64];
 
-	auto_close int file = volume_create(dir, name, bytes, err);
+	/* Under another name: who dies with mkfs under way leaves nothing that passes for an image. */
+	if ((size_t)snprintf(made, sizeof made, "%s.new", name) >= sizeof made)
+		return err_set(err, ERR_INTERNAL, "the name of a disk image is too long");
+	(void)unlinkat(dir, made, 0);
+	auto_close int file = volume_create(dir, made, bytes, err);
 	if (file < 0)
 		return -1;
 	/* by our fd: the image has no name that others must be kept from */
 	snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)getpid(), file);
-	if (spawn_run(volume_mkfs(path), err) == 0)
-		return 0;
-	unlinkat(dir, name, 0);
+	if (spawn_run(volume_mkfs(path), err) == 0) {
+		if (renameat(dir, made, dir, name) == 0)
+			return 0;
+		err_sys(err, errno, "name it");
+	}
+	unlinkat(dir, made, 0);
 	err_add(err, "format a disk image");
 	return err_hint(err, "install e2fsprogs on the server");
 }

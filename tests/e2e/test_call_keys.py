@@ -133,6 +133,14 @@ def test_who_joined_before_the_link_was_lost_becomes_the_owner(server, name):
     assert (out, second.returncode) == (b"got two\n", 0)
 
 
+def test_an_owner_that_gives_no_stdin_ends_it(server, name):
+    first = begin(server, name, "k", "echo up; cat; exit 6")
+    assert first.stdout.readline() == b"up\n"
+    drop(first)
+    r = call(server, name, "k", "echo up; cat; exit 6", "BERTH_STDIN=null", timeout=30)
+    assert (r.status, r.out) == (6, b"up\n"), r
+
+
 def test_the_end_of_stdin_is_passed_on(server, name):
     assert call(server, name, "k", "wc -c", stdin=b"x" * 3000000).out == b"3000000\n"
 

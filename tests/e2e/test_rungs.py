@@ -258,6 +258,7 @@ def test_no_process_of_a_session_passes_for_a_manager(rung):
     if not whole(rung):
         pytest.skip("a session of this rung sees no socket of the server")
     with running(rung=rung) as s:
+        assert s.verb("new m").status == 0
         p = s.popen("m", "read go; python3 -c '\nimport glob,socket,sys\n"
                          "for l in open(\"/proc/net/unix\"):\n"
                          " p = l.split()[-1]\n"

@@ -237,6 +237,19 @@ def test_one_that_waits_and_has_a_key_outlives_its_link(server, name):
     assert other.status == 64 and "BERTH_CALL" in other.stderr, other
 
 
+def test_one_that_waits_and_is_killed_by_the_verb_never_runs(server, name):
+    server.ssh(name, "mkfifo go")
+    first = popen(server, name, "read x < go")
+    wait_until("it to run", lambda: len(live(server, name)) == 1)
+    waiting = call(server, name, "touch ran", "BERTH_DETACH=1").stdout.strip()
+    assert len(live(server, name)) == 2
+    assert server.verb(f"call kill {waiting}").status == 0
+    wait_until("its end", lambda: server.json("call", "show", waiting)["ended_by"])
+    assert server.ssh(name, "echo > go").status == 0
+    assert first.wait(30) == 0
+    assert call(server, name, "test -e ran").status == 1, "it ran though it was killed"
+
+
 def test_one_that_waits_can_be_signalled(server, name):
     server.ssh(name, "mkfifo go")
     first = popen(server, name, "x=first; cat go")
@@ -289,6 +302,9 @@ def test_a_developer_has_no_shell_of_another_principal(server, name):
     assert out(call(server, name, "echo ${x-none}; x=one", key=one)) == "none\n"
     assert out(call(server, name, "echo ${x-none}; x=two", key=two)) == "none\n"
     assert [out(call(server, name, "echo $x", key=k)) for k in (None, one, two)] == ["operator\n", "one\n", "two\n"]
+    assert out(call(server, name, "echo $x", "BERTH_CALL=k", key=one)) == "one\n"
+    r = call(server, name, "echo $x", "BERTH_CALL=k", key=two)
+    assert r.status == 64 and r.out == b"", "a key leads into no other's shell either"
     server.ssh(name, "mkfifo go")
     holds = popen(server, name, "cat go")
     wait_until("it to run", lambda: live(server, name))

@@ -43,6 +43,18 @@ def test_what_travels_is_exact_around_the_boundary(server, name, most):
         assert server.ssh(name, f"cat {path.decode()}").out == text(n)
 
 
+def test_a_replay_by_key_is_cut_too_and_names_what_is_there(server, name):
+    """Whoever was first may have asked for no files."""
+    command = "seq 1000"
+    whole = server.ssh(name, command, options=("-o", "SetEnv=BERTH_CALL=k")).out
+    id = last(server, name)
+    r = call(server, name, command, 100, "BERTH_CALL=k")
+    assert r.status == 0
+    line = f"berth: call: {len(whole) - 100} bytes are missing here (ssh berth@HOST call output {id})\n".encode()
+    assert line in r.out and r.out.startswith(whole[:50]) and r.out.endswith(whole[-50:]), r
+    assert server.verb(f"call output {id}").out == whole
+
+
 def test_the_streams_are_apart(server, name):
     server.ssh(name, "cat > big", stdin=text(5_000_000))
     r = call(server, name, "cat big & cat big >&2; wait; exit 5", "64K")
