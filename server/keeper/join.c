@@ -284,7 +284,7 @@ join_tell_end(struct call *c, const char *notice)
 
 	c->owner = NULL;
 	tell_end(c, owner, c->channel, notice);
-	while (c->readers) { /* taken out first: a link that is cut takes out its own */
+	while (c->readers) {
 		struct grant *g = c->readers->grant;
 		const uint32_t channel = c->readers->channel;
 		remove_reader(c, &c->readers);

@@ -116,18 +116,6 @@ mount_check_apart(const struct mount_row *rows, size_t n, const struct mount_row
 
 /* ---- what is allowed ---- */
 
-static struct str
-trim(struct str s)
-{
-	while (s.len && s.at[0] == ' ') {
-		s.at++;
-		s.len--;
-	}
-	while (s.len && s.at[s.len - 1] == ' ')
-		s.len--;
-	return s;
-}
-
 static int
 take_allowed(struct str text, struct mounts_allowed *out, struct err *err)
 {
@@ -169,7 +157,7 @@ mounts_allowed_parse(struct str text, struct mounts_allowed *out, struct err *er
 	int result = 0;
 
 	while (result == 0 && text.len && str_cut(&rest, ',', &one))
-		result = take_allowed(trim(one), &all, err);
+		result = take_allowed(str_trim(one), &all, err);
 	if (result == 0)
 		result = check_no_way_round(&all, err);
 	if (result < 0) {

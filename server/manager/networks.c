@@ -24,18 +24,6 @@ is_name(struct str s, size_t most)
 	return true;
 }
 
-static struct str
-trim(struct str s)
-{
-	while (s.len && s.at[0] == ' ') {
-		s.at++;
-		s.len--;
-	}
-	while (s.len && s.at[s.len - 1] == ' ')
-		s.len--;
-	return s;
-}
-
 static int
 parse_ipv4(struct str s, uint32_t *out)
 {
@@ -98,19 +86,19 @@ parse_one(struct str text, struct network *out, struct err *err)
 	struct str name, kind;
 
 	*out = (struct network){.kind = NETWORK_NONE};
-	if (!str_cut(&text, '=', &name) || !is_name(trim(name), NETWORK_NAME_BYTES - 1) ||
+	if (!str_cut(&text, '=', &name) || !is_name(str_trim(name), NETWORK_NAME_BYTES - 1) ||
 	    !str_cut(&text, ':', &kind))
 		return err_set(err, ERR_CONFIG,
 			       "not of the form NAME=netns:NETNS or NAME=bridge:...");
-	if (str_copy(trim(name), out->name, sizeof out->name, err) < 0)
+	if (str_copy(str_trim(name), out->name, sizeof out->name, err) < 0)
 		return -1;
-	if (str_is(trim(kind), "netns")) {
+	if (str_is(str_trim(kind), "netns")) {
 		out->kind = NETWORK_NETNS;
-		return parse_netns(trim(text), out, err);
+		return parse_netns(str_trim(text), out, err);
 	}
-	if (str_is(trim(kind), "bridge")) {
+	if (str_is(str_trim(kind), "bridge")) {
 		out->kind = NETWORK_BRIDGE;
-		return parse_bridge(trim(text), out, err);
+		return parse_bridge(str_trim(text), out, err);
 	}
 	return err_set(err, ERR_CONFIG, "neither netns nor bridge: %.*s", (int)kind.len, kind.at);
 }
@@ -144,11 +132,11 @@ networks_parse(const char *text, const char *standard, struct networks *out, str
 	struct str rest = str_of(text), one;
 
 	*out = (struct networks){.n = 0};
-	while (trim(rest).len && str_cut(&rest, ',', &one)) {
+	while (str_trim(rest).len && str_cut(&rest, ',', &one)) {
 		struct network made;
 		if (out->n == NETWORKS_MAX)
 			return err_set(err, ERR_CONFIG, "networks: more than %d", NETWORKS_MAX);
-		if (parse_one(trim(one), &made, err) < 0) {
+		if (parse_one(str_trim(one), &made, err) < 0) {
 			err->code = ERR_CONFIG;
 			return err_add(err, "networks");
 		}

@@ -11,6 +11,18 @@ str_starts(struct str s, const char *front)
 	return s.len >= n && memcmp(s.at, front, n) == 0;
 }
 
+struct str
+str_trim(struct str s)
+{
+	while (s.len && s.at[0] == ' ') {
+		s.at++;
+		s.len--;
+	}
+	while (s.len && s.at[s.len - 1] == ' ')
+		s.len--;
+	return s;
+}
+
 bool
 str_cut(struct str *rest, char sep, struct str *out)
 {

@@ -40,6 +40,8 @@ str_equal(struct str a, struct str b)
 }
 
 bool str_starts(struct str s, const char *front);
+/* Without the spaces around it. */
+struct str str_trim(struct str s);
 /* Cuts off what stands before `sep` (all of it when there is none) and moves *rest behind it.
  * Returns false when *rest was used up. */
 bool str_cut(struct str *rest, char sep, struct str *out);

@@ -72,6 +72,16 @@ str_copy_refuses_what_does_not_fit_and_nuls(void **state)
 	assert_string_equal(out, "abc");
 }
 
+static void
+str_trim_takes_the_spaces_around_and_none_within(void **state)
+{
+	(void)state;
+	assert_true(str_is(str_trim(STR_LIT("  a b ")), "a b"));
+	assert_true(str_is(str_trim(STR_LIT("a")), "a"));
+	assert_int_equal(str_trim(STR_LIT("   ")).len, 0);
+	assert_int_equal(str_trim((struct str){NULL, 0}).len, 0);
+}
+
 int
 main(void)
 {
@@ -79,6 +89,7 @@ main(void)
 	    cmocka_unit_test(a_buf_that_is_full_says_so_once_and_changes_nothing_more),
 	    cmocka_unit_test(str_cut_gives_every_part_and_the_empty_last_one),
 	    cmocka_unit_test(globs_match_whole_names),
+	    cmocka_unit_test(str_trim_takes_the_spaces_around_and_none_within),
 	    cmocka_unit_test(str_copy_refuses_what_does_not_fit_and_nuls),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
