@@ -156,6 +156,7 @@ def test_two_sessions_in_one_namespace_hear_each_other(server, name):
 
 def test_a_namespace_that_is_joined_cannot_be_changed(server, name):
     assert server.verb("new", name, "--network", f"join:{LAB}").status == 0
+    wait_until("its addresses to be its own", lambda: "tentative" not in ip("addr", ns=LAB))
     before = ip("addr", ns=LAB) + ip("route", ns=LAB)
     tries = ["ip addr add 10.9.9.9/24 dev lab0", "ip route add 10.9.9.0/24 dev lab0", "ip route flush table all", "ip link set lab0 down",
              "ip link set lab0 netns 1", "ip link add dummy1 type dummy", "ip link del lab0", "ip neigh add 10.1.1.1 lladdr 02:0:0:0:0:1 dev lab0",
