@@ -247,7 +247,7 @@ take_options(struct channel *ch, struct err *err)
 	if (options.max_output && !ch->out.held)
 		ch->out.held = held_new(options.max_output);
 	ch->detach = options.detach;
-	ch->stdin_null = options.stdin_null || options.detach;
+	ch->stdin_null = options.input == OPTION_INPUT_NULL || options.detach;
 	ch->keyed = options.key[0] != '\0';
 	return 0;
 }

@@ -64,6 +64,9 @@ enum channel_state {
 	CHANNEL_ENDING,
 };
 
+/* A verb that gives a call stdin (call input): it waits for the call's end of it, has it, ... */
+enum feed { FEED_NONE, FEED_ASKED, FEED_OPEN };
+
 enum queue { QUEUE_NONE, QUEUE_READY, QUEUE_STALLED };
 
 /* Bytes of the client on their way into the call. */
@@ -74,10 +77,11 @@ struct input {
 	char *held;	/* owned: taken out of libssh, not yet written */
 	size_t held_at, held_len;
 	bool busy; /* inside a read of libssh, which may call us back */
+	bool refused; /* some of it was not taken: nobody reads any more */
 	/* of a call with a key: */
 	bool counts;   /* its keeper is told how much was written */
 	bool waits;    /* another channel gives stdin; this one may come to */
-	uint64_t fed;  /* bytes written, from the call's first one on */
+	uint64_t fed;  /* bytes written, from the call's first one on, or by this verb */
 	uint64_t skip; /* of those that come: they were taken before */
 };
 
@@ -136,6 +140,7 @@ struct channel {
 
 	bool json; /* errors are said as JSON */
 	const struct verb *verb; /* of a control channel */
+	enum feed feed;
 	bool end_known, lost, verb_failed;
 	uint32_t exit_status, exit_signal;
 	bool core_dumped;
@@ -259,8 +264,9 @@ void peers_signal(struct channel *ch, unsigned signal);
 void peers_resize(struct channel *ch);
 void peers_taken(struct channel *ch);
 void peers_leave(struct channel *ch);
-/* Of a call with a key: how much of its stdin was written, and that no more comes. */
+/* Of a call with a key: how much of its stdin was written. */
 void peers_fed(struct channel *ch);
+/* No more of its stdin comes. */
 void peers_input_end(struct channel *ch);
 void peers_close(struct conn *c);
 
@@ -270,6 +276,9 @@ void control_exec(struct channel *ch, struct str command);
 /* The manager's messages of a verb. */
 void control_output(struct channel *ch, struct str bytes);
 void control_journal(struct channel *ch, struct wire *w);
+void control_feed(struct channel *ch, struct wire *w);
+/* All was given, or refused: it reads no more. */
+void control_fed(struct channel *ch, bool refused);
 void control_exit(struct channel *ch, const struct msg_verb_exit *m);
 void control_stream(struct channel *ch, const struct msg_verb_stream *m);
 void control_end(struct channel *ch, const struct msg_verb_end *m);

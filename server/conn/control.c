@@ -62,6 +62,7 @@ control_exec(struct channel *ch, struct str command)
 		channel_fail(ch, &err);
 	} else {
 		ch->out.follow = false; /* until a journal comes */
+		ch->feed = r.verb->id == VERB_call_input ? FEED_ASKED : FEED_NONE;
 		channel_enter(ch, CHANNEL_VERB);
 	}
 }
@@ -106,6 +107,34 @@ control_journal(struct channel *ch, struct wire *w)
 }
 
 void
+control_feed(struct channel *ch, struct wire *w)
+{
+	struct err err;
+
+	if (ch->state != CHANNEL_VERB || ch->feed != FEED_ASKED)
+		return;
+	if (flow_begin_input(ch, &w->message.fds[0], &err) < 0) {
+		fail_verb(ch, &err);
+		control_fed(ch, true);
+		return;
+	}
+	ch->feed = FEED_OPEN;
+	conn_ready(ch);
+}
+
+void
+control_fed(struct channel *ch, bool refused)
+{
+	struct err err;
+
+	ch->feed = FEED_NONE;
+	if (wire_is_open(&ch->conn->manager) &&
+	    wire_send(&ch->conn->manager, verb_input_end, &err, .seq = ch->number,
+		      .bytes = ch->in.fed, .refused = refused) < 0)
+		log_err(&err, "tell what was given");
+}
+
+void
 control_exit(struct channel *ch, const struct msg_verb_exit *m)
 {
 	if (ch->state != CHANNEL_VERB)
@@ -137,6 +166,8 @@ control_end(struct channel *ch, const struct msg_verb_end *m)
 			err_what(&err, "%.*s", (int)m->what.len, m->what.at);
 		fail_verb(ch, &err);
 	}
+	ch->feed = FEED_NONE;
+	flow_end_input(ch);
 	ch->end_known = true;
 	conn_ready(ch);
 }

@@ -28,8 +28,15 @@ least(size_t a, size_t b)
 static bool
 discards(const struct channel *ch)
 {
-	return ch->state == CHANNEL_VERB || ch->state == CHANNEL_ENDING ||
+	return (ch->state == CHANNEL_VERB && ch->feed == FEED_NONE) ||
+	       ch->state == CHANNEL_ENDING ||
 	       (ch->state == CHANNEL_LIVE && ch->in.fd < 0 && !ch->in.waits);
+}
+
+static bool
+takes(const struct channel *ch)
+{
+	return ch->state == CHANNEL_LIVE || (ch->state == CHANNEL_VERB && ch->feed == FEED_OPEN);
 }
 
 /* Writes what the pipe takes; all of it counts as taken when nobody reads it any more. */
@@ -52,6 +59,7 @@ write_some(struct channel *ch, const char *at, size_t n)
 			continue;
 		if (errno == EAGAIN)
 			break;
+		in->refused = true;
 		flow_end_input(ch); /* EPIPE: the call has closed its stdin */
 	}
 	if (in->counts && in->fed != before)
@@ -72,7 +80,7 @@ flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int 
 		conn_end(ch->conn, "the client sent far more than its window");
 		return (int)n;
 	}
-	if (ch->state != CHANNEL_LIVE || ch->in.held_len || ch->in.busy || ch->in.waits) {
+	if (!takes(ch) || ch->in.held_len || ch->in.busy || ch->in.waits) {
 		ch->in.backlog = n;
 		return 0;
 	}
@@ -105,7 +113,7 @@ flow_input(struct channel *ch)
 {
 	struct input *in = &ch->in;
 
-	if ((ch->state != CHANNEL_LIVE && !discards(ch)) || in->waits)
+	if ((!takes(ch) && !discards(ch)) || in->waits)
 		return;
 	while (write_held(ch) && in->backlog) {
 		const size_t n = in->backlog;
@@ -125,8 +133,12 @@ flow_input(struct channel *ch)
 		in->held_len = (size_t)got;
 		in->backlog -= least((size_t)got, in->backlog);
 	}
-	if (ch->client_eof && !in->backlog && !in->held_len) {
-		if (in->counts && in->fd >= 0)
+	const bool given = ch->client_eof && !in->backlog && !in->held_len;
+	if (ch->feed == FEED_OPEN && (given || in->fd < 0)) {
+		control_fed(ch, !given || in->refused);
+		flow_end_input(ch);
+	} else if (given) {
+		if (in->fd >= 0)
 			peers_input_end(ch);
 		flow_end_input(ch);
 	}
@@ -135,8 +147,13 @@ flow_input(struct channel *ch)
 static void
 on_writable(void *ctx, uint32_t events)
 {
-	(void)events;
-	conn_ready(ctx);
+	struct channel *ch = ctx;
+
+	if ((events & EPOLLERR) && ch->feed == FEED_OPEN) { /* it reads no more: a verb need not go on */
+		ch->in.refused |= ch->in.held_len || ch->in.backlog;
+		flow_end_input(ch);
+	}
+	conn_ready(ch);
 }
 
 int

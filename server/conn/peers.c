@@ -534,6 +534,10 @@ on_manager_message(struct conn *c)
 		if ((ch = channel_find(c, m->verb_journal.seq)))
 			control_journal(ch, &c->manager);
 		return;
+	case MSG_verb_input:
+		if ((ch = channel_find(c, m->verb_input.seq)))
+			control_feed(ch, &c->manager);
+		return;
 	case MSG_verb_exit:
 		if ((ch = channel_find(c, m->verb_exit.seq)))
 			control_exit(ch, &m->verb_exit);

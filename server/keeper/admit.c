@@ -230,7 +230,7 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 
 	if (make_pipe(&e->in, &e->feed, large, err) < 0 || fd_set_nonblock(e->feed, err) < 0)
 		return -1;
-	if (c->options.key[0] && !c->options.stdin_null && !c->options.detach) {
+	if (options_has_input(&c->options)) {
 		c->feed = fd_dup(e->feed, err);
 		if (c->feed < 0)
 			return -1;

@@ -7,6 +7,40 @@
 
 #include <signal.h>
 
+/* A write end for somebody who is not its owner: both may write, and it is at its end when both have
+ * closed theirs. */
+void
+ask_input(struct keeper *k, const struct msg_call_input *m)
+{
+	const struct call *c = call_find_id(k, m->call);
+	struct err err;
+
+	if (!c || (c->state != CALL_RUNNING && c->state != CALL_QUEUED)) {
+		err_set(&err, ERR_ABSENT, "its command has ended");
+		keeper_done(k, m->seq, &err);
+		return;
+	}
+	if (c->feed < 0) {
+		err_set(&err, ERR_UNAVAILABLE,
+			"its stdin is at its end; BERTH_STDIN=keep keeps that of a call open");
+		keeper_done(k, m->seq, &err);
+		return;
+	}
+	const struct msg_call_input_open body = {.seq = m->seq};
+	if (wire_send_fds(&k->manager, MSG_call_input_open, &body, &c->feed, 1, &err) < 0)
+		log_err(&err, "answer the manager");
+}
+
+void
+ask_input_close(struct keeper *k, const struct msg_call_input_close *m)
+{
+	struct call *c = call_find_id(k, m->call);
+
+	if (c)
+		join_end_input(c);
+	keeper_done(k, m->seq, NULL);
+}
+
 void
 ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m)
 {

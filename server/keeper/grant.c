@@ -86,7 +86,7 @@ take_message(struct grant *g, struct err *err)
 	if (m->id == MSG_call_fed && (c = call_find(k, g, m->call_fed.channel)))
 		join_fed(c, m->call_fed.bytes);
 	if (m->id == MSG_call_input_end && (c = call_find(k, g, m->call_input_end.channel)))
-		join_end_input(c);
+		join_owner_input_ended(c);
 	if (m->id == MSG_call_leave)
 		join_leave(k, g, m->call_leave.channel);
 	return 0; /* a channel without a call: its end and the message have crossed */

@@ -3,7 +3,7 @@
  *
  *  1. an owner that is gone ends a call by SIGHUP, unless it was detached or has a key;
  *  2. with a key the oldest of those that have joined becomes the owner; without any, stdin is held
- *     open for INPUT_HELD, then is at its end;
+ *     open for INPUT_HELD, then is at its end, but for BERTH_STDIN=keep;
  *  3. whoever gives stdin gives it from its first byte on: conn passes over the `fed` bytes that were
  *     taken, as its conn of then told us before it left;
  *  4. only the owner is waited for (journal.h); each reader has an eventfd of its own, so that
@@ -43,13 +43,22 @@ free_reader(struct reader *r)
 	free(r);
 }
 
-/* ---- stdin ---- */
+/* ---- stdin ----
+ * The keeper keeps a write end of its own, so that others than the owner can give some (`call input`),
+ * and an owner that comes back. It is closed when the owner's is at its end. */
 
 void
 join_fed(struct call *c, uint64_t bytes)
 {
 	if (bytes > c->fed)
 		c->fed = bytes;
+}
+
+void
+join_owner_input_ended(struct call *c)
+{
+	if (c->options.input != OPTION_INPUT_KEEP)
+		join_end_input(c);
 }
 
 void
@@ -70,11 +79,19 @@ on_hold(void *ctx)
 		join_end_input(c);
 }
 
+/* For the next owner; with BERTH_STDIN=keep for as long as it takes. */
+static void
+hold_input(struct call *c)
+{
+	if (c->feed >= 0 && c->options.input != OPTION_INPUT_KEEP)
+		timer_set(&c->keeper->loop, &c->hold, time_now_ns() + INPUT_HELD_NS, on_hold, c);
+}
+
 void
 join_launched(struct call *c)
 {
-	if (!c->owner && c->feed >= 0)
-		timer_set(&c->keeper->loop, &c->hold, time_now_ns() + INPUT_HELD_NS, on_hold, c);
+	if (!c->owner)
+		hold_input(c);
 }
 
 /* ---- to join ---- */
@@ -203,10 +220,11 @@ owner_left(struct call *c)
 	if (c->readers) {
 		promote(c);
 	} else if (c->options.key[0]) {
-		if (c->feed >= 0)
-			timer_set(&k->loop, &c->hold, time_now_ns() + INPUT_HELD_NS, on_hold, c);
+		hold_input(c);
 	} else {
 		fd_close(&c->growth[0]);
+		if (!c->options.detach)
+			join_end_input(c);
 		terminal_close(&c->terminal);
 		fd_close(&c->input);
 		if (c->state == CALL_QUEUED && !c->options.detach) {

@@ -256,6 +256,10 @@ take_command(struct keeper *k, struct message *m)
 		ask_watch_journal(k, &m->journal_watch);
 	else if (m->id == MSG_call_kill)
 		ask_kill(k, &m->call_kill);
+	else if (m->id == MSG_call_input)
+		ask_input(k, &m->call_input);
+	else if (m->id == MSG_call_input_close)
+		ask_input_close(k, &m->call_input_close);
 	else if (m->id == MSG_retention)
 		retain_take(k, &m->retention);
 	else

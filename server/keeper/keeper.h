@@ -136,7 +136,7 @@ struct call {
 	uint32_t channel;    /* the owner's name for it */
 	struct reader *readers; /* owned: who has joined it besides, the oldest first */
 	uint32_t n_readers;
-	int feed;          /* owned: a second write end of stdin, of a call with a key; -1: none */
+	int feed;          /* owned: a second write end of stdin, until its end is told; -1: none */
 	uint64_t fed;      /* bytes that were written to it */
 	struct timer hold; /* until then its stdin waits for an owner */
 	char principal[129];
@@ -232,6 +232,8 @@ void join_leave(struct keeper *k, const struct grant *g, uint32_t channel);
 /* The same for all channels of a link. */
 void join_leave_all(struct keeper *k, const struct grant *g);
 void join_fed(struct call *c, uint64_t bytes);
+/* Its owner gives no more stdin. */
+void join_owner_input_ended(struct call *c);
 void join_end_input(struct call *c);
 /* One that has waited for its shell begins: from now on it can read what was given. */
 void join_launched(struct call *c);
@@ -248,6 +250,8 @@ void retain_take(struct keeper *k, const struct msg_retention *m);
 
 void ask_watch_journal(struct keeper *k, const struct msg_journal_watch *m);
 void ask_kill(struct keeper *k, const struct msg_call_kill *m);
+void ask_input(struct keeper *k, const struct msg_call_input *m);
+void ask_input_close(struct keeper *k, const struct msg_call_input_close *m);
 
 /* ---- admit.c ---- */
 

@@ -335,6 +335,9 @@ dispatch(struct conn *c)
 	case MSG_verb_start:
 		do_verb(c, &msg->verb_start);
 		return;
+	case MSG_verb_input_end:
+		do_input_given(c, &msg->verb_input_end);
+		return;
 	case MSG_verb_cancel: { /* what a verb has begun goes on; its answer is dropped */
 		const uint32_t seq = msg->verb_cancel.seq;
 		for (struct session *s = c->m->sessions; s; s = s->next)

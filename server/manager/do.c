@@ -76,6 +76,8 @@ function_of(enum verb_id id)
 		return do_call_show;
 	case VERB_call_output:
 		return do_call_output;
+	case VERB_call_input:
+		return do_call_input;
 	case VERB_call_wait:
 		return do_call_wait;
 	case VERB_call_kill:

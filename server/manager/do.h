@@ -12,8 +12,8 @@ typedef int (*do_fn)(struct manager *m, struct conn *c, const struct request *r,
 		     struct asker *asker, struct err *err);
 
 void do_verb(struct conn *c, const struct msg_verb_start *v);
-/* An answer of a keeper to a verb's question (journal_watch). False: it was none. */
-bool do_keeper_answer(struct session *s, uint32_t seq, struct message *watched,
+/* An answer of a keeper to a verb's question, with fds or done. False: it was none. */
+bool do_keeper_answer(struct session *s, uint32_t seq, struct message *opened,
 		      const struct msg_done *done);
 void do_keeper_gone(struct session *s);
 /* Of do_forget_conn: whoever follows the audit log. */
@@ -52,6 +52,12 @@ int do_call_output(struct manager *m, struct conn *c, const struct request *r, s
 		   struct asker *asker, struct err *err) must_check;
 int do_call_kill(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		 struct asker *asker, struct err *err) must_check;
+int do_call_input(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		  struct asker *asker, struct err *err) must_check;
+/* A conn has written what its client had for a call. */
+void do_input_given(struct conn *c, const struct msg_verb_input_end *m);
+/* Calls of this session have ended in the index: nobody gives them stdin any more. */
+void do_input_told(struct manager *m, const char *session);
 int do_call_wait(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		 struct asker *asker, struct err *err) must_check;
 /* The row of the call that a verb names, as new as what its keeper has said. */

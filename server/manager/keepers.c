@@ -92,6 +92,9 @@ dispatch(struct session *s)
 	case MSG_journal_watched:
 		do_keeper_answer(s, msg->journal_watched.seq, msg, NULL);
 		return;
+	case MSG_call_input_open:
+		do_keeper_answer(s, msg->call_input_open.seq, msg, NULL);
+		return;
 	case MSG_call_record:
 		records_add(s, &msg->call_record);
 		return;

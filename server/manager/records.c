@@ -128,6 +128,14 @@ timer_flush(void *ctx)
 	records_flush(ctx);
 }
 
+/* Calls of this session have ended in the index. */
+static void
+told(struct manager *m, const char *session)
+{
+	do_wait_told(m, session);
+	do_input_told(m, session);
+}
+
 void
 records_flush(struct manager *m)
 {
@@ -157,7 +165,7 @@ records_flush(struct manager *m)
 		done = p->next;
 		acknowledge(m, p);
 		if (p->end)
-			do_wait_told(m, p->session);
+			told(m, p->session);
 		free(p);
 	}
 }
@@ -258,5 +266,5 @@ records_replay(struct session *s)
 		return;
 	}
 	unlinkat(calls, SPOOL_NAME, 0);
-	do_wait_told(m, s->row.id);
+	told(m, s->row.id);
 }

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_KEY, TYPE_NAME, TYPE_SIZE };
+enum option_type { TYPE_DURATION, TYPE_PATH, TYPE_WORD, TYPE_CHOICE, TYPE_KEY, TYPE_NAME, TYPE_SIZE };
 
 static const struct {
 	const char *name;
@@ -16,11 +16,13 @@ static const struct {
 #define NAME	 TYPE_NAME, NULL
 #define SIZE	 TYPE_SIZE, NULL
 #define WORD(w)	 TYPE_WORD, w
+#define CHOICE(w) TYPE_CHOICE, w
 #define KEY	 TYPE_KEY, NULL
 #define CALL_OPTION(field, name, type, help) {name, offsetof(struct call_options, field), type, help},
 #include "options.def"
 #undef CALL_OPTION
 #undef KEY
+#undef CHOICE
 #undef WORD
 #undef SIZE
 #undef NAME
@@ -34,6 +36,12 @@ bool
 options_is_ours(struct str variable)
 {
 	return str_starts(variable, "BERTH_");
+}
+
+bool
+options_has_input(const struct call_options *o)
+{
+	return o->input == OPTION_INPUT_KEEP || (o->input == OPTION_INPUT_CLIENT && !o->detach);
 }
 
 /* The form of a session's name: it becomes a file's. */
@@ -60,6 +68,18 @@ take_key(struct str value, char *field, struct err *err)
 		if (value.at[i] <= ' ' || value.at[i] > '~')
 			return err_set(err, ERR_USAGE, "not printable, or with a space");
 	return str_copy(value, field, OPTION_KEY_BYTES, err);
+}
+
+/* words: "one, two". 0: none of them. */
+static unsigned
+place_of(struct str value, const char *words)
+{
+	struct str rest = str_of(words), word;
+
+	for (unsigned place = 1; str_cut(&rest, ',', &word); place++)
+		if (str_equal(str_trim(word), value))
+			return place;
+	return 0;
 }
 
 static int
@@ -95,6 +115,12 @@ take(size_t i, struct str value, struct call_options *out, struct err *err)
 		if (!str_is(value, options[i].word))
 			return err_set(err, ERR_USAGE, "not %s", options[i].word);
 		*(bool *)field = true;
+		return 0;
+	case TYPE_CHOICE:
+		n = place_of(value, options[i].word);
+		if (n == 0)
+			return err_set(err, ERR_USAGE, "not one of: %s", options[i].word);
+		*(enum option_input *)(void *)field = (enum option_input)n;
 		return 0;
 	case TYPE_KEY:
 		return take_key(value, field, err);

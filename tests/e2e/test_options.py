@@ -11,7 +11,7 @@ def call(server, name, command, *options, stdin=b"", **kw):
 
 @pytest.mark.parametrize("option,words", [
     ("BERTH_TIMOUT=3s", "BERTH_TIMOUT is not known"), ("BERTH_TIMEOUT=3", "BERTH_TIMEOUT"), ("BERTH_TIMEOUT=0s", "BERTH_TIMEOUT"),
-    ("BERTH_TIMEOUT=-1s", "BERTH_TIMEOUT"), ("BERTH_CWD=workspace", "not an absolute path"), ("BERTH_STDIN=yes", "not null"),
+    ("BERTH_TIMEOUT=-1s", "BERTH_TIMEOUT"), ("BERTH_CWD=workspace", "not an absolute path"), ("BERTH_STDIN=yes", "not one of: null, keep"),
     ("BERTH_WAIT=some", "not all"), ("BERTH_DETACH=yes", "not 1"), ("BERTH_=1", "is not known"),
 ])
 def test_what_is_not_known_or_no_value_is_refused(server, name, option, words):

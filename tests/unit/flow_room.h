@@ -33,7 +33,7 @@ static struct {
 	const char *ended; /* conn_end's words */
 	uint64_t taken;
 	uint64_t fed;
-	bool input_ended;
+	bool input_ended, given, refused; /* given: call input has said its end */
 	struct err failed;
 } fake;
 
@@ -152,6 +152,14 @@ void
 peers_fed(struct channel *ch)
 {
 	fake.fed = ch->in.fed;
+}
+
+void
+control_fed(struct channel *ch, bool refused)
+{
+	fake.given = true;
+	fake.refused = refused;
+	ch->feed = FEED_NONE;
 }
 
 void

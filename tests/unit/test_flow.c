@@ -350,6 +350,52 @@ a_call_that_closed_its_stdin_does_not_stop_the_client(void **state)
 	assert_int_equal(fake.waiting_n, 0);
 }
 
+/* call input: what comes before the call's stdin is there waits; then all goes in, and the end is told. */
+static void
+a_verb_that_gives_stdin_tells_what_became_of_it(void **state)
+{
+	struct room *r = *state;
+	auto_buf got = BUF_MAX(1000);
+	int feed = fd_steal(&r->ch.in.fd);
+	struct err err;
+
+	watch_remove(&r->ch.in.watch);
+	r->ch.state = CHANNEL_VERB;
+	r->ch.feed = FEED_ASKED;
+	arrive(r, "early", 5);
+	flow_input(&r->ch);
+	assert_int_equal(fake.waiting_n, 5);
+	assert_false(fake.given);
+	assert_int_equal(flow_begin_input(&r->ch, &feed, &err), 0);
+	r->ch.feed = FEED_OPEN;
+	flow_input(&r->ch);
+	drain_sink(r, &got, 1000);
+	assert_string_equal(got.at, "early");
+	assert_false(fake.given);
+	r->ch.client_eof = true;
+	flow_input(&r->ch);
+	assert_true(fake.given && !fake.refused && !fake.input_ended);
+	assert_int_equal(r->ch.in.fd, -1);
+}
+
+static void
+a_verb_whose_call_reads_no_more_is_told_so(void **state)
+{
+	struct room *r = *state;
+	static char bytes[1000000];
+
+	r->ch.state = CHANNEL_VERB;
+	r->ch.feed = FEED_OPEN;
+	arrive(r, bytes, sizeof bytes);
+	flow_input(&r->ch);
+	assert_false(fake.given);
+	fd_close(&r->sink);
+	flow_input(&r->ch);
+	assert_true(fake.given && fake.refused);
+	arrive(r, bytes, sizeof bytes); /* and nothing holds its client any more */
+	assert_int_equal(fake.waiting_n, 0);
+}
+
 static void
 a_client_beyond_its_window_is_cut_off(void **state)
 {
@@ -393,6 +439,8 @@ main(void)
 	    ROOM(input_waits_for_the_call_to_start),
 	    ROOM(the_next_owner_gives_what_was_not_taken_yet),
 	    ROOM(a_call_that_closed_its_stdin_does_not_stop_the_client),
+	    ROOM(a_verb_that_gives_stdin_tells_what_became_of_it),
+	    ROOM(a_verb_whose_call_reads_no_more_is_told_so),
 	    ROOM(a_client_beyond_its_window_is_cut_off),
 	    ROOM(stderr_of_a_client_is_dropped),
 	};

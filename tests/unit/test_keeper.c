@@ -434,6 +434,14 @@ done_with(struct seen *s)
 	buf_free(&s->err);
 }
 
+/* As conn does: its end of the pipe, and the word that the keeper's may go too. */
+static void
+end_input(struct rig *r, struct seen *s)
+{
+	fd_close(&s->input);
+	MUST(wire_send(&r->conn, call_input_end, err, .channel = s->channel));
+}
+
 static void
 started(struct rig *r, struct seen *s)
 {
@@ -446,7 +454,7 @@ call(struct rig *r, struct seen *s, const char *command)
 {
 	ask(r, s, 7, command, false);
 	started(r, s);
-	fd_close(&s->input);
+	end_input(r, s);
 	finish_call(r, s);
 }
 
@@ -538,7 +546,7 @@ fifty_megabytes_arrive_equal_through_a_journal_of_four(void **state)
 	ask(r, &s, 7, "seq 1 10000000 | head -c 52428800", false);
 	s.sum = hasher_new();
 	started(r, &s);
-	fd_close(&s.input);
+	end_input(r, &s);
 	finish_call(r, &s);
 	assert_int_equal(s.out_bytes, BYTES);
 	const struct digest want = hasher_sum(expect), got = hasher_sum(s.sum);
@@ -556,7 +564,7 @@ stdin_arrives_and_its_end_too(void **state)
 	ask(r, &s, 7, "cat; echo done >&2", false);
 	started(r, &s);
 	assert_int_equal(write(s.input, "typed", 5), 5);
-	fd_close(&s.input);
+	end_input(r, &s);
 	finish_call(r, &s);
 	assert_string_equal(buf_cstr(&s.out), "typed");
 	assert_string_equal(buf_cstr(&s.err), "done\n");
@@ -735,7 +743,7 @@ a_terminal_has_size_name_and_end_of_input(void **state)
 	started(r, &s);
 	assert_int_equal(write(s.input, "half", 4),
 			 4); /* no newline: the end needs two characters */
-	fd_close(&s.input);
+	end_input(r, &s);
 	finish_call(r, &s);
 	assert_int_equal(s.status, 0);
 	assert_non_null(strstr(buf_cstr(&s.out), "/dev/pts/"));
@@ -828,7 +836,7 @@ who_sits_before_a_call_is_told_when_it_is_suspended(void **state)
 	MUST(wire_send(&r->manager, suspend, err, .on = 0));
 	assert_true(str_is(notice(r), "berth: call: the session goes on"));
 	MUST(wire_send(&r->manager, suspend, err, .on = 0)); /* nothing new: not told again */
-	fd_close(&s.input);
+	end_input(r, &s);
 	finish_call(r, &s);
 	assert_int_equal(s.status, 0);
 	done_with(&s);
@@ -1029,7 +1037,7 @@ followers_come_and_go_without_number_and_hear_the_end(void **state)
 		fd_close(&growth[i % 2]);
 		growth[i % 2] = fd_steal(&m->fds[1]);
 	}
-	fd_close(&s.input);
+	end_input(r, &s);
 	finish_call(r, &s);
 	char told[64];
 	struct pollfd p = {.fd = growth[0], .events = POLLIN};
@@ -1082,7 +1090,7 @@ too_many_and_unknown_calls_are_refused_with_a_reason(void **state)
 	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
 	assert_int_equal(r->conn.message.id, MSG_call_refused);
 	assert_int_equal(r->conn.message.call_refused.code, ERR_UNAVAILABLE);
-	fd_close(&s[0].input);
+	end_input(r, &s[0]);
 	finish_call(r, &s[0]);
 	done_with(&s[0]);
 }

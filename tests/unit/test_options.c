@@ -22,9 +22,16 @@ all_of_them_are_taken_and_the_last_of_a_name_wins(void **state)
 			 0);
 	assert_int_equal(o.timeout_ns, 120ull * 1000000000);
 	assert_string_equal(o.cwd, "/a b");
-	assert_true(o.stdin_null && o.wait_all && o.detach);
+	assert_true(o.input == OPTION_INPUT_NULL && o.wait_all && o.detach);
 	assert_int_equal(options_parse((struct str){NULL, 0}, &o, &err), 0);
-	assert_true(o.timeout_ns == 0 && !o.cwd[0] && !o.stdin_null && !o.wait_all && !o.detach);
+	assert_true(o.timeout_ns == 0 && !o.cwd[0] && !o.input && !o.wait_all && !o.detach);
+	assert_true(options_has_input(&o));
+	assert_int_equal(options_parse(ENV("BERTH_STDIN=null\0BERTH_STDIN=keep\0BERTH_DETACH=1"), &o, &err), 0);
+	assert_true(o.input == OPTION_INPUT_KEEP && options_has_input(&o));
+	assert_int_equal(options_parse(ENV("BERTH_STDIN=keep\0BERTH_STDIN=null"), &o, &err), 0);
+	assert_false(options_has_input(&o));
+	assert_int_equal(options_parse(ENV("BERTH_DETACH=1"), &o, &err), 0);
+	assert_false(options_has_input(&o));
 }
 
 static void
@@ -33,7 +40,7 @@ what_does_not_fit_is_named_and_changes_nothing_for_the_next(void **state)
 	static const char *const bad[] = {
 	    "BERTH_X=1",	"BERTH_=",	   "BERTH_TIMEOUT=",   "BERTH_TIMEOUT=1",
 	    "BERTH_TIMEOUT=0s", "BERTH_TIMEOUT=1s ", "BERTH_CWD=",	 "BERTH_CWD=a/b",
-	    "BERTH_STDIN=",	"BERTH_STDIN=nul",   "BERTH_WAIT=1",	 "BERTH_DETACH=0",
+	    "BERTH_STDIN=",	"BERTH_STDIN=nul", "BERTH_STDIN=null, keep",   "BERTH_WAIT=1",	 "BERTH_DETACH=0",
 	    "BERTH_TIMEOUT=99999999999999999999h",
 	};
 	struct call_options o;

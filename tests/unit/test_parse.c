@@ -162,8 +162,8 @@ bad_requests_get_one_line_that_says_why(void **state)
 	    {"exec demo", "berth: exec: no such verb (run: ssh berth@HOST help)"},
 	    {"''", "berth: no such verb (run: ssh berth@HOST help)"},
 	    {"quite-another-thing", "berth: quite-another-thing: no such verb (run: ssh berth@HOST help)"},
-	    {"call", "berth: call: a second word is missing: show, output, wait, kill (run: ssh berth@HOST help)"},
-	    {"call out c_x", "berth: call: a second word is missing: show, output, wait, kill (run: ssh berth@HOST "
+	    {"call", "berth: call: a second word is missing: show, output, input, wait, kill (run: ssh berth@HOST help)"},
+	    {"call out c_x", "berth: call: a second word is missing: show, output, input, wait, kill (run: ssh berth@HOST "
 			     "help)"},
 	    {"show", "berth: show: its session is missing (run: ssh berth@HOST help show)"},
 	    {"show a b", "berth: show: one word too many: b (run: ssh berth@HOST help show)"},
@@ -212,7 +212,7 @@ static void
 takes_mounts(const struct request *r)
 {
 	static const char *const expected[] = {"/a:/b", "/c:/d:ro", "/e:/f"};
-	struct str text;
+	struct str text = {NULL, 0};
 	size_t n = 0;
 
 	for (size_t i = 0; i < 3; i++) {
