@@ -38,10 +38,9 @@ copy(const char *path, const char *name, int *out, struct err *err)
 {
 	auto_close int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
-	if (file < 0 && errno == ENOENT) {
-		err_set(err, ERR_UNAVAILABLE, "%s is not there", path);
-		return err_hint(err, "apt-get install openssh-sftp-server, or the option sftp_server");
-	}
+	if (file < 0 && errno == ENOENT)
+		return err_set(err, ERR_UNAVAILABLE,
+			       "%s is not there (apt-get install openssh-sftp-server)", path);
 	if (file < 0)
 		return err_sys(err, errno, "open %s", path);
 	*out = sealed_copy(file, name, SEALED_OWN, 0555, O_RDONLY, err);
