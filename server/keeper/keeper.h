@@ -377,6 +377,8 @@ struct keeper {
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
+	uint64_t transfers_second; /* sftp.c: when the second began in which ... */
+	uint32_t transfers_told;   /* ... so many acts on files were told of */
 	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */

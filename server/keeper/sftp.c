@@ -5,7 +5,8 @@
  *     keeps it, and how much it was is conn's word. Its stderr is its log: journaled, within a small bound,
  *     and never sent to the client;
  *  2. what the log tells of files goes to the manager as call records, between those of start and end. They
- *     are dropped, and counted, before they take the room that other calls' ends need;
+ *     are dropped, and counted, before they take the room that other calls' ends need, or the manager's
+ *     time: whoever holds that stderr can write as fast as it likes;
  *  3. it is a call like any other else: limits, timeout, signals, pause, lost link. */
 #include "keeper.h"
 #include "sftp_log.h"
@@ -20,13 +21,14 @@
 #include <unistd.h>
 
 #define GATHER_NS (300 * NS_PER_MS)
-enum { TRANSFERS_MAX = 1000000 }; /* told of one call */
+/* Told in a second: more than clients do, and a seventh of what the manager could write. */
+enum { TRANSFERS_A_SECOND = 10000 };
 
 struct sftp {
 	struct sftp_log log;
 	struct buf batch; /* owned: transfers on their way to one record */
 	struct timer timer;
-	uint64_t taken, told, untold;
+	uint64_t taken, untold;
 	bool drained;
 };
 
@@ -196,12 +198,18 @@ static void
 on_transfer(void *ctx, const struct transfer *t)
 {
 	struct call *c = ctx;
+	struct keeper *k = c->keeper;
+	const uint64_t now = time_now_ns();
 
-	if (c->sftp->told == TRANSFERS_MAX) {
+	if (now - k->transfers_second > NS_PER_S) {
+		k->transfers_second = now;
+		k->transfers_told = 0;
+	}
+	if (k->transfers_told == TRANSFERS_A_SECOND) {
 		c->sftp->untold++;
 		return;
 	}
-	c->sftp->told++;
+	k->transfers_told++;
 	add(c, t);
 }
 

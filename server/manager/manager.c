@@ -459,7 +459,7 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	if (node_open(&m->node, m->state, m->run, m->config.state, m->libexec,
 		      (unsigned)m->config.uid_base, isolation, err) < 0)
 		return -1;
-	if (sftp_files_open(m->libexec, m->config.sftp_server, m->node.sftp, &why) < 0)
+	if (sftp_files_open(m->libexec, m->config.sftp_server, isolation, m->node.sftp, &why) < 0)
 		log_err(&why, "sessions have no sftp");
 	fd_close(&m->state); /* from here on all is opened through the nosuid,nodev mount */
 	m->state = fd_dup(m->node.state, err);

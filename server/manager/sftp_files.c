@@ -34,7 +34,7 @@ note_object(struct dl_phdr_info *object, size_t size, void *ctx)
 }
 
 static int
-copy(const char *path, const char *name, int *out, struct err *err)
+copy(const char *path, const char *name, uid_t owner, int *out, struct err *err)
 {
 	auto_close int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
@@ -43,13 +43,15 @@ copy(const char *path, const char *name, int *out, struct err *err)
 			       "%s is not there (apt-get install openssh-sftp-server)", path);
 	if (file < 0)
 		return err_sys(err, errno, "open %s", path);
-	*out = sealed_copy(file, name, SEALED_OWN, 0555, O_RDONLY, err);
+	*out = sealed_copy(file, name, owner, 0555, O_RDONLY, err);
 	return *out < 0 ? -1 : 0;
 }
 
 int
-sftp_files_open(const char *libexec, const char *server, int out[NODE_SFTP_FILES], struct err *err)
+sftp_files_open(const char *libexec, const char *server, const struct isolation *i,
+		int out[NODE_SFTP_FILES], struct err *err)
 {
+	const uid_t owner = i->rung != RUNG_PROCESS ? i->init_owner : SEALED_OWN;
 	struct own_files own = {.loader = ""};
 	char preload[4096];
 	int made[NODE_SFTP_FILES] = {-1, -1, -1, -1};
@@ -62,12 +64,12 @@ sftp_files_open(const char *libexec, const char *server, int out[NODE_SFTP_FILES
 		return err_set(err, ERR_UNAVAILABLE, "this berthd runs with no " LIBC);
 	if (snprintf(preload, sizeof preload, "%s/" PRELOAD, libexec) >= (int)sizeof preload)
 		return err_set(err, ERR_CONFIG, "the path of " PRELOAD " is too long");
-	if (copy(server, "sftp-server", &made[SERVER], err) < 0 ||
-	    copy(own.libc, LIBC, &made[LIBRARY], err) < 0 ||
-	    copy(preload, PRELOAD, &made[OURS], err) < 0 ||
-	    copy(own.loader, "ld.so", &made[LOADER], err) < 0) {
-		for (int i = 0; i < NODE_SFTP_FILES; i++)
-			fd_close(&made[i]);
+	if (copy(server, "sftp-server", owner, &made[SERVER], err) < 0 ||
+	    copy(own.libc, LIBC, owner, &made[LIBRARY], err) < 0 ||
+	    copy(preload, PRELOAD, owner, &made[OURS], err) < 0 ||
+	    copy(own.loader, "ld.so", owner, &made[LOADER], err) < 0) {
+		for (int k = 0; k < NODE_SFTP_FILES; k++)
+			fd_close(&made[k]);
 		return -1;
 	}
 	memcpy(out, made, sizeof made);

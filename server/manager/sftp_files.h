@@ -6,8 +6,9 @@
 
 #include "manager/prepare.h"
 
-/* out: owned by the caller; all, or on failure none. server "none": fails too. */
-int sftp_files_open(const char *libexec, const char *server, int out[NODE_SFTP_FILES],
-		    struct err *err) must_check;
+/* out: owned by the caller; all, or on failure none. server "none": fails too. Where an id is left that
+ * no session has, it is their owner: a session that owned them could take them from the others (fchmod). */
+int sftp_files_open(const char *libexec, const char *server, const struct isolation *i,
+		    int out[NODE_SFTP_FILES], struct err *err) must_check;
 
 #endif
