@@ -298,8 +298,8 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 	struct keeper *k = c->keeper;
 
 	/* of a subsystem it has the log alone, which nobody has to read */
-	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id, c->sftp ? 0 : k->journal_bytes_max,
-			 err) < 0)
+	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id,
+			 c->sftp ? 0 : k->journal_bytes_max, err) < 0)
 		return -1;
 	if (c->sftp)
 		journal_disown(&c->journal);

@@ -256,8 +256,8 @@ add_exec_error(struct call *c, uint32_t number)
 	char line[256];
 
 	const int n = snprintf(line, sizeof line, "berth: exec: %.128s: %s%s\n",
-			       !cwd && c->sftp	   ? "sftp-server"
-			       : !cwd		   ? c->keeper->shell
+			       !cwd && c->sftp     ? "sftp-server"
+			       : !cwd              ? c->keeper->shell
 			       : c->options.cwd[0] ? c->options.cwd
 						   : c->keeper->cwd,
 			       text ? text : "unknown error",
@@ -301,7 +301,8 @@ on_quiet(void *ctx)
 		return;
 	}
 	timer_set(&c->keeper->loop, &c->timer,
-		  quiet < c->drain_until_ns && quiet > now ? quiet : c->drain_until_ns, on_quiet, c);
+		  quiet < c->drain_until_ns && quiet > now ? quiet : c->drain_until_ns, on_quiet,
+		  c);
 }
 
 /* BERTH_WAIT=all: no event tells that the last process of many has ended, so this looks again. */

@@ -145,7 +145,7 @@ struct call {
 	struct call_options options;
 
 	struct launch *launch; /* owned: what init is to start; NULL: it has it */
-	struct sftp *sftp;     /* owned: it is the subsystem, and its owner reads stdout itself; NULL */
+	struct sftp *sftp; /* owned: it is the subsystem, and its owner reads stdout itself; NULL */
 	char shell[SHELL_KEY_BYTES]; /* the named shell it runs in; empty: none */
 
 	struct journal journal;

@@ -44,8 +44,8 @@ node_has_it(const struct keeper *k)
 }
 
 int
-sftp_check(const struct keeper *k, const struct msg_call_start *m, const struct call_options *options,
-	   struct err *err)
+sftp_check(const struct keeper *k, const struct msg_call_start *m,
+	   const struct call_options *options, struct err *err)
 {
 	if (!str_is(m->command, "sftp")) {
 		err_set(err, ERR_USAGE, "no such subsystem: %.*s",
@@ -59,8 +59,9 @@ sftp_check(const struct keeper *k, const struct msg_call_start *m, const struct 
 	if (m->pty)
 		return err_set(err, ERR_USAGE, "sftp: not for a terminal");
 	if (options->key[0] || options->shell[0] || options->detach || options->max_output)
-		return err_set(err, ERR_USAGE,
-			       "sftp: not with BERTH_CALL, BERTH_SHELL, BERTH_DETACH or BERTH_MAX_OUTPUT");
+		return err_set(
+		    err, ERR_USAGE,
+		    "sftp: not with BERTH_CALL, BERTH_SHELL, BERTH_DETACH or BERTH_MAX_OUTPUT");
 	return 0;
 }
 
@@ -94,8 +95,9 @@ sftp_fill_argv(struct buf *out, struct err *err)
 	/* 3, 4, 5: the order of KEEPER_SFTP_SERVER, _LIBC, _PRELOAD. The preload before the library, whose
 	 * functions it takes the place of; the library by name, for the session's are none of ours. */
 	static const char *const words[] = {
-	    "sftp-server", "--inhibit-cache", "--preload", "/proc/self/fd/5:/proc/self/fd/4",
-	    "--argv0",	   "sftp-server",     "/proc/self/fd/3", "-e", "-l", "VERBOSE",
+	    "sftp-server", "--inhibit-cache", "--preload",       "/proc/self/fd/5:/proc/self/fd/4",
+	    "--argv0",     "sftp-server",     "/proc/self/fd/3", "-e",
+	    "-l",          "VERBOSE",
 	};
 
 	for (size_t i = 0; i < sizeof words / sizeof *words; i++) {

@@ -47,8 +47,8 @@ static const struct {
 };
 
 /* Lines that are no words of a failure, and tell nothing that is kept. */
-static const char *const silent[] = {"session opened ", "session closed ", "received client version ",
-				     "users-groups-by-id"};
+static const char *const silent[] = {"session opened ", "session closed ",
+				     "received client version ", "users-groups-by-id"};
 
 static bool
 starts(struct str s, const char *front, struct str *rest)
@@ -91,7 +91,8 @@ parse_bytes(struct str s, struct transfer *t)
 	struct str counts, number;
 	struct err ignored;
 
-	if (!split_last(s, "\" bytes read ", &t->path, &counts) || !str_cut(&counts, ' ', &number) ||
+	if (!split_last(s, "\" bytes read ", &t->path, &counts) ||
+	    !str_cut(&counts, ' ', &number) ||
 	    num_parse(number, 0, UINT64_MAX, &t->read, &ignored) < 0 || !counts.at)
 		return false;
 	return starts(counts, "written ", &number) &&

@@ -23,7 +23,7 @@ struct sftp_log {
 	bool dropping;                  /* it is too long */
 	char held[SFTP_LOG_LINE_BYTES]; /* the last one, where it tells of a file */
 	size_t held_len;
-	struct transfer pending;        /* views into held; op empty: none */
+	struct transfer pending;          /* views into held; op empty: none */
 	char words[SFTP_LOG_WORDS_BYTES]; /* the last line of no form that is known, printable */
 };
 

@@ -156,9 +156,9 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 		exit_text(&row, ended);
 		size_format(row.out_bytes, bytes[0]);
 		size_format(row.err_bytes, bytes[1]);
-		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call", row.id,
-			"session", s->row.name, "kind", row.kind, "command", row.command, "by",
-			row.principal, "started", started);
+		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call",
+			row.id, "session", s->row.name, "kind", row.kind, "command", row.command,
+			"by", row.principal, "started", started);
 		buf_fmt(&out, "%-10s%s%s%s\n", "exit", ended, row.ended_by[0] ? ", ended by " : "",
 			row.ended_by);
 		if (row.limit_hit[0])

@@ -63,7 +63,7 @@ plain_workspace(struct node *n, const struct workspace *w, int spill, int fds[KE
 		struct err *err)
 {
 	static const enum keeper_fd ours[] = {
-	    KEEPER_ROOTFS,	KEEPER_RUN,	  KEEPER_INIT,	       KEEPER_SECCOMP,
+	    KEEPER_ROOTFS,      KEEPER_RUN,       KEEPER_INIT,         KEEPER_SECCOMP,
 	    KEEPER_SFTP_SERVER, KEEPER_SFTP_LIBC, KEEPER_SFTP_PRELOAD, KEEPER_SFTP_LOADER};
 	static const enum keeper_fd none[] = {
 	    KEEPER_USR,	 KEEPER_USERNS,	     KEEPER_CGROUP,	   KEEPER_FREEZE,

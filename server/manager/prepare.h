@@ -22,7 +22,7 @@ struct node {
 	int run;      /* lent: RUN */
 	int init_exe; /* owned: berth-init, O_PATH */
 	int seccomp[PROFILES]; /* owned: sealed memfds with the sessions' programs, once needed; -1 */
-	int sftp[NODE_SFTP_FILES]; /* owned: what sftp-server runs from (sftp_files.h); -1: there is none */
+	int sftp[NODE_SFTP_FILES]; /* owned: sftp_files.h; -1: there is none */
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */

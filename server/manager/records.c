@@ -44,9 +44,8 @@ copy(char *out, size_t size, struct str s)
 static void
 fill(struct pending *p, const struct session_row *session, const struct msg_call_record *r)
 {
-	*p = (struct pending){.record = r->record,
-			      .end = str_is(r->kind, "end"),
-			      .files = str_is(r->kind, "files")};
+	*p = (struct pending){
+	    .record = r->record, .end = str_is(r->kind, "end"), .files = str_is(r->kind, "files")};
 	memcpy(p->session, session->id, sizeof p->session);
 	struct call_row *c = &p->row;
 	copy(c->id, sizeof c->id, r->call);
@@ -91,7 +90,8 @@ put(struct manager *m, struct pending *p, struct err *err)
 		if (p->record > last && !p->told)
 			audit_files(&m->audit, &p->row, name_of(m, p->session));
 		p->told = true;
-		return index_put_spool_last(ix, p->session, p->record > last ? p->record : last, err);
+		return index_put_spool_last(ix, p->session, p->record > last ? p->record : last,
+					    err);
 	}
 	if (p->record > last &&
 	    audit_call(&m->audit, &p->row, name_of(m, p->session), p->end, err) < 0)

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #define PRELOAD "berth-sftp-preload.so"
-#define LIBC	"libc.so.6"
+#define LIBC    "libc.so.6"
 
 struct own_files {
 	char loader[4096], libc[4096]; /* paths; empty: not found */

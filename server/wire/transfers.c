@@ -53,8 +53,8 @@ transfer_next(struct str *rest, struct transfer *out)
 		if (!is_printable(field[i]))
 			return false;
 	}
-	*out = (struct transfer){.op = field[0], .path = field[1], .to = field[2], .more = field[5],
-				 .status = field[6]};
+	*out = (struct transfer){
+	    .op = field[0], .path = field[1], .to = field[2], .more = field[5], .status = field[6]};
 	return out->op.len && num_parse(field[3], 0, UINT64_MAX, &out->read, &ignored) == 0 &&
 	       num_parse(field[4], 0, UINT64_MAX, &out->written, &ignored) == 0;
 }

@@ -16,11 +16,11 @@ enum { TRANSFERS_BYTES = 4096, TRANSFER_PATH_BYTES = 1024, TRANSFER_LINE_BYTES =
 
 /* Views, lent by whoever made it. */
 struct transfer {
-	struct str op;       /* open, close, remove, rename, ... */
-	struct str path, to; /* to: of what has two names */
+	struct str op;          /* open, close, remove, rename, ... */
+	struct str path, to;    /* to: of what has two names */
 	uint64_t read, written; /* bytes: of a close */
-	struct str more;     /* flags, modes, owners */
-	struct str status;   /* what went wrong; empty: nothing that it told of */
+	struct str more;        /* flags, modes, owners */
+	struct str status;      /* what went wrong; empty: nothing that it told of */
 };
 
 /* Appends its line; texts are cut and made printable, so that it always is one of this form and of at most

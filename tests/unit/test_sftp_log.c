@@ -178,10 +178,12 @@ control_characters_and_long_names_do_not_reach_a_record(void **state)
 static void
 random_bytes_and_bent_lines_do_no_harm(void **state)
 {
-	static const char *const good[] = {
-	    "open \"/a\" flags WRITE mode 0644\n", "close \"/a\" bytes read 0 written 12\n",
-	    "sent status Failure\n",		   "rename old \"/a\" new \"/b\"\n",
-	    "set \"/a\" owner 0 group 0\n",	   "process_write: write \"/a\": No space\n"};
+	static const char *const good[] = {"open \"/a\" flags WRITE mode 0644\n",
+					   "close \"/a\" bytes read 0 written 12\n",
+					   "sent status Failure\n",
+					   "rename old \"/a\" new \"/b\"\n",
+					   "set \"/a\" owner 0 group 0\n",
+					   "process_write: write \"/a\": No space\n"};
 	uint32_t seed = 20260101;
 	struct transfer t;
 
@@ -214,10 +216,14 @@ random_bytes_and_bent_lines_do_no_harm(void **state)
 static void
 a_list_of_transfers_with_a_bent_line_ends_there(void **state)
 {
-	static const char *const bad[] = {"",		       "op\tp\tt\t1\t2\tm\ts",
-					  "op\tp\tt\t1\t2\tm\n",   "op\tp\tt\t1\t2\tm\ts\tx\n",
-					  "\tp\tt\t1\t2\tm\ts\n",  "op\tp\tt\t-1\t2\tm\ts\n",
-					  "op\tp\tt\t1\t\tm\ts\n", "op\tp\x01\tt\t1\t2\tm\ts\n"};
+	static const char *const bad[] = {"",
+					  "op\tp\tt\t1\t2\tm\ts",
+					  "op\tp\tt\t1\t2\tm\n",
+					  "op\tp\tt\t1\t2\tm\ts\tx\n",
+					  "\tp\tt\t1\t2\tm\ts\n",
+					  "op\tp\tt\t-1\t2\tm\ts\n",
+					  "op\tp\tt\t1\t\tm\ts\n",
+					  "op\tp\x01\tt\t1\t2\tm\ts\n"};
 	struct transfer t;
 
 	(void)state;
