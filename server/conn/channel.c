@@ -148,7 +148,7 @@ open_channel(struct conn *c, ssh_message m)
 	ssh_channel_set_blocking(ch->ssh, 0);
 	ch->conn = c;
 	ch->number = ++c->last_number;
-	ch->in.fd = ch->out.journal = ch->out.growth = -1;
+	ch->in.fd = ch->out.journal = ch->out.growth = ch->out.pipe = -1;
 	for (int t = 0; t < TEXTS; t++)
 		ch->out.text[t] = BUF_MAX(TEXT_MAX_BYTES + 64 * LINE_ALWAYS_BYTES);
 	ch->out.end_frame = BUF_MAX(LINE_ALWAYS_BYTES);
@@ -273,7 +273,7 @@ begin_call(struct channel *ch, uint32_t kind, const char *command)
 	peers_start(ch);
 }
 
-/* exec and shell: 1 where the channel has one already. */
+/* exec, shell, subsystem: 1 where the channel has one already. */
 static int
 begin(struct channel *ch, ssh_message m, uint32_t kind, const char *command)
 {
@@ -287,6 +287,17 @@ begin(struct channel *ch, ssh_message m, uint32_t kind, const char *command)
 	return 0;
 }
 
+/* A name that is not known is refused as RFC 4254 has it, which clients put into words of their own. */
+static int
+begin_subsystem(struct channel *ch, ssh_message m)
+{
+	const char *name = ssh_message_channel_request_subsystem(m);
+
+	if (!name || strcmp(name, "sftp") != 0 || ch->conn->control)
+		return 1;
+	return begin(ch, m, 2, name);
+}
+
 static int
 take_request(struct channel *ch, ssh_message m)
 {
@@ -298,6 +309,8 @@ take_request(struct channel *ch, ssh_message m)
 		return begin(ch, m, 0, command ? command : "");
 	case SSH_CHANNEL_REQUEST_SHELL:
 		return begin(ch, m, 1, "");
+	case SSH_CHANNEL_REQUEST_SUBSYSTEM:
+		return begin_subsystem(ch, m);
 	case SSH_CHANNEL_REQUEST_PTY:
 		if (ch->state != CHANNEL_OPEN)
 			return 1;

@@ -93,6 +93,8 @@ struct output {
 	size_t tail_at, tail_len;
 	bool tail_err;
 	int journal, growth; /* owned; -1: none */
+	int pipe;            /* owned: of a subsystem, its stdout instead of a journal; -1 */
+	uint64_t piped, piped_said; /* bytes that were read of it, and its keeper was told */
 	struct watch watch;
 	struct journal_reader reader;
 	bool finished;	     /* nothing more is wanted of the journal */
@@ -254,6 +256,16 @@ bool flow_end_frame(struct channel *ch);
 /* What the call's user was told at its end; nothing where it was nothing. */
 void flow_end_notice(const struct channel *ch, struct buf *out);
 
+/* libssh takes some of it, the rest is kept and goes first the next time. */
+enum flow flow_send(struct channel *ch, const char *at, size_t n, bool is_err);
+
+/* ---- piped.c: the stdout of a subsystem ---- */
+
+/* The keeper's answer: its call has begun. */
+void piped_started(struct channel *ch, struct wire *w);
+/* The next piece, at most `window` bytes. */
+enum flow piped_send(struct channel *ch, size_t window);
+
 /* ---- peers.c ---- */
 
 int peers_watch_manager(struct conn *c, struct err *err) must_check;
@@ -263,6 +275,7 @@ void peers_start(struct channel *ch);
 void peers_signal(struct channel *ch, unsigned signal);
 void peers_resize(struct channel *ch);
 void peers_taken(struct channel *ch);
+void peers_fail_start(struct channel *ch, struct err *err);
 void peers_leave(struct channel *ch);
 /* Of a call with a key: how much of its stdin was written. */
 void peers_fed(struct channel *ch);

@@ -175,9 +175,8 @@ flow_end_input(struct channel *ch)
 
 /* ---- output ---- */
 
-/* Sends; what libssh does not take becomes the tail. */
-static enum flow
-send_piece(struct channel *ch, const char *at, size_t n, bool is_err)
+enum flow
+flow_send(struct channel *ch, const char *at, size_t n, bool is_err)
 {
 	struct output *out = &ch->out;
 	const int k = is_err ? ssh_channel_write_stderr(ch->ssh, at, (uint32_t)n)
@@ -224,7 +223,7 @@ send_text(struct channel *ch, enum text t, size_t window)
 	struct output *out = &ch->out;
 	struct buf *b = &out->text[t];
 	const size_t n = least(least(b->len - out->text_at[t], window), FLOW_PIECE_BYTES);
-	const enum flow flow = send_piece(ch, b->at + out->text_at[t], n, t == TEXT_ERR);
+	const enum flow flow = flow_send(ch, b->at + out->text_at[t], n, t == TEXT_ERR);
 
 	out->text_at[t] += n;
 	ch->conn->text_bytes -= n;
@@ -301,7 +300,7 @@ show_piece(struct channel *ch, const struct journal_frame *f)
 	/* behind the line that tells of a gap, if one was just put there */
 	if (out->text[TEXT_ERR].len && channel_bytes(ch, is_err ? TEXT_ERR : TEXT_OUT, shown))
 		return FLOW_MORE;
-	return send_piece(ch, shown.at, shown.len, is_err);
+	return flow_send(ch, shown.at, shown.len, is_err);
 }
 
 static enum flow
@@ -364,7 +363,7 @@ send_held(struct channel *ch, size_t window)
 	bool is_err = false;
 	const struct str piece = held_next(ch, least(window, FLOW_PIECE_BYTES), &is_err);
 
-	return piece.len ? send_piece(ch, piece.at, piece.len, is_err) : FLOW_MORE;
+	return piece.len ? flow_send(ch, piece.at, piece.len, is_err) : FLOW_MORE;
 }
 
 enum flow
@@ -373,6 +372,7 @@ flow_output(struct channel *ch)
 	struct output *out = &ch->out;
 	const bool text = out->text[TEXT_OUT].len || out->text[TEXT_ERR].len;
 	const bool journal = out->journal >= 0 && !out->finished;
+	const bool pipe = out->pipe >= 0 && !out->finished;
 
 	if (!out->tail_len && !text && journal && out->limit && out->reader.at >= out->limit) {
 		peers_taken(ch);
@@ -380,7 +380,7 @@ flow_output(struct channel *ch)
 		return FLOW_MORE;
 	}
 	const bool held = out->finished && held_has(ch);
-	if (!out->tail_len && !text && !journal && !held)
+	if (!out->tail_len && !text && !journal && !pipe && !held)
 		return FLOW_IDLE;
 	if (conn_is_blocked(ch->conn))
 		return FLOW_STALLED;
@@ -393,6 +393,8 @@ flow_output(struct channel *ch)
 		return send_text(ch, TEXT_OUT, window);
 	if (out->text[TEXT_ERR].len)
 		return send_text(ch, TEXT_ERR, window);
+	if (pipe)
+		return piped_send(ch, window);
 	return journal ? send_journal_pieces(ch, window) : send_held(ch, window);
 }
 
@@ -437,6 +439,7 @@ flow_done(struct channel *ch)
 	watch_remove(&out->watch);
 	fd_close(&out->journal);
 	fd_close(&out->growth);
+	fd_close(&out->pipe);
 	free(out->tail);
 	held_free(out->held);
 	for (int t = 0; t < TEXTS; t++) {

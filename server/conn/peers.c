@@ -202,8 +202,8 @@ answer_detached(struct channel *ch, struct str call)
 	channel_enter(ch, CHANNEL_ENDING);
 }
 
-static void
-fail_start(struct channel *ch, struct err *err)
+void
+peers_fail_start(struct channel *ch, struct err *err)
 {
 	peers_leave(ch);
 	err_what(err, "call");
@@ -226,7 +226,7 @@ on_started(struct channel *ch, struct wire *w)
 	}
 	if (flow_begin_input(ch, &fds[0], &err) < 0 ||
 	    flow_begin_output(ch, &fds[1], &fds[2], &err) < 0) {
-		fail_start(ch, &err);
+		peers_fail_start(ch, &err);
 		return;
 	}
 	if (ch->stdin_null)
@@ -268,7 +268,7 @@ on_joined(struct channel *ch, struct wire *w)
 		return;
 	if (take_feed(ch, w, &err) < 0 ||
 	    (joins && flow_begin_output(ch, &w->message.fds[1], &w->message.fds[2], &err) < 0)) {
-		fail_start(ch, &err);
+		peers_fail_start(ch, &err);
 		return;
 	}
 	ch->out.taken_sent = 0; /* an owner before it may have read less */
@@ -372,6 +372,10 @@ on_keeper_message(struct keeper_link *k)
 	case MSG_call_joined:
 		if ((ch = channel_find(k->conn, m->call_joined.channel)) && ch->keeper == k)
 			on_joined(ch, &k->wire);
+		return;
+	case MSG_call_piped:
+		if ((ch = channel_find(k->conn, m->call_piped.channel)) && ch->keeper == k)
+			piped_started(ch, &k->wire);
 		return;
 	case MSG_call_refused:
 		if ((ch = channel_find(k->conn, m->call_refused.channel)) && ch->keeper == k)

@@ -439,9 +439,10 @@ int
 index_put_call_start(struct index *ix, const struct call_row *r, struct err *err)
 {
 	return run(ix, err,
-		   "INSERT OR IGNORE INTO calls(id,session,principal,command,started_ns) "
-		   "VALUES(?,?,?,?,?)",
-		   "tttti", r->id, r->session, r->principal, r->command, r->started_ns);
+		   "INSERT OR IGNORE INTO calls(id,session,principal,command,started_ns,kind) "
+		   "VALUES(?,?,?,?,?,?)",
+		   "ttttit", r->id, r->session, r->principal, r->command, r->started_ns,
+		   r->kind[0] ? r->kind : "exec");
 }
 
 int
@@ -471,7 +472,7 @@ index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct 
 #define CALL_COLUMNS                                                                               \
 	"SELECT id,session,principal,command,started_ns,ended_ns,exit_status,signal,ended_by,"     \
 	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running,"        \
-	"limit_hit FROM calls "
+	"limit_hit,kind FROM calls "
 
 static void
 read_call(sqlite3_stmt *st, struct call_row *r)
@@ -495,6 +496,7 @@ read_call(sqlite3_stmt *st, struct call_row *r)
 	text_at(st, 15, r->err_sha256, sizeof r->err_sha256);
 	text_at(st, 16, r->left_running, sizeof r->left_running);
 	text_at(st, 17, r->limit_hit, sizeof r->limit_hit);
+	text_at(st, 18, r->kind, sizeof r->kind);
 }
 
 static int

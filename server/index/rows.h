@@ -63,6 +63,7 @@ struct call_row {
 	char id[ID_BYTES], session[ID_BYTES], principal[128], ended_by[16];
 	char out_sha256[65], err_sha256[65];
 	char limit_hit[16]; /* key of the limit it ran into; empty: none */
+	char kind[8];       /* exec, or the subsystem; empty is exec */
 	char command[4097], left_running[1025];
 	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
 	unsigned exit_status, signal;

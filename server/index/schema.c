@@ -63,6 +63,8 @@ static const char *const migrations[] = {
     " value TEXT NOT NULL, PRIMARY KEY(session, key)) STRICT, WITHOUT ROWID;",
     /* 5: the network of a session: none, host, join:NAME */
     "ALTER TABLE sessions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
+    /* 6: what a call is: exec (a login shell too), or the name of a subsystem */
+    "ALTER TABLE calls ADD COLUMN kind TEXT NOT NULL DEFAULT 'exec';",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -10,9 +10,10 @@
  *  1. one thread, no wait but for a message, a child or a connection: nothing inside can make it
  *     hang;
  *  2. each init_exec is answered by exactly one init_exited, whatever fails on the way;
- *  3. a call's process gets its three streams and no other descriptor, no blocked or ignored
- *     signal, a session (and process group) of its own;
+ *  3. a call's process gets its three streams and no other descriptor (but the files of a loaded program),
+ *     no blocked or ignored signal, a session (and process group) of its own;
  *  4. when the keeper is gone, so is everything in here. */
+#include "loaded.h"
 #include "opener.h"
 #include "reap.h"
 #include "wire/wire.h"
@@ -44,6 +45,7 @@ struct request {
 	int streams[3]; /* lent */
 	int cgroup;     /* lent, -1: none */
 	bool pty;
+	bool loaded; /* its program is loaded.h's */
 	uint32_t uid, gid;
 	char *argv[ARGV_MAX + 1], *env[ENV_MAX + 1];
 	char cwd[PATH_BYTES], cwd_else[PATH_BYTES];
@@ -149,9 +151,15 @@ become_command(const struct request *q, bool in_cgroup)
 		ioctl(q->streams[0], TIOCSCTTY, 0);
 	for (int i = 0; i < 3; i++)
 		dup2(q->streams[i], i); /* all above 2: see fill_low_fds */
-	if (syscall(SYS_close_range, 3u, ~0u, 0u) < 0)
+	if (q->loaded) {
+		if (loaded_lay_out() < 0) {
+			*q->exec_errno = errno;
+			_exit(126);
+		}
+	} else if (syscall(SYS_close_range, 3u, ~0u, 0u) < 0) {
 		for (int fd = 3; fd < 1024; fd++)
 			close(fd);
+	}
 	umask(022);
 	const int refused = become_user(q);
 	if (refused) {
@@ -164,7 +172,7 @@ become_command(const struct request *q, bool in_cgroup)
 	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	const int why = exec_by_path(q->argv, q->env);
+	const int why = q->loaded ? loaded_exec(q->argv, q->env) : exec_by_path(q->argv, q->env);
 	*q->exec_errno = why;
 	_exit(why == ENOENT || why == ENOTDIR ? 127 : 126);
 }
@@ -227,6 +235,7 @@ fill_request(struct request *q, struct wire *w)
 
 	q->call = m->call;
 	q->pty = m->pty != 0;
+	q->loaded = loaded_is_for(m->call);
 	q->uid = m->uid;
 	q->gid = m->gid;
 	q->cgroup = m->no_cgroup ? -1 : w->message.fds[3];
@@ -300,8 +309,12 @@ take_messages(struct wire *w, struct err *err)
 		if (got <= 0)
 			return got;
 		if (w->message.id == MSG_init_exec) {
-			if (exec_call(w, err) < 0)
+			const int told = exec_call(w, err);
+			loaded_drop();
+			if (told < 0)
 				return -1;
+		} else if (w->message.id == MSG_init_loaded) {
+			loaded_take(w);
 		} else if (w->message.id == MSG_init_signal_listed) {
 			reap_signal_listed(w->message.fds[0],
 					   (int)w->message.init_signal_listed.signal);

@@ -34,6 +34,7 @@ enum call_kind { KIND_EXEC, KIND_SHELL, KIND_SUBSYSTEM };
 struct ends {
 	int in, out, err; /* owned: the child's */
 	int feed;         /* owned: conn's end of stdin */
+	int direct;       /* owned: conn's end of stdout, of a subsystem */
 	int journal;      /* owned: conn's reader */
 	int place;        /* owned: the engine's */
 };
@@ -45,6 +46,7 @@ ends_done(struct ends *e)
 	fd_close(&e->out);
 	fd_close(&e->err);
 	fd_close(&e->feed);
+	fd_close(&e->direct);
 	fd_close(&e->journal);
 	fd_close(&e->place);
 }
@@ -59,9 +61,6 @@ check(const struct grant *g, const struct msg_call_start *m, struct call_options
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
-	if (m->kind == KIND_SUBSYSTEM)
-		return err_set(err, ERR_UNAVAILABLE, "subsystem %.*s is not there yet",
-			       (int)(m->command.len > 32 ? 32 : m->command.len), m->command.at);
 	if (k->ended || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session has ended");
 	if (k->suspended) {
@@ -70,7 +69,8 @@ check(const struct grant *g, const struct msg_call_start *m, struct call_options
 	}
 	if (k->held)
 		return err_set(err, ERR_AGAIN, "the session is pausing");
-	if (options_parse(m->env, options, err) < 0)
+	if (options_parse(m->env, options, err) < 0 ||
+	    (m->kind == KIND_SUBSYSTEM && sftp_check(k, m, options, err) < 0))
 		return -1;
 	if (options->max_output && !k->engine->shows_spill)
 		return err_set(err, ERR_UNAVAILABLE,
@@ -138,6 +138,8 @@ fill_argv(const struct call *c, const struct msg_call_start *m, struct buf *out,
 
 	if (c->shell[0])
 		return shell_fill_argv(c, m->command, out, err);
+	if (c->sftp)
+		return sftp_fill_argv(out, err);
 	if (m->kind == KIND_SHELL) {
 		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));
@@ -167,6 +169,12 @@ is_set_later(const struct str *vars, size_t n, size_t from, struct str name)
 }
 
 static bool
+is_taken(const struct msg_call_start *m, struct str variable)
+{
+	return m->kind != KIND_SUBSYSTEM || sftp_takes_variable(variable);
+}
+
+static bool
 is_variable(struct str s)
 {
 	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !options_is_ours(s);
@@ -190,7 +198,7 @@ fill_env(const struct keeper *k, const struct msg_call_start *m, struct buf *out
 		vars[n++] = str_of(term);
 	rest = buf_view(&k->env);
 	while (rest.len && str_cut(&rest, '\0', &one))
-		if (one.len && !is_set_later(vars, n, 0, name_of(one)))
+		if (one.len && is_taken(m, one) && !is_set_later(vars, n, 0, name_of(one)))
 			add_string(out, one);
 	for (size_t i = 0; i < n; i++)
 		if (!is_set_later(vars, n, i + 1, name_of(vars[i])))
@@ -239,8 +247,9 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 		c->input = fd_steal(&e->in); /* its other end is init's to make */
 		return fd_set_nonblock(c->input, err);
 	}
-	if (make_pipe(&c->out.fd, &e->out, large, err) < 0 ||
-	    make_pipe(&c->err.fd, &e->err, false, err) < 0 || fd_set_nonblock(c->out.fd, err) < 0)
+	int *const out = c->sftp ? &e->direct : &c->out.fd;
+	if (make_pipe(out, &e->out, large, err) < 0 ||
+	    make_pipe(&c->err.fd, &e->err, false, err) < 0 || fd_set_nonblock(*out, err) < 0)
 		return -1;
 	return fd_set_nonblock(c->err.fd, err);
 }
@@ -288,8 +297,12 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 {
 	struct keeper *k = c->keeper;
 
-	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id, k->journal_bytes_max, err) < 0)
+	/* of a subsystem it has the log alone, which nobody has to read */
+	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id,
+			 c->sftp ? 0 : k->journal_bytes_max, err) < 0)
 		return -1;
+	if (c->sftp)
+		journal_disown(&c->journal);
 	if (journal_start(&c->journal, c->id, command_text(k, m),
 			  str_of(c->principal), err) < 0)
 		return -1;
@@ -382,6 +395,8 @@ admit_launch(struct call *c, struct err *err)
 	    .uid = k->uid,
 	    .gid = k->gid,
 	};
+	if (c->sftp && sftp_send_files(c, err) < 0)
+		return -1;
 	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
 }
 
@@ -389,7 +404,7 @@ static void
 spool_start(const struct call *c)
 {
 	struct msg_call_record r = {
-	    .kind = STR_LIT("start"),
+	    .kind = c->sftp ? STR_LIT("sftp") : STR_LIT("start"),
 	    .call = str_of(c->id),
 	    .principal = str_of(c->principal),
 	    .command = str_of(c->command),
@@ -430,6 +445,8 @@ start(struct call *c, const struct msg_call_start *m, const struct digest *reque
 	struct keeper *k = c->keeper;
 	struct err no_place;
 
+	if (m->kind == KIND_SUBSYSTEM && sftp_open(c, err) < 0)
+		return -1;
 	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0 || spill_open(c, err) < 0)
 		return -1;
 	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
@@ -519,10 +536,21 @@ join(struct grant *g, const struct msg_call_start *m, const struct call_options 
 }
 
 static int
+say_started(const struct call *c, struct grant *g, const struct ends *e, struct err *err)
+{
+	const struct msg_call_piped piped = {.channel = c->channel, .call = str_of(c->id)};
+	const struct msg_call_started body = {.channel = c->channel, .call = str_of(c->id)};
+	const int fds[3] = {e->feed, c->sftp ? e->direct : e->journal, c->growth[0]};
+
+	return c->sftp ? wire_send_fds(&g->conn, MSG_call_piped, &piped, fds, 2, err)
+		       : wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
+}
+
+static int
 begin(struct grant *g, const struct msg_call_start *m, const struct call_options *options,
       const struct digest *request, struct err *err)
 {
-	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1};
+	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1, -1};
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
@@ -542,9 +570,7 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 	}
 	struct call *begun = steal(&c);
 	call_begin(begun);
-	const struct msg_call_started body = {.channel = m->channel, .call = str_of(begun->id)};
-	const int fds[3] = {e.feed, e.journal, begun->growth[0]};
-	const int told = wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
+	const int told = say_started(begun, g, &e, err);
 	spool_start(begun);
 	return told;
 }

@@ -58,6 +58,7 @@ call_free(struct call *c)
 		fd_close(&c->growth[i]);
 	journal_close(&c->journal);
 	launch_free(c->launch);
+	sftp_free(c->sftp);
 	spill_close(&c->spill);
 	free(c->command);
 	free(c);
@@ -244,7 +245,8 @@ call_take_pty(struct keeper *k, uint32_t number, int take_master)
 	stream_watch(&c->out);
 }
 
-/* What init executes is always the session's shell: a missing command is the shell's to tell. */
+/* What init executes is always the session's shell, or sftp-server: a missing command is the shell's to
+ * tell. */
 static void
 add_exec_error(struct call *c, uint32_t number)
 {
@@ -254,7 +256,8 @@ add_exec_error(struct call *c, uint32_t number)
 	char line[256];
 
 	const int n = snprintf(line, sizeof line, "berth: exec: %.128s: %s%s\n",
-			       !cwd		   ? c->keeper->shell
+			       !cwd && c->sftp     ? "sftp-server"
+			       : !cwd              ? c->keeper->shell
 			       : c->options.cwd[0] ? c->options.cwd
 						   : c->keeper->cwd,
 			       text ? text : "unknown error",
@@ -293,12 +296,13 @@ on_quiet(void *ctx)
 	struct call *c = ctx;
 	const uint64_t now = time_now_ns(), quiet = c->last_byte_ns + DRAIN_QUIET_NS;
 
-	if (now >= quiet || now >= c->drain_until_ns) {
+	if ((now >= quiet && (!c->sftp || sftp_is_drained(c))) || now >= c->drain_until_ns) {
 		finish(c);
 		return;
 	}
 	timer_set(&c->keeper->loop, &c->timer,
-		  quiet < c->drain_until_ns ? quiet : c->drain_until_ns, on_quiet, c);
+		  quiet < c->drain_until_ns && quiet > now ? quiet : c->drain_until_ns, on_quiet,
+		  c);
 }
 
 /* BERTH_WAIT=all: no event tells that the last process of many has ended, so this looks again. */
@@ -390,12 +394,12 @@ spool_end(struct call *c, struct str left)
 	    .exit_status = c->outcome.exit_status,
 	    .signal = c->outcome.signal,
 	    .ended_by = str_of(c->outcome.ended_by),
-	    .out_bytes = c->journal.offset[JOURNAL_OUT],
+	    .out_bytes = c->sftp ? sftp_out_bytes(c) : c->journal.offset[JOURNAL_OUT],
 	    .err_bytes = c->journal.offset[JOURNAL_ERR],
 	    .wall_ns = time_now_ns() - c->started_ns,
 	    .cpu_ns = c->cpu_ns,
 	    .peak_bytes = c->peak_bytes,
-	    .out_sha256 = str_of(out_text.text),
+	    .out_sha256 = c->sftp ? STR_LIT("") : str_of(out_text.text), /* nobody has summed it */
 	    .err_sha256 = str_of(err_text.text),
 	    .left_running = left,
 	    .limit_hit = str_of(c->excess.hit),
@@ -468,6 +472,8 @@ finish(struct call *c)
 	timer_cancel(&c->timer);
 	if (c->outcome.exec_errno)
 		add_exec_error(c, c->outcome.exec_errno);
+	if (c->sftp)
+		sftp_end(c);
 	format_notice(c, notice, sizeof notice);
 	c->outcome.notice = notice;
 	if (journal_finish(&c->journal, &c->outcome, &err) < 0)

@@ -271,7 +271,9 @@ excess_judge(struct call *c)
 	}
 	if (!c->options.wait_all) /* what it leaves running is outside of its time */
 		timer_cancel(&e->wall);
-	const bool failed = o->signal || o->exit_status || o->exec_errno;
+	/* sftp-server tells its client of a failure, and ends well */
+	const bool failed =
+	    o->signal || o->exit_status || o->exec_errno || (c->sftp && e->disk_words);
 	if (!failed && !e->alone)
 		return; /* it went well, so it was another one */
 	if (now.oom_kills > e->before.oom_kills)

@@ -83,6 +83,8 @@ take_message(struct grant *g, struct err *err)
 		call_resize(c, &m->call_resize);
 	if (m->id == MSG_call_taken && (c = call_find(k, g, m->call_taken.channel)))
 		call_taken(c, m->call_taken.journal_bytes);
+	if (m->id == MSG_call_piped_taken && (c = call_find(k, g, m->call_piped_taken.channel)))
+		sftp_taken(c, &m->call_piped_taken);
 	if (m->id == MSG_call_fed && (c = call_find(k, g, m->call_fed.channel)))
 		join_fed(c, m->call_fed.bytes);
 	if (m->id == MSG_call_input_end && (c = call_find(k, g, m->call_input_end.channel)))

@@ -9,7 +9,7 @@
  *   once.c     keys of calls                                        join.c      who listens to a call
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
- *   stream.c   its stdout and stderr, into its journal */
+ *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -145,6 +145,7 @@ struct call {
 	struct call_options options;
 
 	struct launch *launch; /* owned: what init is to start; NULL: it has it */
+	struct sftp *sftp; /* owned: it is the subsystem, and its owner reads stdout itself; NULL */
 	char shell[SHELL_KEY_BYTES]; /* the named shell it runs in; empty: none */
 
 	struct journal journal;
@@ -275,6 +276,29 @@ void shell_next(struct keeper *k, const char *key);
 /* The calls that wait for a shell end. */
 void shell_cancel_all(struct keeper *k, const char *ended_by);
 
+/* ---- sftp.c: the subsystem ---- */
+
+struct sftp; /* of a call that is one */
+
+/* Whether a subsystem may start: it is this one, the node has it, and nothing was asked that it cannot do. */
+int sftp_check(const struct keeper *k, const struct msg_call_start *m,
+	       const struct call_options *options, struct err *err) must_check;
+int sftp_open(struct call *c, struct err *err) must_check;
+int sftp_fill_argv(struct buf *out, struct err *err) must_check;
+/* Whether a variable may reach its loader. */
+bool sftp_takes_variable(struct str variable);
+/* To init, before the init_exec of the call. */
+int sftp_send_files(struct call *c, struct err *err) must_check;
+/* It has written this to stderr: its log. */
+void sftp_heard(struct call *c, const char *bytes, size_t n);
+void sftp_taken(struct call *c, const struct msg_call_piped_taken *m);
+/* Whether its owner has read all that it wrote, or there is no owner. */
+bool sftp_is_drained(const struct call *c);
+uint64_t sftp_out_bytes(const struct call *c);
+/* What its log has told goes to the manager; a failure's words to its user. */
+void sftp_end(struct call *c);
+void sftp_free(struct sftp *s);
+
 /* ---- grant.c ---- */
 
 struct grant {
@@ -357,6 +381,8 @@ struct keeper {
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */
 
+	uint64_t transfers_second; /* sftp.c: when the second began in which ... */
+	uint32_t transfers_told;   /* ... so many acts on files were told of */
 	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */

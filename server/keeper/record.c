@@ -74,6 +74,12 @@ record_has_room(const struct spool *s)
 	return s->end_at < SPOOL_MAX_BYTES - ROOM_LEAST_BYTES;
 }
 
+bool
+record_has_half(const struct spool *s)
+{
+	return s->end_at < SPOOL_MAX_BYTES / 2;
+}
+
 int
 record_reserve(struct spool *s, uint32_t live, struct err *err)
 {

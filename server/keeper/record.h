@@ -32,6 +32,8 @@ struct spool {
 int record_open(struct spool *s, int calls_dir, uint64_t next_record, struct err *err) must_check;
 void record_close(struct spool *s);
 bool record_has_room(const struct spool *s);
+/* For what may be dropped: it leaves the other half to starts and ends. */
+bool record_has_half(const struct spool *s);
 /* Takes the disk's room for what `live` calls and one more have yet to say: however full it gets, their
  * ends are told. */
 int record_reserve(struct spool *s, uint32_t live, struct err *err) must_check;

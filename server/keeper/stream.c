@@ -28,7 +28,7 @@ stream_close(struct call_stream *s)
 bool
 stream_both_ended(const struct call *c)
 {
-	return c->out.fd < 0 && c->err.fd < 0;
+	return c->out.fd < 0 && c->err.fd < 0 && (!c->sftp || sftp_is_drained(c));
 }
 
 bool
@@ -49,6 +49,8 @@ stream_append(struct call *c, enum journal_stream as, const char *bytes, size_t 
 		log_err(&err, "call %s: its output is not kept any more", c->id);
 	if (c->options.max_output)
 		spill_append(c, as, bytes, n);
+	if (c->sftp && as == JOURNAL_ERR)
+		sftp_heard(c, bytes, n);
 	growth_note(c);
 }
 

@@ -78,6 +78,8 @@ void audit_put(struct audit *a, const char *kind, const struct audit_field *fiel
  * end. -1: it could not be written, so the record must not be acknowledged. */
 int audit_call(struct audit *a, const struct call_row *row, const char *session_name, bool end,
 	       struct err *err) must_check;
+/* audit_files.c: what an sftp did to files, a line each (command of the row: wire/transfers.h). */
+void audit_files(struct audit *a, const struct call_row *row, const char *session_name);
 /* For the same transaction: the line up to which nothing has to be remembered. Waits for the disk
  * with audit_sync = always. */
 int audit_calls_position(struct audit *a, uint64_t *out, struct err *err) must_check;

@@ -65,10 +65,10 @@ write_start(struct audit *a, const struct call_row *r, const char *name, struct 
 
 	time_format(r->started_ns, at);
 	const struct audit_field fields[] = {
-	    AUDIT_TEXT("call", r->id),		   AUDIT_TEXT("session", r->session),
-	    AUDIT_TEXT("name", name),		   AUDIT_TEXT("principal", r->principal),
-	    AUDIT_TEXT("command", r->command),	   AUDIT_TEXT("started", at),
-	    {.key = NULL},
+	    AUDIT_TEXT("call", r->id),        AUDIT_TEXT("session", r->session),
+	    AUDIT_TEXT("name", name),         AUDIT_TEXT("principal", r->principal),
+	    AUDIT_TEXT("subsystem", r->kind), AUDIT_TEXT("command", r->command),
+	    AUDIT_TEXT("started", at),        {.key = NULL},
 	};
 	return audit_append(a, "call_start", fields, err);
 }

@@ -21,7 +21,7 @@ do_call_json(struct buf *out, const struct call_row *r)
 		time_format(r->ended_ns, ended);
 	buf_fmt(out, "{\"call\":\"%s\",\"session\":\"%s\",\"principal\":", r->id, r->session);
 	json_put(out, str_of(r->principal));
-	buf_text(out, ",\"command\":");
+	buf_fmt(out, ",\"kind\":\"%s\",\"command\":", r->kind);
 	json_put(out, str_of(r->command));
 	buf_fmt(out,
 		",\"started\":\"%s\",\"ended\":\"%s\",\"live\":%s,\"exit_status\":%u,\"signal\":%u",
@@ -147,9 +147,9 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 		exit_text(&row, ended);
 		size_format(row.out_bytes, bytes[0]);
 		size_format(row.err_bytes, bytes[1]);
-		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call", row.id,
-			"session", s->row.name, "command", row.command, "by", row.principal,
-			"started", started);
+		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call",
+			row.id, "session", s->row.name, "kind", row.kind, "command", row.command,
+			"by", row.principal, "started", started);
 		buf_fmt(&out, "%-10s%s%s%s\n", "exit", ended, row.ended_by[0] ? ", ended by " : "",
 			row.ended_by);
 		if (row.limit_hit[0])

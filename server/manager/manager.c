@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "manager/imported.h"
 #include "manager/session.h"
+#include "manager/sftp_files.h"
 #include "manager/spares.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
@@ -436,6 +437,8 @@ static int
 open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 {
 	struct rlimit files;
+	struct err why;
+
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* a few for each session and connection */
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
@@ -456,6 +459,8 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	if (node_open(&m->node, m->state, m->run, m->config.state, m->libexec,
 		      (unsigned)m->config.uid_base, isolation, err) < 0)
 		return -1;
+	if (sftp_files_open(m->libexec, m->config.sftp_server, isolation, m->node.sftp, &why) < 0)
+		log_err(&why, "sessions have no sftp");
 	fd_close(&m->state); /* from here on all is opened through the nosuid,nodev mount */
 	m->state = fd_dup(m->node.state, err);
 	if (m->state < 0)

@@ -10,12 +10,12 @@
 #include "base/path.h"
 #include "cgroup.h"
 #include "profile.h"
+#include "sealed.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -24,11 +24,6 @@
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010u /* Linux 6.3 */
-#endif
-
-enum { INIT_MAX_BYTES = 16 << 20 };
 
 unsigned
 node_slots(unsigned uid_base)
@@ -103,42 +98,13 @@ is_unreadable(const struct stat *st)
 	return st->st_uid == 0 && st->st_gid == 0 && (st->st_mode & 07777) == 0711;
 }
 
-static int
-make_memfd(struct err *err)
-{
-	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-	int fd = memfd_create("berth-init", flags | MFD_EXEC);
-	if (fd < 0 && errno == EINVAL)
-		fd = memfd_create("berth-init", flags); /* older: always executable */
-	if (fd < 0)
-		return err_sys(err, errno, "make an anonymous file for berth-init");
-	return fd;
-}
-
-/* A copy that invariant 2 holds for, where there is an owner to give it to. In memory: /run may be
- * noexec, and STATE is for data. */
+/* In memory: /run may be noexec, and STATE is for data. */
 static int
 copy_init(int file, const struct isolation *i, struct err *err)
 {
-	auto_buf bytes = BUF_MAX(INIT_MAX_BYTES);
-	char path[64];
+	const unsigned owner = i->rung != RUNG_PROCESS ? i->init_owner : SEALED_OWN;
 
-	if (fd_read_to_end(file, &bytes, err) < 0)
-		return err_add(err, "read berth-init");
-	auto_close int copy = make_memfd(err);
-	if (copy < 0 || fd_write_all(copy, bytes.at, bytes.len, err) < 0)
-		return -1;
-	if ((i->rung != RUNG_PROCESS && fchown(copy, i->init_owner, i->init_owner) < 0) ||
-	    fchmod(copy, 0711) < 0)
-		return err_sys(err, errno, "make the copy of berth-init unreadable");
-	if (fcntl(copy, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
-		return err_sys(err, errno, "seal the copy of berth-init");
-	/* Once more without the right to write: a file open for writing cannot be executed. */
-	snprintf(path, sizeof path, "/proc/self/fd/%d", copy);
-	const int fd = open(path, O_PATH | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(err, errno, "open the copy of berth-init");
-	return fd;
+	return sealed_copy(file, "berth-init", owner, 0711, O_PATH, err);
 }
 
 static int
@@ -203,6 +169,8 @@ node_close(struct node *n)
 	fd_close(&n->init_exe);
 	for (int i = 0; i < PROFILES; i++)
 		fd_close(&n->seccomp[i]);
+	for (int i = 0; i < NODE_SFTP_FILES; i++)
+		fd_close(&n->sftp[i]);
 	fd_close(&n->cgroup);
 }
 
@@ -214,6 +182,7 @@ node_open(struct node *n, int state, int run, const char *state_path, const char
 			    .run = run,
 			    .init_exe = -1,
 			    .seccomp = {-1, -1, -1, -1, -1, -1, -1, -1},
+			    .sftp = {-1, -1, -1, -1},
 			    .cgroup = -1,
 			    .governor = {{.dir = -1}, {.dir = -1}, {.dir = -1}},
 			    .isolation = *isolation,

@@ -62,7 +62,9 @@ int
 plain_workspace(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS],
 		struct err *err)
 {
-	static const enum keeper_fd ours[] = {KEEPER_ROOTFS, KEEPER_RUN, KEEPER_INIT, KEEPER_SECCOMP};
+	static const enum keeper_fd ours[] = {
+	    KEEPER_ROOTFS,      KEEPER_RUN,       KEEPER_INIT,         KEEPER_SECCOMP,
+	    KEEPER_SFTP_SERVER, KEEPER_SFTP_LIBC, KEEPER_SFTP_PRELOAD, KEEPER_SFTP_LOADER};
 	static const enum keeper_fd none[] = {
 	    KEEPER_USR,	 KEEPER_USERNS,	     KEEPER_CGROUP,	   KEEPER_FREEZE,
 	    KEEPER_KILL, KEEPER_EVENTS,	     KEEPER_JOIN_MEMORY,   KEEPER_JOIN_PIDS,
@@ -84,7 +86,7 @@ plain_workspace(struct node *n, const struct workspace *w, int spill, int fds[KE
 	fds[KEEPER_ROOTFS] = ok ? open_fs(n, w, err) : -1;
 	ok = ok && fds[KEEPER_ROOTFS] >= 0 && (fds[KEEPER_RUN] = fd_dup(spill, err)) >= 0 &&
 	     (fds[KEEPER_INIT] = fd_dup(n->init_exe, err)) >= 0 &&
-	     (fds[KEEPER_SECCOMP] = fd_dup(seccomp, err)) >= 0;
+	     (fds[KEEPER_SECCOMP] = fd_dup(seccomp, err)) >= 0 && prepare_sftp(n, fds, err) == 0;
 	if (ok)
 		return 0;
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)

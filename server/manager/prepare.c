@@ -332,10 +332,12 @@ dup_into(int *slot, int fd, struct err *err)
 }
 
 static const enum keeper_fd ours_of_keeper[] = {
-    KEEPER_ROOTFS,      KEEPER_USR,       KEEPER_USERNS,   KEEPER_INIT,          KEEPER_SECCOMP,
-    KEEPER_CGROUP,      KEEPER_FREEZE,    KEEPER_KILL,     KEEPER_EVENTS,        KEEPER_RUN,
-    KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS, KEEPER_JOIN_CPU, KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS,
-    KEEPER_NETNS,       KEEPER_SYS,       KEEPER_RESOLV,
+    KEEPER_ROOTFS,       KEEPER_USR,           KEEPER_USERNS,      KEEPER_INIT,
+    KEEPER_SECCOMP,      KEEPER_CGROUP,        KEEPER_FREEZE,      KEEPER_KILL,
+    KEEPER_EVENTS,       KEEPER_RUN,           KEEPER_JOIN_MEMORY, KEEPER_JOIN_PIDS,
+    KEEPER_JOIN_CPU,     KEEPER_MEMORY_EVENTS, KEEPER_PIDS_EVENTS, KEEPER_NETNS,
+    KEEPER_SYS,          KEEPER_RESOLV,        KEEPER_SFTP_SERVER, KEEPER_SFTP_LIBC,
+    KEEPER_SFTP_PRELOAD, KEEPER_SFTP_LOADER,
 };
 enum { OURS_OF_KEEPER = sizeof ours_of_keeper / sizeof *ours_of_keeper };
 
@@ -390,6 +392,23 @@ fill_governor(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], st
 	return 0;
 }
 
+int
+prepare_sftp(const struct node *n, int fds[KEEPER_FDS], struct err *err)
+{
+	for (int i = 0; i < NODE_SFTP_FILES; i++) {
+		int *fd = &fds[KEEPER_SFTP_SERVER + i];
+		if (n->sftp[i] >= 0) {
+			if (dup_into(fd, n->sftp[i], err) < 0)
+				return -1;
+			continue;
+		}
+		*fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (*fd < 0)
+			return err_sys(err, errno, "open /dev/null");
+	}
+	return 0;
+}
+
 static int
 fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], struct err *err)
 {
@@ -400,7 +419,8 @@ fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], 
 	for (int i = 0; i < BUILT; i++)
 		build.fds[i] = -1;
 	if (seccomp < 0 || dup_into(&fds[KEEPER_INIT], n->init_exe, err) < 0 ||
-	    dup_into(&fds[KEEPER_SECCOMP], seccomp, err) < 0 || build_run(&build, err) < 0)
+	    dup_into(&fds[KEEPER_SECCOMP], seccomp, err) < 0 || prepare_sftp(n, fds, err) < 0 ||
+	    build_run(&build, err) < 0)
 		return -1;
 	fds[KEEPER_ROOTFS] = build.fds[BUILT_ROOTFS];
 	fds[KEEPER_USERNS] = build.fds[BUILT_USERNS];

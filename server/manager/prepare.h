@@ -14,6 +14,7 @@
 #include <stdbool.h>
 
 enum { LOWERS_MAX = 64, PREPARE_IMAGES_MAX = 128 };
+enum { NODE_SFTP_FILES = KEEPER_SFTP_LOADER - KEEPER_SFTP_SERVER + 1 };
 
 /* What this node can do, probed once at start (node_open). */
 struct node {
@@ -21,6 +22,7 @@ struct node {
 	int run;      /* lent: RUN */
 	int init_exe; /* owned: berth-init, O_PATH */
 	int seccomp[PROFILES]; /* owned: sealed memfds with the sessions' programs, once needed; -1 */
+	int sftp[NODE_SFTP_FILES]; /* owned: sftp_files.h; -1: there is none */
 	int cgroup;   /* owned: our directory in the v2 hierarchy, -1: none */
 	char cgroup_name[64]; /* its name: berth-<8 hex of the state directory's path> */
 	char cgroup_why[128]; /* why there is none; empty: there is one */
@@ -92,7 +94,7 @@ int node_open(struct node *n, int state, int run, const char *state_path, const 
 /* Live sessions are not touched: the next manager finds them where they are. */
 void node_close(struct node *n);
 
-/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS NETNS SYS RESOLV MOUNTS of fds (owned by the
+/* Fills the slots ROOTFS USR USERNS INIT SECCOMP CGROUP FREEZE KILL EVENTS RUN JOIN_* *_EVENTS NETNS SYS RESOLV SFTP_* MOUNTS of fds (owned by the
  * caller afterwards; /dev/null where there is nothing). CALLS, SPILL, LOCK and LISTEN are the
  * caller's. On failure nothing stays open or mounted.
  *   spill   lent: sessions/<id>/spill, beneath node.state; -1: no /run/berth/out. It is the
@@ -100,6 +102,8 @@ void node_close(struct node *n);
  *   fails   AGAIN when processes of an earlier start of this session still live */
 int prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS],
 		      struct err *err) must_check;
+/* The slots SFTP_* alone. */
+int prepare_sftp(const struct node *n, int fds[KEEPER_FDS], struct err *err) must_check;
 /* Whether a process of this session still lives (its cgroup is populated). */
 bool prepare_is_populated(struct node *n, const char *id);
 /* Kills what lives in the session's cgroup, waits until it is empty (bounded), removes it. */

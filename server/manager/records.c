@@ -23,6 +23,8 @@ struct pending {
 	char session[ID_BYTES];
 	uint64_t record;
 	bool end;
+	bool files; /* command: what an sftp did to files */
+	bool told;  /* ... its lines are in the audit log, by a transaction that failed */
 };
 
 /* In order of arrival, until they are committed. Bounded by what keepers send without an
@@ -42,7 +44,8 @@ copy(char *out, size_t size, struct str s)
 static void
 fill(struct pending *p, const struct session_row *session, const struct msg_call_record *r)
 {
-	*p = (struct pending){.record = r->record, .end = str_is(r->kind, "end")};
+	*p = (struct pending){
+	    .record = r->record, .end = str_is(r->kind, "end"), .files = str_is(r->kind, "files")};
 	memcpy(p->session, session->id, sizeof p->session);
 	struct call_row *c = &p->row;
 	copy(c->id, sizeof c->id, r->call);
@@ -54,6 +57,8 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 	copy(c->command, sizeof c->command, r->command);
 	copy(c->left_running, sizeof c->left_running, r->left_running);
 	copy(c->limit_hit, sizeof c->limit_hit, r->limit_hit);
+	if (str_is(r->kind, "sftp"))
+		copy(c->kind, sizeof c->kind, r->kind);
 	c->started_ns = p->end ? r->time_ns - r->wall_ns : r->time_ns;
 	c->ended_ns = p->end ? r->time_ns : 0;
 	c->exit_status = r->exit_status;
@@ -74,13 +79,20 @@ name_of(struct manager *m, const char *session)
 
 /* What an earlier manager has committed, but not acknowledged, is in the log too. */
 static int
-put(struct manager *m, const struct pending *p, struct err *err)
+put(struct manager *m, struct pending *p, struct err *err)
 {
 	struct index *ix = &m->index;
 	uint64_t last;
 
 	if (index_spool_last(ix, p->session, &last, err) < 0)
 		return -1;
+	if (p->files) {
+		if (p->record > last && !p->told)
+			audit_files(&m->audit, &p->row, name_of(m, p->session));
+		p->told = true;
+		return index_put_spool_last(ix, p->session, p->record > last ? p->record : last,
+					    err);
+	}
 	if (p->record > last &&
 	    audit_call(&m->audit, &p->row, name_of(m, p->session), p->end, err) < 0)
 		return -1;
@@ -146,7 +158,7 @@ records_flush(struct manager *m)
 		return;
 	timer_cancel(&b->timer);
 	int result = index_begin(&m->index, &err);
-	for (const struct pending *p = b->first; p && result == 0; p = p->next)
+	for (struct pending *p = b->first; p && result == 0; p = p->next)
 		result = put(m, p, &err);
 	if (result == 0)
 		result = commit(m, &err);

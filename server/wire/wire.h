@@ -52,6 +52,10 @@ enum keeper_fd {
 	KEEPER_NETNS,	      /* network namespace that pid 1 starts in, or unused: a new one */
 	KEEPER_SYS,	      /* detached mount: sysfs of a network that is not the session's, or unused */
 	KEEPER_RESOLV,	      /* detached mount: resolv.conf, or unused */
+	KEEPER_SFTP_SERVER,   /* sealed memfds: OpenSSH's sftp-server, or unused, like the next three, ... */
+	KEEPER_SFTP_LIBC,     /* ... the C library it runs with, ... */
+	KEEPER_SFTP_PRELOAD,  /* ... init/sftp_preload.c, ... */
+	KEEPER_SFTP_LOADER,   /* ... and what loads them: ld.so */
 	KEEPER_MOUNTS,	      /* eight: detached mounts of the node's directories, or unused */
 	KEEPER_MOUNTS_LAST = KEEPER_MOUNTS + 7,
 	KEEPER_FDS

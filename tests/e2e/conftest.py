@@ -83,7 +83,7 @@ class Account:
 RUNGS = {"root": ("root", False), "rootless": ("rootless", True), "process": ("process", False),
          "process-user": ("process", True)}
 RUNG = os.environ.get("BERTH_RUNG", "root")
-EXECUTABLES = ["berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-init"]
+EXECUTABLES = ["berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-init", "berth-sftp-preload.so"]
 
 
 class Server:

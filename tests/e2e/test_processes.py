@@ -12,6 +12,7 @@ NEEDS = {
     "berth-keeper": set(),
     "berth-worker": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
     "berth-init": set(),
+    "berth-sftp-preload.so": set(),
     "berth-verify-audit": {"libcrypto.so.3"},
 }
 
@@ -46,6 +47,7 @@ def test_an_installed_berth_finds_its_parts(tmp_path):
         before, conftest.BUILD = conftest.BUILD, tmp_path / "usr/sbin"
         server.start()
         assert server.ssh("demo", "echo installed; cat /proc/1/comm").out == b"installed\nberth-init\n"
+        assert "no sftp" not in server.log()
         server.remove()
     finally:
         conftest.BUILD = before

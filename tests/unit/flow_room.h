@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <cmocka.h>
@@ -149,6 +150,18 @@ peers_leave(struct channel *ch)
 }
 
 void
+peers_fail_start(struct channel *ch, struct err *err)
+{
+	channel_fail(ch, err);
+}
+
+void
+channel_enter(struct channel *ch, enum channel_state state)
+{
+	ch->state = state;
+}
+
+void
 peers_fed(struct channel *ch)
 {
 	fake.fed = ch->in.fed;
@@ -226,7 +239,7 @@ set_up(void **state)
 		r.ch.out.text[t] = BUF_MAX(1 << 20);
 	}
 	r.ch.out.end_frame = BUF_MAX(4096);
-	r.ch.in.fd = r.ch.out.journal = r.ch.out.growth = -1;
+	r.ch.in.fd = r.ch.out.journal = r.ch.out.growth = r.ch.out.pipe = -1;
 	r.ch.conn = &r.conn;
 	r.ch.state = CHANNEL_LIVE;
 	r.ch.out.follow = true;

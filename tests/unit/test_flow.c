@@ -1,5 +1,6 @@
-/* Both flow control recipes of conn. */
+/* The flow control recipes of conn. */
 #include "server/conn/flow.c"
+#include "server/conn/piped.c"
 
 #include "flow_room.h"
 
@@ -178,6 +179,84 @@ a_corrupt_journal_is_an_error(void **state)
 	run_output(r);
 	assert_int_equal(fake.failed.code, ERR_CORRUPT);
 	assert_int_equal(fake.sent[TEXT_OUT].len, 0);
+}
+
+/* ---- the stdout of a subsystem ---- */
+
+/* Its channel reads a pipe from now on; the other end. */
+static int
+begin_pipe(struct room *r)
+{
+	struct err err;
+	int ends[2];
+
+	watch_remove(&r->ch.out.watch);
+	fd_close(&r->ch.out.journal);
+	assert_int_equal(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+	r->ch.out.pipe = ends[0];
+	assert_int_equal(watch_add(&r->conn.loop, &r->ch.out.watch, ends[0], EPOLLIN | EPOLLET,
+				   on_readable, &r->ch, &err), 0);
+	return ends[1];
+}
+
+static void
+a_pipe_arrives_whole_and_ends_at_its_end(void **state)
+{
+	struct room *r = *state;
+	auto_buf wrote = BUF_MAX(64 << 20);
+	int pipe = begin_pipe(r);
+
+	fake.rekeys = true;
+	for (int i = 0; i < 300; i++) {
+		char bytes[60000];
+		const size_t n = 1 + next_random() % sizeof bytes;
+		for (size_t at = 0; at < n; at++)
+			bytes[at] = (char)next_random();
+		assert_int_equal(write(pipe, bytes, n), n);
+		buf_add(&wrote, bytes, n);
+		run_output(r);
+		assert_false(r->ch.out.finished);
+	}
+	fd_close(&pipe);
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	assert_int_equal(fake.sent[TEXT_OUT].len, wrote.len);
+	assert_memory_equal(fake.sent[TEXT_OUT].at, wrote.at, wrote.len);
+	assert_int_equal(fake.sent[TEXT_ERR].len, 0);
+	assert_int_equal(r->ch.out.piped, wrote.len);
+}
+
+static void
+a_pipe_that_somebody_else_holds_ends_with_its_call(void **state)
+{
+	struct room *r = *state;
+	int pipe = begin_pipe(r);
+
+	assert_int_equal(write(pipe, "last", 4), 4);
+	end_call(r);
+	run_output(r);
+	assert_true(r->ch.out.finished);
+	assert_int_equal(fake.sent[TEXT_OUT].len, 4);
+	fd_close(&pipe);
+}
+
+static void
+a_pipe_is_not_read_while_the_client_takes_nothing(void **state)
+{
+	struct room *r = *state;
+	int pipe = begin_pipe(r), waiting = 0;
+
+	assert_int_equal(write(pipe, "bytes", 5), 5);
+	fake.window = 0;
+	assert_int_equal(flow_output(&r->ch), FLOW_STALLED);
+	fake.window = 1000;
+	fake.blocked = true;
+	assert_int_equal(flow_output(&r->ch), FLOW_STALLED);
+	assert_int_equal(ioctl(r->ch.out.pipe, FIONREAD, &waiting), 0);
+	assert_int_equal(waiting, 5);
+	fake.blocked = false;
+	fd_close(&pipe);
+	run_output(r);
 }
 
 /* ---- input ---- */
@@ -433,6 +512,9 @@ main(void)
 	    ROOM(a_gap_is_said_in_its_place),
 	    ROOM(a_gap_that_is_skipped_is_none),
 	    ROOM(a_corrupt_journal_is_an_error),
+	    ROOM(a_pipe_arrives_whole_and_ends_at_its_end),
+	    ROOM(a_pipe_that_somebody_else_holds_ends_with_its_call),
+	    ROOM(a_pipe_is_not_read_while_the_client_takes_nothing),
 	    ROOM(input_arrives_whole_through_a_slow_sink),
 	    ROOM(a_read_takes_all_that_is_buffered),
 	    ROOM(bytes_that_come_within_a_read_keep_their_place),

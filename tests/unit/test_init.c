@@ -2,6 +2,7 @@
  * The whole of it, as it is shipped, is run by test_keeper.c. */
 #define main init_main
 #include "server/init/init.c"
+#include "server/init/loaded.c"
 #undef main
 #include "server/init/opener.c"
 #include "server/init/reap.c"
@@ -311,6 +312,67 @@ connections_on_their_way_are_bounded_and_can_be_called_back(void **state)
 	link_down();
 }
 
+/* What a process that was given a program writes, once its files were laid out. */
+static size_t
+output_of_loaded(char *const *argv, char *out, size_t size)
+{
+	char *env[] = {(char *)(uintptr_t) "PATH=/usr/bin:/bin", NULL};
+	int ends[2], status;
+	size_t n = 0;
+	ssize_t k;
+
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	const pid_t pid = fork();
+	if (pid == 0) {
+		dup2(ends[1], 1);
+		if (loaded_lay_out() == 0)
+			loaded_exec(argv, env);
+		_exit(99);
+	}
+	close(ends[1]);
+	while ((k = read(ends[0], out + n, size - 1 - n)) > 0)
+		n += (size_t)k;
+	out[n] = '\0';
+	close(ends[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	return n;
+}
+
+static void
+a_program_that_was_sent_runs_with_its_files_and_no_other(void **state)
+{
+	static const char *const texts[] = {"three ", "four ", "five "};
+	char *argv[] = {(char *)(uintptr_t) "name", (char *)(uintptr_t) "-c",
+			(char *)(uintptr_t) "cat <&3; cat <&4; cat <&5; echo $0; i=3; while [ $i -lt 300 ]; do "
+					     "[ -e /proc/$$/fd/$i ] && echo $i; i=$((i+1)); done; :", NULL};
+	char out[200];
+	struct err err;
+	int fds[4];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		fds[i] = memfd_create(texts[i], MFD_CLOEXEC);
+		assert_int_equal(pwrite(fds[i], texts[i], strlen(texts[i]), 0), strlen(texts[i]));
+	}
+	fds[3] = open("/bin/sh", O_RDONLY | O_CLOEXEC);
+	link_up();
+	const struct msg_init_loaded m = {.call = 7};
+	assert_int_equal(wire_send_fds(&keeper, MSG_init_loaded, &m, fds, 4, &err), 0);
+	for (int i = 0; i < 4; i++)
+		close(fds[i]);
+	assert_false(loaded_is_for(7));
+	assert_int_equal(wire_recv_wait(&near, time_now_ns() + 20 * NS_PER_S, &err), 1);
+	loaded_take(&near);
+	assert_true(loaded_is_for(7));
+	assert_false(loaded_is_for(8));
+	output_of_loaded(argv, out, sizeof out);
+	assert_string_equal(out, "three four five name\n3\n4\n5\n");
+	loaded_drop();
+	assert_false(loaded_is_for(7));
+	link_down();
+}
+
 int
 main(void)
 {
@@ -322,6 +384,7 @@ main(void)
 	    T(the_table_is_bounded_and_a_call_lives_once),
 	    T(a_signal_reaches_the_group_of_its_call_alone),
 	    T(a_terminal_is_born_sane),
+	    T(a_program_that_was_sent_runs_with_its_files_and_no_other),
 	    T(fields_that_name_no_socket_are_refused),
 	    T(connections_on_their_way_are_bounded_and_can_be_called_back),
 	};
