@@ -132,20 +132,14 @@ on_signal(ssh_session ssh, ssh_channel channel, const char *name, void *ctx)
 
 /* ---- a channel's life ---- */
 
-static int
-open_channel(struct conn *c, ssh_message m)
+struct channel *
+channel_make(struct conn *c)
 {
 	if (!c->proven || c->closing || c->ended || c->channels_n >= c->channels_max)
-		return 1;
+		return NULL;
 	struct channel *ch = try_new(1, sizeof *ch);
 	if (!ch)
-		return 1;
-	ch->ssh = ssh_channel_new(c->ssh);
-	if (!ch->ssh) {
-		free(ch);
-		return 1;
-	}
-	ssh_channel_set_blocking(ch->ssh, 0);
+		return NULL;
 	ch->conn = c;
 	ch->number = ++c->last_number;
 	ch->in.fd = ch->out.journal = ch->out.growth = ch->out.pipe = -1;
@@ -157,6 +151,19 @@ open_channel(struct conn *c, ssh_message m)
 	ch->term = BUF_MAX(TERM_MAX_BYTES);
 	ch->command = BUF_MAX(COMMAND_MAX_BYTES);
 	ch->notice = BUF_MAX(LINE_ALWAYS_BYTES);
+	ch->next = c->channels;
+	c->channels = ch;
+	c->channels_n++;
+	return ch;
+}
+
+int
+channel_attach(struct channel *ch)
+{
+	ch->ssh = ssh_channel_new(ch->conn->ssh);
+	if (!ch->ssh)
+		return -1;
+	ssh_channel_set_blocking(ch->ssh, 0);
 	ch->callbacks = (struct ssh_channel_callbacks_struct){
 	    .userdata = ch,
 	    .channel_data_function = flow_on_data,
@@ -166,9 +173,21 @@ open_channel(struct conn *c, ssh_message m)
 	};
 	ssh_callbacks_init(&ch->callbacks);
 	ssh_set_channel_callbacks(ch->ssh, &ch->callbacks);
-	ch->next = c->channels;
-	c->channels = ch;
-	c->channels_n++;
+	ch->conn->had_channel = true;
+	return 0;
+}
+
+static int
+open_channel(struct conn *c, ssh_message m)
+{
+	struct channel *ch = channel_make(c);
+
+	if (!ch)
+		return 1;
+	if (channel_attach(ch) < 0) {
+		channel_drop(ch);
+		return 1;
+	}
 	ssh_message_channel_request_open_reply_accept_channel(m, ch->ssh);
 	return 0;
 }
@@ -178,6 +197,12 @@ channel_drop(struct channel *ch)
 {
 	struct conn *c = ch->conn;
 
+	if (ch->ssh) { /* closing it pumps: from here on no callback finds us */
+		ssh_remove_channel_callbacks(ch->ssh, &ch->callbacks);
+		ssh_channel_close(ch->ssh);
+		ssh_channel_free(ch->ssh);
+	}
+	conn_forget(ch); /* what was sent before may have pumped in work for it */
 	for (struct channel **pp = &c->channels; *pp; pp = &(*pp)->next)
 		if (*pp == ch) {
 			*pp = ch->next;
@@ -185,9 +210,9 @@ channel_drop(struct channel *ch)
 			break;
 		}
 	flow_done(ch);
-	ssh_remove_channel_callbacks(ch->ssh, &ch->callbacks);
-	ssh_channel_close(ch->ssh);
-	ssh_channel_free(ch->ssh);
+	if (ch->forward)
+		timer_cancel(&ch->forward->opening);
+	free(ch->forward);
 	buf_free(&ch->env);
 	buf_free(&ch->term);
 	buf_free(&ch->command);
@@ -352,11 +377,21 @@ channel_message(ssh_session ssh, ssh_message m, void *ctx)
 		auth_count(c);
 		return 1;
 	case SSH_REQUEST_CHANNEL_OPEN:
-		return ssh_message_subtype(m) == SSH_CHANNEL_SESSION ? open_channel(c, m) : 1;
+		if (ssh_message_subtype(m) == SSH_CHANNEL_SESSION)
+			return open_channel(c, m);
+		if (ssh_message_subtype(m) == SSH_CHANNEL_DIRECT_TCPIP)
+			return forward_take_open(c, m);
+		forward_refused(c);
+		return 1;
+	case SSH_REQUEST_GLOBAL:
+		return forward_take_request(c, m);
 	case SSH_REQUEST_CHANNEL:
 		ch = find_ssh(c, ssh_message_channel_request_channel(m));
 		return ch ? take_request(ch, m) : 1;
-	default: /* services as usual; forwards are refused */
+	case 0: /* no constant names it: a channel to a Unix socket is one */
+		forward_refused(c);
+		return 1;
+	default: /* services as usual */
 		return 1;
 	}
 }
@@ -432,6 +467,10 @@ channel_step(struct channel *ch)
 {
 	struct conn *c = ch->conn;
 
+	if (ch->forward) {
+		forward_step(ch);
+		return;
+	}
 	if (ch->client_closed) {
 		if (ch->state == CHANNEL_VERB)
 			control_cancel(ch);

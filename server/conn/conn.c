@@ -50,20 +50,32 @@ conn_end(struct conn *c, const char *why)
 /* ---- the two queues of channels ---- */
 
 void
+conn_forget(struct channel *ch)
+{
+	struct conn *c = ch->conn;
+	const bool stalled = ch->queue == QUEUE_STALLED;
+	struct channel **pp = stalled ? &c->stalled : &c->ready;
+
+	if (ch->queue == QUEUE_NONE)
+		return;
+	while (*pp != ch) /* both lists are short */
+		pp = &(*pp)->queue_next;
+	*pp = ch->queue_next;
+	if (!*pp && stalled)
+		c->stalled_tail = pp;
+	else if (!*pp)
+		c->ready_tail = pp;
+	ch->queue = QUEUE_NONE;
+}
+
+void
 conn_ready(struct channel *ch)
 {
 	struct conn *c = ch->conn;
 
 	if (ch->queue == QUEUE_READY)
 		return;
-	if (ch->queue == QUEUE_STALLED) { /* it has something new to do: both lists are short */
-		struct channel **pp = &c->stalled;
-		while (*pp != ch)
-			pp = &(*pp)->queue_next;
-		*pp = ch->queue_next;
-		if (!*pp)
-			c->stalled_tail = pp;
-	}
+	conn_forget(ch); /* it has something new to do */
 	ch->queue = QUEUE_READY;
 	ch->queue_next = NULL;
 	*c->ready_tail = ch;

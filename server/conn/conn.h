@@ -109,6 +109,18 @@ struct output {
 	struct held *held; /* owned: what travels of a call with BERTH_MAX_OUTPUT; NULL: all */
 };
 
+/* What makes a channel one of a forward; one of FORWARD_LISTEN has no channel of SSH. */
+enum forward_kind { FORWARD_OPEN, FORWARD_LISTEN, FORWARD_ACCEPTED };
+
+struct forward {
+	enum forward_kind kind;
+	char host[257], origin[65];
+	uint32_t port, origin_port; /* of FORWARD_LISTEN: as the client knows it */
+	uint32_t bound_port;	    /* of FORWARD_LISTEN: where it is */
+	bool eof_sent;
+	struct timer opening; /* of FORWARD_ACCEPTED: the client must answer until then */
+};
+
 struct keeper_link {
 	struct keeper_link *next;
 	struct conn *conn; /* lent */
@@ -118,7 +130,8 @@ struct keeper_link {
 struct channel {
 	struct channel *next;
 	struct conn *conn; /* lent */
-	ssh_channel ssh;   /* owned */
+	ssh_channel ssh;   /* owned; NULL: a listener, or not opened */
+	struct forward *forward; /* owned; NULL: a session channel */
 	struct ssh_channel_callbacks_struct callbacks;
 	uint32_t number; /* ours, never used again on this connection */
 	enum channel_state state;
@@ -186,6 +199,8 @@ struct conn {
 	unsigned alive_missed;
 	uint64_t finished_ns;	/* when the last channel was ended by us, 0: none */
 	uint64_t closing_bytes; /* that the client had received when the closing timer was set */
+	bool had_channel; /* of any kind, or a listener */
+	struct timer idle_timer;
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;
 };
@@ -202,6 +217,8 @@ bool conn_is_blocked(struct conn *c); /* libssh still holds bytes for the socket
 uint64_t conn_progress(const struct conn *c);
 void conn_ready(struct channel *ch);
 void conn_stall(struct channel *ch, uint64_t progress);
+/* It is in neither queue: it is about to be freed. */
+void conn_forget(struct channel *ch);
 
 /* ---- auth.c ---- */
 
@@ -240,6 +257,28 @@ void channel_fail(struct channel *ch, struct err *err);
 /* Frees it without a word (the connection is gone). */
 void channel_drop(struct channel *ch);
 
+/* One of no kind yet, on the list; NULL: no more are let in. */
+struct channel *channel_make(struct conn *c);
+/* Gives it a channel of SSH, which nobody has opened yet. */
+int channel_attach(struct channel *ch) must_check;
+
+/* ---- forward.c: -L, -R, -D, -W, -J ---- */
+
+/* A direct-tcpip channel: 0 answered, 1 refuse it. */
+int forward_take_open(struct conn *c, ssh_message m);
+/* A global request: the same. */
+int forward_take_request(struct conn *c, ssh_message m);
+/* Something that no forward of ours can be: a connection that has nothing else ends with a reason. */
+void forward_refused(struct conn *c);
+/* To the keeper of this channel: what it wants. */
+int forward_ask(struct channel *ch, struct err *err) must_check;
+/* What keepers say. */
+void forward_opened(struct channel *ch, struct wire *w);
+void forward_listening(struct channel *ch, const struct msg_forward_listening *m);
+void forward_accepted(struct channel *ch, struct wire *w);
+/* One unit of work of a forward's channel; may free it. */
+void forward_step(struct channel *ch);
+
 /* ---- flow.c ---- */
 
 int flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int is_err,
@@ -261,6 +300,8 @@ enum flow flow_send(struct channel *ch, const char *at, size_t n, bool is_err);
 
 /* ---- piped.c: the stdout of a subsystem ---- */
 
+/* What is read of fd is the channel's output. */
+int piped_begin(struct channel *ch, int *fd, struct err *err) must_check;
 /* The keeper's answer: its call has begun. */
 void piped_started(struct channel *ch, struct wire *w);
 /* The next piece, at most `window` bytes. */
@@ -281,6 +322,9 @@ void peers_leave(struct channel *ch);
 void peers_fed(struct channel *ch);
 /* No more of its stdin comes. */
 void peers_input_end(struct channel *ch);
+/* Takes what manager and keepers say, for one call of poll(2), until until_ns at most. From within a
+ * callback of libssh: it calls none of its functions. */
+void peers_wait(struct conn *c, uint64_t until_ns);
 void peers_close(struct conn *c);
 
 /* ---- control.c ---- */

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static size_t
@@ -49,7 +50,9 @@ write_some(struct channel *ch, const char *at, size_t n)
 
 	in->skip -= done;
 	while (done < n && in->fd >= 0) {
-		const ssize_t k = write(in->fd, at + done, n - done);
+		/* of a socket from inside others share the flags: it must not wait by those */
+		const ssize_t k = ch->forward ? send(in->fd, at + done, n - done, MSG_DONTWAIT | MSG_NOSIGNAL)
+					      : write(in->fd, at + done, n - done);
 		if (k >= 0) {
 			done += (size_t)k;
 			in->fed += (uint64_t)k;
@@ -169,6 +172,8 @@ flow_begin_input(struct channel *ch, int *fd, struct err *err)
 void
 flow_end_input(struct channel *ch)
 {
+	if (ch->forward && ch->in.fd >= 0)
+		shutdown(ch->in.fd, SHUT_WR); /* its other half is read on */
 	watch_remove(&ch->in.watch);
 	fd_close(&ch->in.fd);
 }

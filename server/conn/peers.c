@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/time.h"
 
+#include <poll.h>
 #include <stdlib.h>
 
 enum {
@@ -77,6 +78,18 @@ want_session(struct conn *c)
 
 /* ---- calls ---- */
 
+static int
+ask_keeper(struct channel *ch, struct err *err)
+{
+	if (ch->forward)
+		return forward_ask(ch, err);
+	return wire_send(&ch->keeper->wire, call_start, err, .channel = ch->number,
+			 .kind = ch->kind, .command = buf_view(&ch->command),
+			 .env = buf_view(&ch->env), .pty = ch->pty, .term = buf_view(&ch->term),
+			 .columns = ch->columns, .rows = ch->rows, .x_pixels = ch->x_pixels,
+			 .y_pixels = ch->y_pixels);
+}
+
 static void
 start_call(struct channel *ch)
 {
@@ -90,10 +103,7 @@ start_call(struct channel *ch)
 	}
 	ch->keeper = k;
 	channel_enter(ch, CHANNEL_ASKED);
-	if (wire_send(&k->wire, call_start, &err, .channel = ch->number, .kind = ch->kind,
-		      .command = buf_view(&ch->command), .env = buf_view(&ch->env),
-		      .pty = ch->pty, .term = buf_view(&ch->term), .columns = ch->columns,
-		      .rows = ch->rows, .x_pixels = ch->x_pixels, .y_pixels = ch->y_pixels) == 0)
+	if (ask_keeper(ch, &err) == 0)
 		return;
 	/* Nothing was sent, so asking another keeper runs nothing twice. */
 	ch->keeper = NULL;
@@ -306,17 +316,17 @@ ask_later(struct conn *c)
 }
 
 static void
-on_refused(struct channel *ch, const struct msg_call_refused *m)
+on_refused(struct channel *ch, uint32_t code, struct str why, struct str hint)
 {
 	struct conn *c = ch->conn;
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
-	if (c->keeper == ch->keeper && m->code == ERR_AGAIN)
+	if (c->keeper == ch->keeper && code == ERR_AGAIN)
 		c->keeper = NULL; /* ask the manager which one is next */
 	ch->keeper = NULL;
-	if (m->code != ERR_AGAIN) {
-		fail(ch, err_from_number(m->code), m->why, m->hint);
+	if (code != ERR_AGAIN) {
+		fail(ch, err_from_number(code), why, hint);
 		return;
 	}
 	channel_enter(ch, CHANNEL_WANTED);
@@ -379,7 +389,25 @@ on_keeper_message(struct keeper_link *k)
 		return;
 	case MSG_call_refused:
 		if ((ch = channel_find(k->conn, m->call_refused.channel)) && ch->keeper == k)
-			on_refused(ch, &m->call_refused);
+			on_refused(ch, m->call_refused.code, m->call_refused.why,
+				   m->call_refused.hint);
+		return;
+	case MSG_forward_failed:
+		if ((ch = channel_find(k->conn, m->forward_failed.request)) && ch->keeper == k)
+			on_refused(ch, m->forward_failed.code, m->forward_failed.why,
+				   m->forward_failed.hint);
+		return;
+	case MSG_forward_opened:
+		if ((ch = channel_find(k->conn, m->forward_opened.request)) && ch->keeper == k)
+			forward_opened(ch, &k->wire);
+		return;
+	case MSG_forward_listening:
+		if ((ch = channel_find(k->conn, m->forward_listening.request)) && ch->keeper == k)
+			forward_listening(ch, &m->forward_listening);
+		return;
+	case MSG_forward_accepted:
+		if ((ch = channel_find(k->conn, m->forward_accepted.request)) && ch->keeper == k)
+			forward_accepted(ch, &k->wire);
 		return;
 	case MSG_call_ended:
 		if ((ch = channel_find(k->conn, m->call_ended.channel)) && ch->keeper == k)
@@ -428,7 +456,12 @@ on_keeper_gone(struct keeper_link *k)
 		if (ch->keeper != k)
 			continue;
 		ch->keeper = NULL;
-		if (ch->state == CHANNEL_LIVE && !ch->end_known) {
+		if (ch->forward && ch->forward->kind == FORWARD_LISTEN) {
+			ch->tries = 0;
+			channel_enter(ch, CHANNEL_OPEN); /* wanted of the next one, but it wants none */
+		} else if (ch->forward && ch->state == CHANNEL_LIVE) {
+			continue; /* its socket tells its end */
+		} else if (ch->state == CHANNEL_LIVE && !ch->end_known) {
 			ch->lost = true;
 			ch->out.follow = false;
 			ch->in.waits = false;
@@ -500,6 +533,8 @@ on_ready(struct conn *c, struct wire *w)
 			drop_keeper(old);
 	}
 	for (struct channel *ch = c->channels; ch; ch = ch->next) {
+		if (ch->forward && ch->forward->kind == FORWARD_LISTEN && ch->state == CHANNEL_OPEN)
+			channel_enter(ch, CHANNEL_WANTED);
 		if (ch->state != CHANNEL_WANTED || c->keeper != k)
 			continue;
 		if (ch->pty && notice.len && ch->tries == 0) {
@@ -610,6 +645,28 @@ adopt_manager(struct conn *c, int fd)
 	timer_cancel(&c->manager_timer);
 	if (has_wanted(c))
 		want_session(c);
+}
+
+void
+peers_wait(struct conn *c, uint64_t until_ns)
+{
+	enum { LINKS_MAX = 16 };
+	struct pollfd fds[LINKS_MAX];
+	nfds_t n = 0;
+	const uint64_t now = time_now_ns();
+
+	if (wire_is_open(&c->manager))
+		fds[n++] = (struct pollfd){.fd = c->manager.fd, .events = POLLIN};
+	for (struct keeper_link *k = c->keepers; k && n < LINKS_MAX; k = k->next)
+		fds[n++] = (struct pollfd){.fd = k->wire.fd, .events = POLLIN};
+	if (now >= until_ns || poll(fds, n, (int)((until_ns - now) / NS_PER_MS) + 1) <= 0)
+		return;
+	if (wire_is_open(&c->manager))
+		on_manager(c);
+	for (struct keeper_link *k = c->keepers, *next; k; k = next) {
+		next = k->next;
+		on_keeper(k);
+	}
 }
 
 void

@@ -1,4 +1,4 @@
-/* The stdout of a subsystem: read from its pipe into the channel, without a journal on the way. The keeper
+/* The stdout of a subsystem, or a forward's socket: read from its pipe into the channel, without a journal on the way. The keeper
  * is told how much it was, for its record.
  *
  *  1. it is read only when the client takes it (flow_output), so the pipe is its backpressure;
@@ -10,6 +10,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { SAID_STEP_BYTES = 4 << 20 };
@@ -21,6 +22,15 @@ on_readable(void *ctx, uint32_t events)
 	conn_ready(ctx);
 }
 
+int
+piped_begin(struct channel *ch, int *fd, struct err *err)
+{
+	if (watch_add(&ch->conn->loop, &ch->out.watch, *fd, EPOLLIN | EPOLLET, on_readable, ch, err) < 0)
+		return -1;
+	ch->out.pipe = fd_steal(fd);
+	return 0;
+}
+
 void
 piped_started(struct channel *ch, struct wire *w)
 {
@@ -29,13 +39,10 @@ piped_started(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED)
 		return;
-	if (flow_begin_input(ch, &fds[0], &err) < 0 ||
-	    watch_add(&ch->conn->loop, &ch->out.watch, fds[1], EPOLLIN | EPOLLET, on_readable, ch,
-		      &err) < 0) {
+	if (flow_begin_input(ch, &fds[0], &err) < 0 || piped_begin(ch, &fds[1], &err) < 0) {
 		peers_fail_start(ch, &err);
 		return;
 	}
-	ch->out.pipe = fd_steal(&fds[1]);
 	if (ch->stdin_null)
 		flow_end_input(ch);
 	buf_str(&ch->notice, w->message.call_piped.call); /* to be named if it gets lost */
@@ -48,7 +55,7 @@ say_taken(struct channel *ch, bool end)
 {
 	struct err err;
 
-	if (ch->keeper && !ch->end_known &&
+	if (!ch->forward && ch->keeper && !ch->end_known &&
 	    wire_send(&ch->keeper->wire, call_piped_taken, &err, .channel = ch->number,
 		      .bytes = ch->out.piped, .end = end) < 0)
 		log_err(&err, "tell what was read");
@@ -70,8 +77,11 @@ piped_send(struct channel *ch, size_t window)
 	char *piece = ch->conn->piece;
 	ssize_t n;
 
+	const size_t most = window < FLOW_PIECE_BYTES ? window : FLOW_PIECE_BYTES;
+
 	do
-		n = read(out->pipe, piece, window < FLOW_PIECE_BYTES ? window : FLOW_PIECE_BYTES);
+		n = ch->forward ? recv(out->pipe, piece, most, MSG_DONTWAIT)
+				: read(out->pipe, piece, most);
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
 		return ch->end_known || ch->lost ? finish(ch) : FLOW_IDLE;

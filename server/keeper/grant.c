@@ -18,6 +18,7 @@ free_later(void *ctx)
 	struct grant *g = ctx;
 
 	wire_close(&g->conn);
+	buf_free(&g->opens);
 	free(g);
 }
 
@@ -38,6 +39,7 @@ end(struct grant *g)
 		g->next->link = g->link;
 	k->n_grants--;
 	join_leave_all(k, g);
+	forward_leave(k, g, NULL);
 	if (wire_is_open(&k->manager) &&
 	    wire_send(&k->manager, grant_closed, &err, .grant = g->number) < 0)
 		log_err(&err, "grant %llu", (unsigned long long)g->number);
@@ -89,8 +91,14 @@ take_message(struct grant *g, struct err *err)
 		join_fed(c, m->call_fed.bytes);
 	if (m->id == MSG_call_input_end && (c = call_find(k, g, m->call_input_end.channel)))
 		join_owner_input_ended(c);
-	if (m->id == MSG_call_leave)
+	if (m->id == MSG_forward_open)
+		return forward_open(g, &m->forward_open, err);
+	if (m->id == MSG_forward_listen)
+		return forward_listen(g, &m->forward_listen, err);
+	if (m->id == MSG_call_leave) {
 		join_leave(k, g, m->call_leave.channel);
+		forward_leave(k, g, &m->call_leave.channel);
+	}
 	return 0; /* a channel without a call: its end and the message have crossed */
 }
 
@@ -118,6 +126,27 @@ on_until(void *ctx)
 }
 
 void
+grant_take_rights(struct keeper *k, const struct msg_grant_rights *m)
+{
+	k->rights.grant = m->grant;
+	k->rights.forwards = m->forwards;
+	buf_free(&k->rights.opens);
+	k->rights.opens = BUF_MAX(8192);
+	buf_str(&k->rights.opens, m->opens);
+}
+
+static void
+apply_rights(struct keeper *k, struct grant *g)
+{
+	if (k->rights.grant != g->number)
+		return;
+	g->forwards = k->rights.forwards;
+	g->opens = k->rights.opens;
+	k->rights.grant = 0;
+	k->rights.opens = (struct buf){0};
+}
+
+void
 grant_open(struct keeper *k, const struct msg_grant *m, int take_fd)
 {
 	struct grant *g = k->n_grants < GRANTS_MAX ? try_new(1, sizeof *g) : NULL;
@@ -133,6 +162,7 @@ grant_open(struct keeper *k, const struct msg_grant *m, int take_fd)
 	}
 	g->keeper = k;
 	g->number = m->grant;
+	apply_rights(k, g);
 	/* the row bounds each text to one byte less than its array */
 	(void)!str_copy(m->principal, g->principal, sizeof g->principal, &err);
 	(void)!str_copy(m->role, g->role, sizeof g->role, &err);

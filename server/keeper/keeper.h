@@ -9,6 +9,7 @@
  *   once.c     keys of calls                                        join.c      who listens to a call
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
+ *   forward.c  -L, -R, -D
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
@@ -308,9 +309,13 @@ struct grant {
 	struct wire conn;
 	struct timer until;
 	char principal[129], role[17], user[129], peer[65];
+	uint32_t forwards; /* enum forward_right */
+	struct buf opens;  /* where it may connect to: "host:port\0" each; empty: anywhere */
 	bool dead;
 };
 
+/* What the next grant may, if that has this number. */
+void grant_take_rights(struct keeper *k, const struct msg_grant_rights *m);
 void grant_open(struct keeper *k, const struct msg_grant *m, int take_fd);
 void grant_revoke(struct keeper *k, uint64_t number);
 void grant_adopt(struct keeper *k, uint64_t number, int fd);
@@ -320,6 +325,14 @@ void grant_cut(struct grant *g, const struct err *why);
 void grant_cut_later(struct grant *g, const struct err *why);
 int grant_report_all(struct keeper *k, struct err *err) must_check;
 void grant_close_all(struct keeper *k);
+
+/* ---- forward.c: connections into the session's network and listeners in it ---- */
+
+/* -1: the link must be cut. */
+int forward_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
+int forward_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
+/* Nobody wants it any more. number NULL: all of that link. */
+void forward_leave(struct keeper *k, const struct grant *g, const uint32_t *number);
 
 /* ---- pause.c ---- */
 
@@ -377,6 +390,13 @@ struct keeper {
 	struct pause pause;
 	struct sockets sockets;
 	struct grant *grants;
+	struct {
+		uint64_t grant;
+		uint32_t forwards;
+		struct buf opens; /* owned */
+	} rights; /* of a grant to come */
+	struct forward *forwards; /* owned */
+	uint32_t n_forwards;
 	struct call *calls, *late; /* late: ended, but something of them lives */
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */

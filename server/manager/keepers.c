@@ -496,6 +496,27 @@ keeper_find(struct session *s, struct err *err)
 	return 1;
 }
 
+/* Whether a role is among these: "developer, operator". */
+static bool
+is_among(const char *roles, enum principal_role role)
+{
+	struct str rest = str_of(roles), one;
+
+	while (str_cut(&rest, ',', &one))
+		if (str_is(str_trim(one), principal_role_name(role)))
+			return true;
+	return false;
+}
+
+static uint32_t
+forwards_of(const struct conn *c)
+{
+	const struct config *o = &c->m->config;
+
+	return (is_among(o->forward_roles, c->role) ? FORWARD_CONNECTS | FORWARD_LISTENS : 0u) |
+	       (is_among(o->agent_roles, c->role) ? FORWARD_AGENT : 0u);
+}
+
 int
 keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 {
@@ -514,7 +535,8 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	    .user = str_of(c->user),
 	    .peer = str_of(c->peer),
 	};
-	if (wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
+	if (wire_send(&s->keeper.wire, grant_rights, err, .grant = c->id, .forwards = forwards_of(c)) < 0 ||
+	    wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
 		return -1;
 	audit_write(&s->m->audit, "channel", AUDIT_TEXT("conn", c->tag),
 		    AUDIT_TEXT("session", s->row.id), AUDIT_TEXT("name", s->row.name),

@@ -23,8 +23,9 @@ struct pending {
 	char session[ID_BYTES];
 	uint64_t record;
 	bool end;
-	bool files; /* command: what an sftp did to files */
-	bool told;  /* ... its lines are in the audit log, by a transaction that failed */
+	bool files;   /* command: what an sftp did to files */
+	bool forward; /* command: a forward, and what came of it */
+	bool told;    /* ... their lines are in the audit log, by a transaction that failed */
 };
 
 /* In order of arrival, until they are committed. Bounded by what keepers send without an
@@ -45,7 +46,11 @@ static void
 fill(struct pending *p, const struct session_row *session, const struct msg_call_record *r)
 {
 	*p = (struct pending){
-	    .record = r->record, .end = str_is(r->kind, "end"), .files = str_is(r->kind, "files")};
+	    .record = r->record,
+	    .end = str_is(r->kind, "end"),
+	    .files = str_is(r->kind, "files"),
+	    .forward = str_is(r->kind, "forward"),
+	};
 	memcpy(p->session, session->id, sizeof p->session);
 	struct call_row *c = &p->row;
 	copy(c->id, sizeof c->id, r->call);
@@ -86,9 +91,14 @@ put(struct manager *m, struct pending *p, struct err *err)
 
 	if (index_spool_last(ix, p->session, &last, err) < 0)
 		return -1;
-	if (p->files) {
-		if (p->record > last && !p->told)
+	if (p->files || p->forward) { /* no rows of the index */
+		if (p->record > last && !p->told && p->files)
 			audit_files(&m->audit, &p->row, name_of(m, p->session));
+		else if (p->record > last && !p->told)
+			audit_write(&m->audit, "forward", AUDIT_TEXT("session", p->session),
+				    AUDIT_TEXT("name", name_of(m, p->session)),
+				    AUDIT_TEXT("principal", p->row.principal),
+				    AUDIT_TEXT("what", p->row.command));
 		p->told = true;
 		return index_put_spool_last(ix, p->session, p->record > last ? p->record : last,
 					    err);

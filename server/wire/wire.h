@@ -72,6 +72,9 @@ enum keeper_wall {
 /* What keeper_start asks for (keeper/engine.h). */
 enum engine_number { ENGINE_LAUNCH, ENGINE_PROCESS };
 
+/* What a grant may forward: connections into the session, listeners in it, its client's agent. */
+enum forward_right { FORWARD_CONNECTS = 1, FORWARD_LISTENS = 2, FORWARD_AGENT = 4 };
+
 /* What an init_open asks: bind and listen (a datagram socket is only bound), connect (streams only),
  * or the route that makes every address the session's own, which is no socket. */
 enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };

@@ -175,11 +175,11 @@ class Server:
                               capture_output=True, timeout=timeout)
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def popen(self, user, *command, options=(), **kw):
+    def popen(self, user, *command, options=(), key=None, **kw):
         kw.setdefault("stdin", subprocess.PIPE)
         kw.setdefault("stdout", subprocess.PIPE)
         kw.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen(self.ssh_argv(user, *command, options=options), **kw)
+        return subprocess.Popen(self.ssh_argv(user, *command, options=options, key=key), **kw)
 
     def verb(self, *words, timeout=120, key=None):
         return self.ssh("berth", " ".join(words), timeout=timeout, key=key)

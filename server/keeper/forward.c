@@ -1,0 +1,405 @@
+/* Forwards of SSH (RFC 4254, section 7): connections into the session's network and listeners in it, on
+ * behalf of a conn. The sockets are made inside by init (sockets.h) and go to the conn, which moves the
+ * bytes.
+ *
+ *  1. what a grant may is the manager's word (grant_rights), never the conn's;
+ *  2. a request is answered once; its end, and the end of its link, cancels or closes what it has;
+ *  3. a listener is on loopback alone, whatever address was asked for, as sshd without GatewayPorts;
+ *  4. each is recorded: what was asked, by whom, and what came of it. */
+#include "keeper.h"
+
+#include "base/fd.h"
+#include "base/guard.h"
+#include "base/log.h"
+#include "base/time.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define OPEN_MAX_NS   (30 * NS_PER_S)
+#define LISTEN_MAX_NS (5 * NS_PER_S)
+
+enum {
+	FORWARDS_MAX = 512,     /* of one session: on their way, and listeners */
+	ACCEPTS_AT_ONCE = 16,
+	TRIES_MAX = 2,		/* ::1 behind 127.0.0.1 */
+};
+
+struct listener {
+	struct forward *forward;
+	int fd; /* owned, -1: none */
+	struct watch watch;
+};
+
+struct forward {
+	struct forward *next;
+	struct grant *grant; /* lent */
+	uint32_t number;     /* the conn's */
+	bool listens;
+	char host[257], origin[65];
+	uint16_t port;
+	struct socket_wish wishes[TRIES_MAX]; /* to be tried in this order; listeners: all that can be */
+	size_t n_wishes, at;
+	uint32_t asked; /* the request to init that is under way, 0: none */
+	struct listener listeners[TRIES_MAX];
+	bool gone; /* off the list */
+};
+
+/* ---- life ---- */
+
+static void
+free_later(void *ctx)
+{
+	free(ctx);
+}
+
+/* Off the list, with all that it has. */
+static void
+drop(struct forward *f)
+{
+	struct keeper *k = f->grant->keeper;
+
+	if (f->gone)
+		return;
+	f->gone = true;
+	for (struct forward **at = &k->forwards; *at; at = &(*at)->next)
+		if (*at == f) {
+			*at = f->next;
+			break;
+		}
+	k->n_forwards--;
+	if (f->asked)
+		sockets_cancel(&k->sockets, f->asked);
+	for (size_t i = 0; i < TRIES_MAX; i++) {
+		watch_remove(&f->listeners[i].watch);
+		guard_close(&f->listeners[i].fd);
+	}
+	loop_defer(&k->loop, free_later, f);
+}
+
+static void
+record(const struct forward *f, const char *result)
+{
+	char what[CALL_COMMAND_BYTES];
+
+	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s: %s", f->listens ? "listen" : "connect",
+		 strchr(f->host, ':') ? "[" : "", f->host, strchr(f->host, ':') ? "]" : "", f->port,
+		 f->origin[0] ? " for " : "", f->origin, result);
+	struct msg_call_record r = {
+	    .kind = STR_LIT("forward"),
+	    .principal = str_of(f->grant->principal),
+	    .command = str_of(what),
+	    .time_ns = time_real_ns(),
+	};
+	keeper_record(f->grant->keeper, &r);
+}
+
+/* Says why there is none, and forgets it. */
+static void
+refuse(struct forward *f, const struct err *why)
+{
+	struct err err;
+
+	record(f, why->why);
+	if (!f->grant->dead &&
+	    wire_send(&f->grant->conn, forward_failed, &err, .request = f->number,
+		      .code = (uint32_t)why->code, .why = str_of(why->why),
+		      .hint = str_of(why->hint)) < 0)
+		grant_cut_later(f->grant, &err);
+	drop(f);
+}
+
+/* ---- addresses ---- */
+
+static const uint8_t loopback4[4] = {127, 0, 0, 1};
+static const uint8_t loopback6[16] = {[15] = 1};
+
+static void
+wish(struct forward *f, unsigned family, const void *address)
+{
+	struct socket_wish *w = &f->wishes[f->n_wishes++];
+
+	*w = (struct socket_wish){.action = f->listens ? OPEN_LISTEN : OPEN_CONNECT,
+				  .family = family,
+				  .port = f->port};
+	memcpy(w->address, address, family == 6 ? 16 : 4);
+}
+
+/* An address, or a name of the session itself: others are not resolved here. */
+static int
+fill_wishes(struct forward *f, struct err *err)
+{
+	const struct keeper *k = f->grant->keeper;
+	uint8_t address[16];
+
+	if (f->listens || !f->host[0] || strcmp(f->host, "localhost") == 0 ||
+	    strcmp(f->host, k->hostname) == 0) {
+		wish(f, 4, loopback4);
+		wish(f, 6, loopback6);
+	} else if (inet_pton(AF_INET, f->host, address) == 1) {
+		wish(f, 4, address);
+	} else if (inet_pton(AF_INET6, f->host, address) == 1) {
+		wish(f, 6, address);
+	} else {
+		err_set(err, ERR_UNAVAILABLE, "%.64s is not an address", f->host);
+		return err_hint(err, "names are not resolved in a session: give an address");
+	}
+	return 0;
+}
+
+/* "host:port" of the rights, host an exact text or *, port a number or *. */
+static bool
+is_within(struct str opens, const char *host, uint16_t port)
+{
+	char text[300], any_port[300], any_host[16];
+	struct str one;
+
+	if (!opens.len)
+		return true;
+	snprintf(text, sizeof text, "%s:%u", host, port);
+	snprintf(any_port, sizeof any_port, "%s:*", host);
+	snprintf(any_host, sizeof any_host, "*:%u", port);
+	while (opens.len && str_cut(&opens, '\0', &one))
+		if (str_is(one, text) || str_is(one, any_port) || str_is(one, any_host) ||
+		    str_is(one, "*:*"))
+			return true;
+	return false;
+}
+
+static int
+check(const struct forward *f, struct err *err)
+{
+	const struct grant *g = f->grant;
+	const struct keeper *k = g->keeper;
+	const uint32_t right = f->listens ? FORWARD_LISTENS : FORWARD_CONNECTS;
+
+	if (!(g->forwards & right))
+		return err_set(err, ERR_DENIED, "this key may not forward");
+	if (!f->listens && !is_within(buf_view(&g->opens), f->host, f->port))
+		return err_set(err, ERR_DENIED, "this key may not connect to %.64s:%u", f->host,
+			       f->port);
+	if (k->ended || k->held || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
+		return err_set(err, ERR_AGAIN, "the session is pausing");
+	if (k->n_forwards > FORWARDS_MAX)
+		return err_set(err, ERR_UNAVAILABLE, "%u forwards of this session already",
+			       k->n_forwards - 1);
+	return 0;
+}
+
+static struct forward *
+begin(struct grant *g, uint32_t number, struct str host, uint32_t port, bool listens)
+{
+	struct forward *f = try_new(1, sizeof *f);
+	struct err err;
+
+	if (!f)
+		return NULL;
+	f->grant = g;
+	f->number = number;
+	f->listens = listens;
+	f->port = (uint16_t)port;
+	(void)!str_copy(host, f->host, sizeof f->host, &err); /* the row bounds it */
+	for (size_t i = 0; i < TRIES_MAX; i++)
+		f->listeners[i] = (struct listener){.forward = f, .fd = -1};
+	f->next = g->keeper->forwards;
+	g->keeper->forwards = f;
+	g->keeper->n_forwards++;
+	return f;
+}
+
+static int
+no_memory(struct grant *g, uint32_t number, struct err *err)
+{
+	return wire_send(&g->conn, forward_failed, err, .request = number,
+			 .code = ERR_UNAVAILABLE, .why = STR_LIT("no memory for a forward"));
+}
+
+/* ---- connections ---- */
+
+static void try_next(struct forward *f, const struct err *last);
+
+static void
+on_connected(void *ctx, const int *take_fds, size_t n, const struct err *failure)
+{
+	struct forward *f = ctx;
+	struct err err;
+
+	(void)n;
+	f->asked = 0;
+	if (failure) {
+		f->at++;
+		try_next(f, failure);
+		return;
+	}
+	int fd = take_fds[0];
+	const struct msg_forward_opened body = {.request = f->number};
+	record(f, "opened");
+	if (wire_send_fds(&f->grant->conn, MSG_forward_opened, &body, &fd, 1, &err) < 0)
+		grant_cut_later(f->grant, &err);
+	guard_close(&fd);
+	drop(f);
+}
+
+static void
+try_next(struct forward *f, const struct err *last)
+{
+	struct keeper *k = f->grant->keeper;
+	struct err err;
+
+	if (f->at == f->n_wishes) {
+		refuse(f, last);
+		return;
+	}
+	if (sockets_open(&k->sockets, &f->wishes[f->at], 1, time_now_ns() + OPEN_MAX_NS,
+			 on_connected, f, &f->asked, &err) < 0)
+		refuse(f, &err);
+}
+
+int
+forward_open(struct grant *g, const struct msg_forward_open *m, struct err *err)
+{
+	struct forward *f = begin(g, m->request, m->host, m->port, false);
+	struct err why;
+
+	if (!f)
+		return no_memory(g, m->request, err);
+	(void)!str_copy(m->origin, f->origin, sizeof f->origin, &why);
+	if (m->port < 1 || m->port > 65535)
+		err_set(&why, ERR_USAGE, "no such port");
+	else if (check(f, &why) == 0 && fill_wishes(f, &why) == 0) {
+		try_next(f, NULL);
+		return 0;
+	}
+	refuse(f, &why);
+	return 0;
+}
+
+/* ---- listeners ---- */
+
+static void
+hand_over(struct forward *f, int take_fd, const struct sockaddr_storage *peer)
+{
+	char origin[INET6_ADDRSTRLEN] = "";
+	const struct sockaddr_in *v4 = (const void *)peer;
+	const struct sockaddr_in6 *v6 = (const void *)peer;
+	const bool is6 = peer->ss_family == AF_INET6;
+	struct err err;
+
+	inet_ntop(is6 ? AF_INET6 : AF_INET, is6 ? (const void *)&v6->sin6_addr : &v4->sin_addr,
+		  origin, sizeof origin);
+	const struct msg_forward_accepted body = {
+	    .request = f->number,
+	    .origin = str_of(origin),
+	    .origin_port = ntohs(is6 ? v6->sin6_port : v4->sin_port),
+	};
+	if (wire_send_fds(&f->grant->conn, MSG_forward_accepted, &body, &take_fd, 1, &err) < 0)
+		grant_cut_later(f->grant, &err);
+	guard_close(&take_fd);
+}
+
+static void
+on_incoming(void *ctx, uint32_t events)
+{
+	struct listener *l = ctx;
+	struct sockaddr_storage peer;
+
+	(void)events;
+	for (int i = 0; i < ACCEPTS_AT_ONCE && !l->forward->grant->dead; i++) {
+		socklen_t n = sizeof peer;
+		guard_begin();
+		const int fd = accept4(l->fd, (struct sockaddr *)&peer, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		guard_end();
+		if (fd < 0)
+			return; /* nobody any more; or no fd is free: it waits in the backlog */
+		hand_over(l->forward, fd, &peer);
+	}
+}
+
+static void listen_next(struct forward *f);
+
+static int
+take_listener(struct forward *f, int take_fd, struct err *err)
+{
+	struct sockaddr_storage own;
+	socklen_t n = sizeof own;
+	struct listener *l = &f->listeners[f->at];
+
+	l->fd = take_fd;
+	if (getsockname(l->fd, (struct sockaddr *)&own, &n) < 0)
+		return err_sys(err, errno, "read the port of a listener");
+	f->port = ntohs(own.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)(const void *)&own)->sin6_port
+						  : ((const struct sockaddr_in *)(const void *)&own)->sin_port);
+	return watch_add(&f->grant->keeper->loop, &l->watch, l->fd, EPOLLIN, on_incoming, l, err);
+}
+
+/* The first one decides; without the second, which takes the port of the first, it listens all the same
+ * (a session without IPv6). */
+static void
+on_listening(void *ctx, const int *take_fds, size_t n, const struct err *failure)
+{
+	struct forward *f = ctx;
+	struct err err;
+
+	(void)n;
+	f->asked = 0;
+	if (!failure && take_listener(f, take_fds[0], &err) < 0)
+		failure = &err;
+	if (failure && f->at == 0) {
+		refuse(f, failure);
+		return;
+	}
+	if (++f->at < f->n_wishes) {
+		f->wishes[f->at].port = f->port;
+		listen_next(f);
+		return;
+	}
+	record(f, "listening");
+	if (wire_send(&f->grant->conn, forward_listening, &err, .request = f->number,
+		      .port = f->port) < 0)
+		grant_cut_later(f->grant, &err);
+}
+
+static void
+listen_next(struct forward *f)
+{
+	struct err err;
+
+	if (sockets_open(&f->grant->keeper->sockets, &f->wishes[f->at], 1,
+			 time_now_ns() + LISTEN_MAX_NS, on_listening, f, &f->asked, &err) < 0)
+		refuse(f, &err);
+}
+
+int
+forward_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err)
+{
+	struct forward *f = begin(g, m->request, m->host, m->port, true);
+	struct err why;
+
+	if (!f)
+		return no_memory(g, m->request, err);
+	if (m->port > 65535)
+		err_set(&why, ERR_USAGE, "no such port");
+	else if (check(f, &why) == 0 && fill_wishes(f, &why) == 0) {
+		listen_next(f);
+		return 0;
+	}
+	refuse(f, &why);
+	return 0;
+}
+
+/* ---- ends ---- */
+
+void
+forward_leave(struct keeper *k, const struct grant *g, const uint32_t *number)
+{
+	for (struct forward *f = k->forwards, *next; f; f = next) {
+		next = f->next;
+		if (f->grant == g && (!number || f->number == *number))
+			drop(f);
+	}
+}
