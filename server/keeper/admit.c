@@ -3,7 +3,8 @@
  *  1. all that a call needs is taken here, or the call is refused with a reason: a running call
  *     never dies for want of something;
  *  2. conn says what to run, never for whom: that is the grant's;
- *  3. a command with a key is begun when the key is durable, and never again (once.h). */
+ *  3. a command with a key is begun when the key is durable, and never again (once.h). While it
+ *     waits for its shell the key is its call's alone, and free when that ends. */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -370,10 +371,9 @@ launch_take(struct call *c, const struct msg_call_start *m, struct ends *take, s
 	return 0;
 }
 
-int
-admit_launch(struct call *c, struct err *err)
+static int
+send_exec(struct call *c, const struct launch *l, struct err *err)
 {
-	auto_of(launch) struct launch *l = steal(&c->launch);
 	struct keeper *k = c->keeper;
 	int fds[4];
 
@@ -400,6 +400,23 @@ admit_launch(struct call *c, struct err *err)
 	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
 }
 
+/* The key first, durably: no crash can make the call begin twice. */
+int
+admit_launch(struct call *c, struct err *err)
+{
+	auto_of(launch) struct launch *l = steal(&c->launch);
+	struct once *o = &c->keeper->once;
+	const bool keyed = c->options.key[0] != '\0';
+
+	if (keyed && once_add(o, str_of(c->options.key), &c->request, c->id, err) < 0)
+		return -1;
+	if (send_exec(c, l, err) == 0)
+		return 0;
+	if (keyed)
+		once_take_back(o);
+	return -1;
+}
+
 static void
 spool_start(const struct call *c)
 {
@@ -421,26 +438,8 @@ hand_over(struct call *c, const struct msg_call_start *m, struct ends *e, struct
 	return shell_must_wait(c) ? 0 : admit_launch(c, err);
 }
 
-/* The key first, durably: no crash can make the call begin twice. */
 static int
-send_once(struct call *c, const struct msg_call_start *m, const struct digest *request,
-	  struct ends *e, struct err *err)
-{
-	struct once *o = &c->keeper->once;
-
-	if (!c->options.key[0])
-		return hand_over(c, m, e, err);
-	if (once_add(o, str_of(c->options.key), request, c->id, err) < 0)
-		return -1;
-	if (hand_over(c, m, e, err) == 0)
-		return 0;
-	once_take_back(o);
-	return -1;
-}
-
-static int
-start(struct call *c, const struct msg_call_start *m, const struct digest *request, struct ends *e,
-      struct err *err)
+start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
 {
 	struct keeper *k = c->keeper;
 	struct err no_place;
@@ -455,7 +454,7 @@ start(struct call *c, const struct msg_call_start *m, const struct digest *reque
 		e->place = -1;
 		c->place_gone = true;
 	}
-	if (send_once(c, m, request, e, err) < 0) {
+	if (hand_over(c, m, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
 		if (err->code == ERR_UNAVAILABLE)
@@ -513,25 +512,36 @@ request_sum(const struct grant *g, const struct msg_call_start *m, const struct 
 	return hasher_sum(h);
 }
 
+/* One whose key is not on the disk yet. */
+static struct call *
+find_waiting(struct keeper *k, const char *key)
+{
+	for (struct call *c = k->calls; c; c = c->next)
+		if (c->state == CALL_QUEUED && strcmp(c->options.key, key) == 0)
+			return c;
+	return NULL;
+}
+
 /* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
 static int
 join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
      const struct digest *request, struct err *err)
 {
 	struct keeper *k = g->keeper;
-	const struct once_key *has = o->key[0] ? once_find(&k->once, str_of(o->key)) : NULL;
+	struct call *c = o->key[0] ? find_waiting(k, o->key) : NULL;
+	const struct once_key *has = o->key[0] && !c ? once_find(&k->once, str_of(o->key)) : NULL;
+	const char *id = c ? c->id : has ? has->call : NULL;
 
-	if (!has)
+	if (!id)
 		return 0;
-	if (!digest_equal(&has->request, request)) {
+	if (!digest_equal(c ? &c->request : &has->request, request)) {
 		err_set(err, ERR_USAGE, "BERTH_CALL: call %s has this key, with another command, "
-			"environment, directory or terminal", has->call);
-		return err_hint(err, "take a new key, or look: ssh berth@HOST call show %s",
-				has->call);
+			"environment, directory or terminal", id);
+		return err_hint(err, "take a new key, or look: ssh berth@HOST call show %s", id);
 	}
-	struct call *c = call_find_id(k, str_of(has->call));
-	const int said = c ? join_live(c, g, m->channel, err)
-			   : join_ended(g, m->channel, has->call, err);
+	if (!c)
+		c = call_find_id(k, str_of(id));
+	const int said = c ? join_live(c, g, m->channel, err) : join_ended(g, m->channel, id, err);
 	return said < 0 ? -1 : 1;
 }
 
@@ -561,7 +571,8 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 		err_set(&why, ERR_UNAVAILABLE, "no memory for a call");
 		return refuse(g, m->channel, &why, err);
 	}
-	if (start(c, m, request, &e, &why) < 0) {
+	c->request = *request;
+	if (start(c, m, &e, &why) < 0) {
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);

@@ -143,6 +143,7 @@ struct call {
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
 	struct call_options options;
+	struct digest request; /* with a key: what was asked */
 
 	struct launch *launch; /* owned: what init is to start; NULL: it has it */
 	struct sftp *sftp; /* owned: it is the subsystem, and its owner reads stdout itself; NULL */
@@ -258,7 +259,7 @@ void ask_input_close(struct keeper *k, const struct msg_call_input_close *m);
 
 /* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
 int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
-/* Has init start what was admitted, and forgets how. */
+/* Keeps its key, has init start what was admitted, and forgets how. */
 int admit_launch(struct call *c, struct err *err) must_check;
 void launch_free(struct launch *l);
 void launch_resize(struct launch *l, const struct msg_call_resize *m);

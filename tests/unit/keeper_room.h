@@ -126,7 +126,8 @@ const struct engine engine_launch = {
 
 struct rig {
 	char path[64], listen_path[96];
-	int dir; /* calls/ */
+	int dir;           /* calls/, and the home of its calls */
+	int memory_events; /* what the keeper reads as the kernel's counters of its cgroup */
 	pid_t keeper;
 	struct wire manager, conn;
 	bool keeps_acks;     /* does not acknowledge records */
@@ -228,6 +229,9 @@ rig_up_as(void **state, const char *name)
 	MUST(wire_pair(pair, err));
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	r->memory_events = openat(r->dir, "memory.events", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(r->memory_events >= 0);
+	assert_true(dup3(r->memory_events, fds[KEEPER_MEMORY_EVENTS], O_CLOEXEC) >= 0);
 	close(fds[KEEPER_CALLS]);
 	fds[KEEPER_CALLS] = dup(r->dir);
 	close(fds[KEEPER_LISTEN]);
@@ -243,7 +247,7 @@ rig_up_as(void **state, const char *name)
 	    .name = str_of(name),
 	    .hostname = str_of(name),
 	    .cwd = STR_LIT("/"),
-	    .home = STR_LIT("/tmp"),
+	    .home = str_of(r->path),
 	    .shell = STR_LIT("/bin/sh"),
 	    .env = {env, sizeof env - 1},
 	    .next_record = 100,
@@ -303,6 +307,7 @@ rig_down(void **state)
 	wire_close(&r->manager);
 	buf_free(&r->last_end);
 	close(r->dir);
+	close(r->memory_events);
 	const int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(path_remove_tree(root, r->path + 1, &err), 0);
 	close(root);
@@ -320,16 +325,18 @@ struct seen {
 	struct buf out, err;
 	struct hasher *sum; /* when given: of stdout, which is not kept then */
 	uint64_t out_bytes;
-	bool refused, journal_ended, told;
+	bool refused, journal_ended, told, joined, live;
+	char notice[513];
 	uint32_t code, status, signal;
 	uint64_t journal_bytes, ended_at_ns;
 	char ended_by[17];
 };
 
+/* env: "NAME=VALUE\0" each. */
 static void
-ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty)
+ask_with(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty,
+	 struct str env)
 {
-	static const char env[] = "KEEP=call\0LANG=C\0BERTH_TIMEOUT=1h\0";
 	*s = (struct seen){.channel = channel,
 			   .input = -1,
 			   .journal = -1,
@@ -337,8 +344,14 @@ ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool p
 			   .out = BUF_MAX(64 << 20),
 			   .err = BUF_MAX(1 << 20)};
 	MUST(wire_send(&r->conn, call_start, err, .channel = channel, .command = str_of(command),
-		       .env = {env, sizeof env - 1}, .pty = pty, .term = STR_LIT("vt100"),
-		       .columns = 81, .rows = 25));
+		       .env = env, .pty = pty, .term = STR_LIT("vt100"), .columns = 81,
+		       .rows = 25));
+}
+
+static void
+ask(struct rig *r, struct seen *s, uint32_t channel, const char *command, bool pty)
+{
+	ask_with(r, s, channel, command, pty, STR_LIT("KEEP=call\0LANG=C\0BERTH_TIMEOUT=1h\0"));
 }
 
 /* Takes one message for one of n calls. */
@@ -353,8 +366,13 @@ take(struct rig *r, struct seen *calls, size_t n)
 		if (calls[i].channel == channel)
 			s = &calls[i];
 	assert_non_null(s);
-	if (m->id == MSG_call_started) {
-		MUST(str_copy(m->call_started.call, s->call, sizeof s->call, err));
+	if (m->id == MSG_call_joined && s->journal >= 0) { /* it is the owner from now on */
+		s->input = fd_steal(&m->fds[0]);
+	} else if (m->id == MSG_call_started || m->id == MSG_call_joined) {
+		s->joined = m->id == MSG_call_joined;
+		s->live = !s->joined || m->call_joined.live;
+		MUST(str_copy(s->joined ? m->call_joined.call : m->call_started.call, s->call,
+			      sizeof s->call, err));
 		s->input = fd_steal(&m->fds[0]);
 		s->journal = fd_steal(&m->fds[1]);
 		s->growth = fd_steal(&m->fds[2]);
@@ -370,6 +388,7 @@ take(struct rig *r, struct seen *calls, size_t n)
 		s->journal_bytes = m->call_ended.journal_bytes;
 		s->ended_at_ns = time_now_ns();
 		MUST(str_copy(m->call_ended.ended_by, s->ended_by, sizeof s->ended_by, err));
+		MUST(str_copy(m->call_ended.notice, s->notice, sizeof s->notice, err));
 	}
 }
 
@@ -470,6 +489,29 @@ command_done(struct rig *r, uint32_t seq)
 	assert_int_equal(m->id, MSG_done);
 	assert_int_equal(m->done.seq, seq);
 	return m;
+}
+
+static char
+state_of(pid_t pid)
+{
+	char path[64], text[256];
+
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	const ssize_t n = read(fd, text, sizeof text - 1);
+	assert_true(n > 0);
+	text[n] = '\0';
+	return strrchr(text, ')')[2];
+}
+
+/* One turn of the keeper's loop from its event to its timers: it has answered, and waits again. */
+static void
+turn(struct rig *r)
+{
+	MUST(wire_send(&r->manager, hold, err, .seq = 77, .hold = 0));
+	command_done(r, 77);
+	while (state_of(r->keeper) != 'S')
+		poll(NULL, 0, 1); /* no event tells of a process's state */
 }
 
 static void
