@@ -100,13 +100,14 @@ call_begin(struct call *c)
 {
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
-	if (c->launch)
-		enter(c, CALL_QUEUED, c->shell_words);
-	else
-		enter(c, CALL_RUNNING, "its command to end");
 	excess_begin(c);
-	if (c->state == CALL_QUEUED)
+	if (c->launch) {
+		enter(c, CALL_QUEUED, c->shell_words);
 		timer_set(&c->keeper->loop, &c->timer, c->started_ns + QUEUE_MAX_NS, on_queue_max, c);
+	} else {
+		enter(c, CALL_RUNNING, "its command to end");
+		excess_launched(c);
+	}
 	stream_watch(&c->out);
 	stream_watch(&c->err);
 }
@@ -116,6 +117,7 @@ call_launched(struct call *c)
 {
 	timer_cancel(&c->timer);
 	enter(c, CALL_RUNNING, "its command to end");
+	excess_launched(c);
 	join_launched(c);
 }
 

@@ -88,8 +88,9 @@ struct excess {
 };
 
 struct call;
-/* The call begins, another one begins beside it, it has ended with its outcome. */
+/* It is admitted, its command begins, it has ended with its outcome. */
 void excess_begin(struct call *c);
+void excess_launched(struct call *c);
 /* It has written this, to where errors are told. */
 void excess_heard(struct call *c, const char *bytes, size_t n);
 /* By what the session's disk is held to its limit. */

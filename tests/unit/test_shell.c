@@ -1,5 +1,5 @@
-/* Calls that wait for their named shell: what they have used up when they never run, and how
- * long their stdin is held. The keeper's clock goes on when a test says so. */
+/* Calls that wait for their named shell: what they have used up when they never run, what they are
+ * blamed for, and how long their stdin is held. The keeper's clock goes on when a test says so. */
 #define time_now_ns true_now_ns
 #include "snapshot/base/time.c"
 #undef time_now_ns
@@ -200,6 +200,51 @@ its_key_is_taken_while_it_waits(void **state)
 	}
 }
 
+/* What the kernel killed before it began was not killed by it. */
+static void
+one_that_waited_is_not_blamed_for_who_was_before(void **state)
+{
+	struct rig *r = *state;
+	struct seen both[2];
+
+	fill_shell(r, &both[0], &both[1]);
+	assert_int_equal(pwrite(r->memory_events, "oom_kill 1\n", 11, 0), 11);
+	assert_int_equal(write(both[0].input, "x\n", 2), 2);
+	while (!both[0].told || !both[1].told)
+		take(r, both, 2);
+	assert_string_equal(both[0].ended_by, "limit");
+	assert_non_null(strstr(both[0].notice, "berth: call: out of memory")); /* it was alone */
+	assert_string_equal(both[1].ended_by, "itself");
+	assert_string_equal(both[1].notice, "");
+	done_with(&both[0]);
+	done_with(&both[1]);
+}
+
+/* ... and what it meets itself is told of it, for certain: nobody ran beside it. */
+static void
+one_that_waited_is_told_what_it_ran_into(void **state)
+{
+	struct rig *r = *state;
+	struct seen in, waits;
+
+	ask_with(r, &in, 7, "read x; exit 3", false, IN_SHELL);
+	started(r, &in);
+	ask_with(r, &waits, 8, "echo up; read x; exit 5", false, IN_SHELL);
+	started(r, &waits);
+	leave_shell(r, &in);
+	while (waits.out_bytes < 3) {
+		struct pollfd p = {.fd = waits.growth, .events = POLLIN};
+		assert_int_equal(poll(&p, 1, 20000), 1);
+		read_journal(r, &waits);
+	}
+	assert_int_equal(pwrite(r->memory_events, "oom_kill 1\n", 11, 0), 11);
+	assert_int_equal(write(waits.input, "x\n", 2), 2);
+	finish_call(r, &waits);
+	assert_string_equal(waits.ended_by, "limit");
+	assert_non_null(strstr(waits.notice, "berth: call: out of memory"));
+	done_with(&waits);
+}
+
 static void
 close_conn(struct rig *r)
 {
@@ -290,6 +335,8 @@ main(void)
 	    T(one_whose_time_is_over_while_it_waits_leaves_its_key),
 	    T(one_that_cannot_be_started_leaves_its_key),
 	    T(its_key_is_taken_while_it_waits),
+	    T(one_that_waited_is_not_blamed_for_who_was_before),
+	    T(one_that_waited_is_told_what_it_ran_into),
 	    T(stdin_is_held_from_when_the_command_can_read),
 	    T(stdin_that_nobody_takes_up_ends_a_minute_later),
 	};
