@@ -564,7 +564,8 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
-	if (check_room(g->keeper, &why) < 0)
+	if (check_room(g->keeper, &why) < 0 ||
+	    (options->key[0] && once_ready(&g->keeper->once, &why) < 0))
 		return refuse(g, m->channel, &why, err);
 	c = new_call(g, m, options);
 	if (!c) {
