@@ -214,7 +214,7 @@ session_free(struct session *s)
 			break;
 		}
 	session_enter(s, STEP_IDLE, 0, "");
-	building_stop(s);
+	building_end(s);
 	session_errand_stop(s);
 	disk_forget(s);
 	means_forget(s);

@@ -252,6 +252,8 @@ int keeper_find(struct session *s, struct err *err) must_check;
 /* A directory of the session that its keeper's uid writes, and the session root's group. */
 int keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err) must_check;
 void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
+/* SIGKILL; it is gone when this returns 0, so that nothing comes into its cgroup any more. */
+int keeper_end(struct session *s, struct err *err) must_check;
 /* A keeper that broke its row is presumed taken; one without a link can serve nobody. Both are ended,
  * and their end is told by the pidfd: until then nothing of the session is touched. */
 void keeper_unlink(struct session *s);
