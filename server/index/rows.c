@@ -453,12 +453,12 @@ index_put_call_end(struct index *ix, const struct call_row *r, struct err *err)
 	return run(ix, err,
 		   "UPDATE calls SET ended_ns=?2,exit_status=?3,signal=?4,ended_by=?5,out_bytes=?6,"
 		   "err_bytes=?7,wall_ns=?8,cpu_ns=?9,peak_bytes=?10,out_sha256=?11,err_sha256=?12,"
-		   "left_running=?13,limit_hit=?15 "
+		   "left_running=?13,limit_hit=?15,cpu_told=?16 "
 		   "WHERE id=?1 AND session=?14",
-		   "tiiitiiiiittttt", r->id, r->ended_ns, (uint64_t)r->exit_status,
+		   "tiiitiiiiittttti", r->id, r->ended_ns, (uint64_t)r->exit_status,
 		   (uint64_t)r->signal, r->ended_by, r->out_bytes, r->err_bytes, r->wall_ns,
 		   r->cpu_ns, r->peak_bytes, r->out_sha256, r->err_sha256, r->left_running,
-		   r->session, r->limit_hit);
+		   r->session, r->limit_hit, (uint64_t)r->cpu_told);
 }
 
 int
@@ -469,10 +469,18 @@ index_lose_calls(struct index *ix, const char *session, uint64_t now_ns, struct 
 		   "ti", session, now_ns);
 }
 
+const char *
+index_cpu_by(const struct call_row *r)
+{
+	if (r->cpu_ns == 0)
+		return "";
+	return r->cpu_told ? "init" : "cgroup";
+}
+
 #define CALL_COLUMNS                                                                               \
 	"SELECT id,session,principal,command,started_ns,ended_ns,exit_status,signal,ended_by,"     \
 	"out_bytes,err_bytes,wall_ns,cpu_ns,peak_bytes,out_sha256,err_sha256,left_running,"        \
-	"limit_hit,kind FROM calls "
+	"limit_hit,kind,cpu_told FROM calls "
 
 static void
 read_call(sqlite3_stmt *st, struct call_row *r)
@@ -497,6 +505,7 @@ read_call(sqlite3_stmt *st, struct call_row *r)
 	text_at(st, 16, r->left_running, sizeof r->left_running);
 	text_at(st, 17, r->limit_hit, sizeof r->limit_hit);
 	text_at(st, 18, r->kind, sizeof r->kind);
+	r->cpu_told = int_at(st, 19) != 0;
 }
 
 static int

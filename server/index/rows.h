@@ -67,6 +67,7 @@ struct call_row {
 	char command[4097], left_running[1025];
 	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
 	unsigned exit_status, signal;
+	bool cpu_told; /* cpu_ns is the word of its session's init, not the kernel's count */
 };
 
 int index_open(struct index *ix, int state_dir, struct err *err) must_check;
@@ -77,6 +78,9 @@ void index_rollback(struct index *ix);
 /* A transaction that is whole, and durable with the next one that is: a power cut before that takes it
  * away, the death of this process does not. */
 int index_begin_soon(struct index *ix, struct err *err) must_check;
+
+/* Whose word cpu_ns is: "cgroup", "init", or nobody's. */
+const char *index_cpu_by(const struct call_row *r);
 
 /* Lists call fn for each row in order until it returns other than 0. */
 typedef int (*session_row_fn)(void *ctx, const struct session_row *row, struct err *err);

@@ -116,10 +116,16 @@ engine_call_end(struct sandbox *s, const char *call, struct err *err)
 }
 
 const struct engine engine_launch = {
-    "plain",           engine_start,     engine_freeze,    engine_kill,     engine_state,
-    engine_call_begin, engine_call_list, engine_call_kill, engine_call_end,  NULL,
-    NULL,              NULL,             NULL,             false,            NULL,
-    NULL,              true,
+    .name = "plain",
+    .start = engine_start,
+    .freeze = engine_freeze,
+    .kill = engine_kill,
+    .state = engine_state,
+    .call_begin = engine_call_begin,
+    .call_list = engine_call_list,
+    .call_kill = engine_call_kill,
+    .call_end = engine_call_end,
+    .shows_spill = true,
 };
 
 /* ---- the manager and a conn ---- */
