@@ -118,6 +118,8 @@ int index_drop_upper(struct index *ix, const char *session, unsigned n, struct e
 int index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx,
 		      struct err *err) must_check;
 
+/* ---- call_rows.c ---- */
+
 int index_put_call_start(struct index *ix, const struct call_row *row, struct err *err) must_check;
 int index_put_call_end(struct index *ix, const struct call_row *row, struct err *err) must_check;
 /* Ends all open calls of a session as `lost`. */
@@ -132,6 +134,8 @@ int index_list_open_calls(struct index *ix, const char *session, call_row_fn fn,
 /* 1 found, 0 absent. */
 int index_find_call(struct index *ix, const char *id, struct call_row *out,
 		    struct err *err) must_check;
+
+/* ---- rows.c ---- */
 
 typedef int (*limit_row_fn)(void *ctx, const struct limit_value_row *row, struct err *err);
 int index_put_limit(struct index *ix, const char *session, const struct limit_value_row *row,
