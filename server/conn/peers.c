@@ -6,7 +6,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/time.h"
 
 #include <stdlib.h>
 

@@ -176,9 +176,15 @@ int session_claim(struct session *s, enum session_state state, struct err *err) 
 /* The act is over: answers its want and takes the next. err NULL: it went well. */
 void session_finish(struct session *s, const struct err *err);
 void session_next(struct session *s);
+/* It cannot be made durable now: whoever asks next tries again. */
+void session_refuse_wants(struct session *s, const struct err *why);
 
 /* What a worker says, to the act that is under way. A job_fn. */
 void session_job(void *ctx, const struct message *m, const struct err *failure);
+
+/* session_make.c */
+/* New rows become durable when this turn ends; their sessions go on then. */
+void session_sync_rows(struct manager *m);
 
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
