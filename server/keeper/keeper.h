@@ -9,7 +9,8 @@
  *   once.c     keys of calls                                        join.c      who listens to a call
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
- *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout */
+ *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
+ *   request.c  who asked for the same before */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -29,9 +30,10 @@
 #include <sys/types.h>
 
 enum {
-	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
-	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
-	CALL_READERS_MAX = 256,    /* that have joined one call by its key */
+	CALL_WATCHERS_MAX = 32,                   /* readers of one call besides its owner */
+	CALL_COMMAND_BYTES = 4096,                /* of the command in its record */
+	CALL_ENV_MAX = 256,                       /* variables of one call */
+	CALL_READERS_MAX = 256,                   /* that have joined one call by its key */
 	SHELL_KEY_BYTES = OPTION_NAME_BYTES + 17, /* name, @, 16 digits of its principal's sha256 */
 	SHELL_WORDS_BYTES = 128,
 	GRANTS_MAX = 1024,
@@ -244,6 +246,18 @@ void join_launched(struct call *c);
 void join_tell_end(struct call *c, const char *notice);
 void join_tell_growth(struct call *c);
 void join_done(struct call *c);
+
+/* ---- request.c ---- */
+
+/* NAME=VALUE that is the command's, none of ours. */
+bool request_is_variable(struct str s);
+/* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
+ * order. Not how the caller waits for it. */
+struct digest request_sum(const struct grant *g, const struct msg_call_start *m,
+			  const struct call_options *o);
+/* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
+int request_join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
+		 const struct digest *request, struct err *err) must_check;
 
 /* ---- retain.c ---- */
 
