@@ -303,7 +303,7 @@ run(struct conn *c, struct err *err)
 	timer_set(&c->loop, &c->login_timer, c->login_until_ns, on_login_late, c);
 	timer_set(&c->loop, &c->alive_timer, time_now_ns() + ALIVE_S * NS_PER_S, on_alive, c);
 	if (watch_add(&c->loop, &c->watch, c->fd, EPOLLIN, on_client, c, err) < 0 ||
-	    peers_watch_manager(c, err) < 0)
+	    manager_link_watch(c, err) < 0)
 		return -1;
 	c->ssh_ready = true; /* what came with the last packet of the key exchange */
 	while (!c->ended) {
@@ -448,6 +448,7 @@ release(struct conn *c)
 		channel_drop(c->channels);
 	}
 	peers_close(c);
+	manager_link_close(c);
 	if (c->loop.batch) {
 		watch_remove(&c->watch);
 		loop_done(&c->loop);

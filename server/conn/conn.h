@@ -1,6 +1,6 @@
 /* What the files of one SSH connection share. conn.c is the loop; auth.c lets the client in;
- * channel.c takes its requests; flow.c moves bytes; peers.c talks to manager and keeper; control.c
- * is the user `berth`.
+ * channel.c takes its requests; flow.c moves bytes; peers.c talks to keepers, manager_link.c to the
+ * manager; control.c is the user `berth`.
  *
  * Invariants:
  *  1. libssh's callbacks copy, set flags, queue channels, send messages. They never write to, read
@@ -307,9 +307,25 @@ void piped_started(struct channel *ch, struct wire *w);
 /* The next piece, at most `window` bytes. */
 enum flow piped_send(struct channel *ch, size_t window);
 
+/* ---- manager_link.c ---- */
+
+/* Takes what it has said, if anything. */
+void manager_link_read(struct conn *c);
+int manager_link_watch(struct conn *c, struct err *err) must_check;
+/* Asks for the session's keeper, unless that is done or waited for already. */
+void manager_link_want(struct conn *c);
+/* The manager may not know yet that the keeper is ending, and name the same one. */
+void manager_link_ask_later(struct conn *c);
+void manager_link_fail_wanted(struct conn *c, enum err_code code, struct str why, struct str hint);
+/* A new manager, by way of a keeper that it took over. */
+void manager_link_adopt(struct conn *c, int fd);
+void manager_link_close(struct conn *c);
+
 /* ---- peers.c ---- */
 
-int peers_watch_manager(struct conn *c, struct err *err) must_check;
+/* session_ready: the keeper that is there now, for the channels that wait for it. */
+void peers_meet(struct conn *c, struct wire *w);
+void peers_fail(struct channel *ch, enum err_code code, struct str why, struct str hint);
 /* A channel has become WANTED: start its call, or ask for the session. */
 void peers_start(struct channel *ch);
 /* To the keeper of this channel; nothing when it is gone. */

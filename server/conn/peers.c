@@ -1,10 +1,7 @@
-/* What the manager and the keepers say, and what is said to them.
+/* What the keepers say, and what is said to them.
  *
- * Invariants:
- *  1. one session_want is outstanding, however many channels wait for it;
- *  2. a call is asked of one keeper at a time, and only a refusal with AGAIN is asked again: whether a
- *     keeper that died had begun it cannot be known, and no command runs twice by itself;
- *  3. the manager's end is no end of calls: while a keeper lives, the connection does. */
+ * Invariant: a call is asked of one keeper at a time, and only a refusal with AGAIN is asked again:
+ * whether a keeper that died had begun it cannot be known, and no command runs twice by itself. */
 #include "conn.h"
 
 #include "base/fd.h"
@@ -14,13 +11,8 @@
 #include <poll.h>
 #include <stdlib.h>
 
-enum {
-	MANAGER_AWAY_S = 30,  /* how long new calls wait for the next manager */
-	MESSAGES_AT_ONCE = 8, /* of the manager: then what a verb printed has its turn to be sent */
-};
-
-static void
-fail(struct channel *ch, enum err_code code, struct str why, struct str hint)
+void
+peers_fail(struct channel *ch, enum err_code code, struct str why, struct str hint)
 {
 	struct err err;
 
@@ -29,51 +21,6 @@ fail(struct channel *ch, enum err_code code, struct str why, struct str hint)
 		err_hint(&err, "%.*s", (int)hint.len, hint.at);
 	err_what(&err, "call");
 	channel_fail(ch, &err);
-}
-
-/* ---- the session ---- */
-
-static bool
-has_wanted(const struct conn *c)
-{
-	for (const struct channel *ch = c->channels; ch; ch = ch->next)
-		if (ch->state == CHANNEL_WANTED)
-			return true;
-	return false;
-}
-
-static void
-fail_wanted(struct conn *c, enum err_code code, struct str why, struct str hint)
-{
-	for (struct channel *ch = c->channels; ch; ch = ch->next)
-		if (ch->state == CHANNEL_WANTED)
-			fail(ch, code, why, hint);
-}
-
-static void
-on_manager_away(void *ctx)
-{
-	fail_wanted(ctx, ERR_AGAIN, STR_LIT("the server is being restarted"), STR_LIT(""));
-}
-
-static void
-want_session(struct conn *c)
-{
-	struct err err;
-
-	if (c->want_sent || c->again_timer.slot)
-		return;
-	if (!wire_is_open(&c->manager)) {
-		if (!c->manager_timer.slot)
-			timer_set(&c->loop, &c->manager_timer,
-				  time_now_ns() + MANAGER_AWAY_S * NS_PER_S, on_manager_away, c);
-		return;
-	}
-	if (wire_send(&c->manager, session_want, &err, .seq = ++c->want_seq) < 0) {
-		log_err(&err, "ask for the session");
-		return; /* its end is seen where it is read from */
-	}
-	c->want_sent = true;
 }
 
 /* ---- calls ---- */
@@ -97,8 +44,8 @@ start_call(struct channel *ch)
 	struct err err;
 
 	if (ch->tries++ >= CALL_TRIES_MAX) {
-		fail(ch, ERR_AGAIN, STR_LIT("its session refused the call again and again"),
-		     STR_LIT(""));
+		peers_fail(ch, ERR_AGAIN, STR_LIT("its session refused the call again and again"),
+			   STR_LIT(""));
 		return;
 	}
 	ch->keeper = k;
@@ -109,11 +56,11 @@ start_call(struct channel *ch)
 	ch->keeper = NULL;
 	ch->conn->keeper = NULL;
 	if (err.code == ERR_USAGE) {
-		fail(ch, err.code, str_of(err.why), STR_LIT(""));
+		peers_fail(ch, err.code, str_of(err.why), STR_LIT(""));
 		return;
 	}
 	channel_enter(ch, CHANNEL_WANTED);
-	want_session(ch->conn);
+	manager_link_want(ch->conn);
 }
 
 void
@@ -122,7 +69,7 @@ peers_start(struct channel *ch)
 	if (ch->conn->keeper)
 		start_call(ch);
 	else
-		want_session(ch->conn);
+		manager_link_want(ch->conn);
 }
 
 /* What a send could not deliver is found out where the link is read. */
@@ -298,24 +245,6 @@ on_joined(struct channel *ch, struct wire *w)
 }
 
 static void
-on_again(void *ctx)
-{
-	struct conn *c = ctx;
-
-	if (has_wanted(c) && !c->keeper)
-		want_session(c);
-}
-
-/* The manager may not know yet that the keeper is ending, and name the same one. */
-static void
-ask_later(struct conn *c)
-{
-	if (!c->again_timer.slot)
-		timer_set(&c->loop, &c->again_timer, time_now_ns() + CALL_AGAIN_MS * NS_PER_MS,
-			  on_again, c);
-}
-
-static void
 on_refused(struct channel *ch, uint32_t code, struct str why, struct str hint)
 {
 	struct conn *c = ch->conn;
@@ -326,12 +255,12 @@ on_refused(struct channel *ch, uint32_t code, struct str why, struct str hint)
 		c->keeper = NULL; /* ask the manager which one is next */
 	ch->keeper = NULL;
 	if (code != ERR_AGAIN) {
-		fail(ch, err_from_number(code), why, hint);
+		peers_fail(ch, err_from_number(code), why, hint);
 		return;
 	}
 	channel_enter(ch, CHANNEL_WANTED);
 	if (ch->tries >= CALL_TRIES_AT_ONCE)
-		ask_later(c);
+		manager_link_ask_later(c);
 	peers_start(ch);
 }
 
@@ -365,8 +294,6 @@ on_notice(struct channel *ch, struct str text)
 	buf_char(&line, '\n');
 	channel_text(ch, TEXT_ERR, buf_view(&line));
 }
-
-static void adopt_manager(struct conn *c, int fd);
 
 static void
 on_keeper_message(struct keeper_link *k)
@@ -418,7 +345,7 @@ on_keeper_message(struct keeper_link *k)
 			on_notice(ch, m->call_notice.text);
 		return;
 	case MSG_manager_link:
-		adopt_manager(k->conn, fd_steal(&m->fds[0]));
+		manager_link_adopt(k->conn, fd_steal(&m->fds[0]));
 		return;
 	default:
 		return;
@@ -468,9 +395,9 @@ on_keeper_gone(struct keeper_link *k)
 			flow_end_input(ch);
 			conn_ready(ch);
 		} else if (ch->state == CHANNEL_ASKED) {
-			fail(ch, ERR_UNAVAILABLE,
-			     STR_LIT("lost: its session ended before it answered"),
-			     STR_LIT("whether it ran: ssh berth@HOST calls SESSION"));
+			peers_fail(ch, ERR_UNAVAILABLE,
+				   STR_LIT("lost: its session ended before it answered"),
+				   STR_LIT("whether it ran: ssh berth@HOST calls SESSION"));
 		}
 	}
 	drop_keeper(k);
@@ -503,10 +430,10 @@ on_keeper(void *ctx)
 	on_keeper_gone(k);
 }
 
-/* ---- the manager speaks ---- */
+/* ---- the manager names one ---- */
 
-static void
-on_ready(struct conn *c, struct wire *w)
+void
+peers_meet(struct conn *c, struct wire *w)
 {
 	struct err err;
 	struct keeper_link *k = xnew(1, sizeof *k), *next;
@@ -519,9 +446,9 @@ on_ready(struct conn *c, struct wire *w)
 		wire_close(&k->wire);
 		free(k);
 		if (err.code == ERR_UNAVAILABLE && ++c->unmet < CALL_TRIES_MAX)
-			ask_later(c); /* it has ended since, and was asked nothing */
+			manager_link_ask_later(c); /* it has ended since, and was asked nothing */
 		else
-			fail_wanted(c, err.code, str_of(err.why), STR_LIT(""));
+			manager_link_fail_wanted(c, err.code, str_of(err.why), STR_LIT(""));
 		return;
 	}
 	c->unmet = 0;
@@ -545,108 +472,6 @@ on_ready(struct conn *c, struct wire *w)
 	}
 }
 
-static void
-on_manager_message(struct conn *c)
-{
-	struct message *m = &c->manager.message;
-	struct channel *ch;
-
-	switch ((int)m->id) { /* int: the enum has every message there is */
-	case MSG_session_ready:
-		if (!c->want_sent || m->session_ready.seq != c->want_seq)
-			return;
-		c->want_sent = false;
-		on_ready(c, &c->manager);
-		return;
-	case MSG_session_failed:
-		if (!c->want_sent || m->session_failed.seq != c->want_seq)
-			return;
-		c->want_sent = false;
-		fail_wanted(c, err_from_number(m->session_failed.code), m->session_failed.why,
-			    m->session_failed.hint);
-		return;
-	case MSG_verb_output:
-		if ((ch = channel_find(c, m->verb_output.seq)))
-			control_output(ch, m->verb_output.bytes);
-		return;
-	case MSG_verb_journal:
-		if ((ch = channel_find(c, m->verb_journal.seq)))
-			control_journal(ch, &c->manager);
-		return;
-	case MSG_verb_input:
-		if ((ch = channel_find(c, m->verb_input.seq)))
-			control_feed(ch, &c->manager);
-		return;
-	case MSG_verb_exit:
-		if ((ch = channel_find(c, m->verb_exit.seq)))
-			control_exit(ch, &m->verb_exit);
-		return;
-	case MSG_verb_stream:
-		if ((ch = channel_find(c, m->verb_stream.seq)))
-			control_stream(ch, &m->verb_stream);
-		return;
-	case MSG_verb_end:
-		if ((ch = channel_find(c, m->verb_end.seq)))
-			control_end(ch, &m->verb_end);
-		return;
-	default:
-		return;
-	}
-}
-
-static void
-on_manager_gone(struct conn *c)
-{
-	wire_close(&c->manager);
-	c->want_sent = false;
-	if (!c->proven || c->control || !c->keepers)
-		conn_close(c);
-	else if (has_wanted(c))
-		want_session(c); /* begins the wait for the next manager */
-}
-
-static void
-on_manager(void *ctx)
-{
-	struct conn *c = ctx;
-	struct err err;
-	int got = 1;
-
-	for (int i = 0; i < MESSAGES_AT_ONCE && got > 0; i++)
-		if ((got = wire_recv(&c->manager, &err)) > 0)
-			on_manager_message(c);
-	if (got >= 0)
-		return;
-	if (err.code == ERR_CORRUPT)
-		log_err(&err, "the manager is cut off");
-	on_manager_gone(c);
-}
-
-int
-peers_watch_manager(struct conn *c, struct err *err)
-{
-	return wire_watch(&c->manager, &c->loop, on_manager, c, err);
-}
-
-/* A new manager, by way of a keeper that it took over. */
-static void
-adopt_manager(struct conn *c, int fd)
-{
-	struct err err;
-
-	wire_close(&c->manager);
-	c->want_sent = false;
-	if (wire_open(&c->manager, fd, ROLE_CONN, ROLE_MANAGER, PHASE_OPEN, &err) < 0 ||
-	    peers_watch_manager(c, &err) < 0) {
-		log_err(&err, "join the new manager");
-		wire_close(&c->manager);
-		return;
-	}
-	timer_cancel(&c->manager_timer);
-	if (has_wanted(c))
-		want_session(c);
-}
-
 void
 peers_wait(struct conn *c, uint64_t until_ns)
 {
@@ -661,8 +486,7 @@ peers_wait(struct conn *c, uint64_t until_ns)
 		fds[n++] = (struct pollfd){.fd = k->wire.fd, .events = POLLIN};
 	if (now >= until_ns || poll(fds, n, (int)((until_ns - now) / NS_PER_MS) + 1) <= 0)
 		return;
-	if (wire_is_open(&c->manager))
-		on_manager(c);
+	manager_link_read(c);
 	for (struct keeper_link *k = c->keepers, *next; k; k = next) {
 		next = k->next;
 		on_keeper(k);
@@ -674,7 +498,4 @@ peers_close(struct conn *c)
 {
 	while (c->keepers)
 		drop_keeper(c->keepers);
-	wire_close(&c->manager);
-	timer_cancel(&c->manager_timer);
-	timer_cancel(&c->again_timer);
 }

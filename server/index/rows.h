@@ -67,6 +67,7 @@ struct call_row {
 	char command[4097], left_running[1025];
 	uint64_t started_ns, ended_ns, out_bytes, err_bytes, wall_ns, cpu_ns, peak_bytes;
 	unsigned exit_status, signal;
+	bool cpu_told; /* cpu_ns is the word of its session's init, not the kernel's count */
 };
 
 int index_open(struct index *ix, int state_dir, struct err *err) must_check;
@@ -77,6 +78,9 @@ void index_rollback(struct index *ix);
 /* A transaction that is whole, and durable with the next one that is: a power cut before that takes it
  * away, the death of this process does not. */
 int index_begin_soon(struct index *ix, struct err *err) must_check;
+
+/* Whose word cpu_ns is: "cgroup", "init", or nobody's. */
+const char *index_cpu_by(const struct call_row *r);
 
 /* Lists call fn for each row in order until it returns other than 0. */
 typedef int (*session_row_fn)(void *ctx, const struct session_row *row, struct err *err);
@@ -114,6 +118,8 @@ int index_drop_upper(struct index *ix, const char *session, unsigned n, struct e
 int index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx,
 		      struct err *err) must_check;
 
+/* ---- call_rows.c ---- */
+
 int index_put_call_start(struct index *ix, const struct call_row *row, struct err *err) must_check;
 int index_put_call_end(struct index *ix, const struct call_row *row, struct err *err) must_check;
 /* Ends all open calls of a session as `lost`. */
@@ -128,6 +134,8 @@ int index_list_open_calls(struct index *ix, const char *session, call_row_fn fn,
 /* 1 found, 0 absent. */
 int index_find_call(struct index *ix, const char *id, struct call_row *out,
 		    struct err *err) must_check;
+
+/* ---- rows.c ---- */
 
 typedef int (*limit_row_fn)(void *ctx, const struct limit_value_row *row, struct err *err);
 int index_put_limit(struct index *ix, const char *session, const struct limit_value_row *row,

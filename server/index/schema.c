@@ -65,6 +65,8 @@ static const char *const migrations[] = {
     "ALTER TABLE sessions ADD COLUMN network TEXT NOT NULL DEFAULT 'none';",
     /* 6: what a call is: exec (a login shell too), or the name of a subsystem */
     "ALTER TABLE calls ADD COLUMN kind TEXT NOT NULL DEFAULT 'exec';",
+    /* 7: whether cpu_ns of a call is the word of its session's init, not the kernel's count */
+    "ALTER TABLE calls ADD COLUMN cpu_told INTEGER NOT NULL DEFAULT 1;",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

@@ -3,7 +3,8 @@
  *  1. all that a call needs is taken here, or the call is refused with a reason: a running call
  *     never dies for want of something;
  *  2. conn says what to run, never for whom: that is the grant's;
- *  3. a command with a key is begun when the key is durable, and never again (once.h). */
+ *  3. a command with a key is begun when the key is durable, and never again (once.h). While it
+ *     waits for its shell the key is its call's alone, and free when that ends. */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -20,8 +21,7 @@
 enum {
 	ARGV_MAX_BYTES = 163840, /* as in the row of init_exec */
 	ENV_MAX_BYTES = 131072,
-	CALL_ENV_MAX = 256, /* variables of one call */
-	LATE_MAX = 4096,    /* calls that left something running */
+	LATE_MAX = 4096, /* calls that left something running */
 	/* The kernel lets one user have 64 MiB of pipe buffers before it hands out tiny ones: large
 	 * ones for few calls, the default for the rest. */
 	LARGE_PIPES_CALLS = 16,
@@ -174,12 +174,6 @@ is_taken(const struct msg_call_start *m, struct str variable)
 	return m->kind != KIND_SUBSYSTEM || sftp_takes_variable(variable);
 }
 
-static bool
-is_variable(struct str s)
-{
-	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !options_is_ours(s);
-}
-
 static int
 fill_env(const struct keeper *k, const struct msg_call_start *m, struct buf *out, struct err *err)
 {
@@ -191,7 +185,7 @@ fill_env(const struct keeper *k, const struct msg_call_start *m, struct buf *out
 		if (n == CALL_ENV_MAX)
 			return err_set(err, ERR_USAGE, "more than %d environment variables",
 				       CALL_ENV_MAX);
-		if (is_variable(one))
+		if (request_is_variable(one))
 			vars[n++] = one;
 	}
 	if (m->pty && m->term.len && str_copy(m->term, term + 5, sizeof term - 5, err) == 0)
@@ -370,10 +364,9 @@ launch_take(struct call *c, const struct msg_call_start *m, struct ends *take, s
 	return 0;
 }
 
-int
-admit_launch(struct call *c, struct err *err)
+static int
+send_exec(struct call *c, const struct launch *l, struct err *err)
 {
-	auto_of(launch) struct launch *l = steal(&c->launch);
 	struct keeper *k = c->keeper;
 	int fds[4];
 
@@ -400,6 +393,23 @@ admit_launch(struct call *c, struct err *err)
 	return wire_send_fds(&k->init, MSG_init_exec, &body, fds, 4, err);
 }
 
+/* The key first, durably: no crash can make the call begin twice. */
+int
+admit_launch(struct call *c, struct err *err)
+{
+	auto_of(launch) struct launch *l = steal(&c->launch);
+	struct once *o = &c->keeper->once;
+	const bool keyed = c->options.key[0] != '\0';
+
+	if (keyed && once_add(o, str_of(c->options.key), &c->request, c->id, err) < 0)
+		return -1;
+	if (send_exec(c, l, err) == 0)
+		return 0;
+	if (keyed)
+		once_take_back(o);
+	return -1;
+}
+
 static void
 spool_start(const struct call *c)
 {
@@ -421,26 +431,8 @@ hand_over(struct call *c, const struct msg_call_start *m, struct ends *e, struct
 	return shell_must_wait(c) ? 0 : admit_launch(c, err);
 }
 
-/* The key first, durably: no crash can make the call begin twice. */
 static int
-send_once(struct call *c, const struct msg_call_start *m, const struct digest *request,
-	  struct ends *e, struct err *err)
-{
-	struct once *o = &c->keeper->once;
-
-	if (!c->options.key[0])
-		return hand_over(c, m, e, err);
-	if (once_add(o, str_of(c->options.key), request, c->id, err) < 0)
-		return -1;
-	if (hand_over(c, m, e, err) == 0)
-		return 0;
-	once_take_back(o);
-	return -1;
-}
-
-static int
-start(struct call *c, const struct msg_call_start *m, const struct digest *request, struct ends *e,
-      struct err *err)
+start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err *err)
 {
 	struct keeper *k = c->keeper;
 	struct err no_place;
@@ -455,7 +447,7 @@ start(struct call *c, const struct msg_call_start *m, const struct digest *reque
 		e->place = -1;
 		c->place_gone = true;
 	}
-	if (send_once(c, m, request, e, err) < 0) {
+	if (hand_over(c, m, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
 		if (err->code == ERR_UNAVAILABLE)
@@ -471,68 +463,6 @@ refuse(struct grant *g, uint32_t channel, const struct err *why, struct err *err
 	return wire_send(&g->conn, call_refused, err, .channel = channel,
 			 .code = (uint32_t)why->code, .why = str_of(why->why),
 			 .hint = str_of(why->hint));
-}
-
-/* ---- one that has its key already ---- */
-
-static int
-by_text(const void *a, const void *b)
-{
-	const struct str *x = a, *y = b;
-	const size_t n = x->len < y->len ? x->len : y->len;
-	const int order = n ? memcmp(x->at, y->at, n) : 0;
-
-	return order ? order : (x->len > y->len) - (x->len < y->len);
-}
-
-/* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
- * order. Not how the caller waits for it. */
-static struct digest
-request_sum(const struct grant *g, const struct msg_call_start *m, const struct call_options *o)
-{
-	auto_of(hasher) struct hasher *h = hasher_new();
-	const char what[3] = {(char)m->kind, m->pty != 0, '\0'};
-	struct str vars[CALL_ENV_MAX], rest = m->env, one;
-	char shell[SHELL_KEY_BYTES]; /* a developer's is his own: nobody else's key reaches it */
-	size_t n = 0;
-
-	shell_key(o, g, shell);
-	while (rest.len && n < CALL_ENV_MAX && str_cut(&rest, '\0', &one))
-		if (is_variable(one))
-			vars[n++] = one;
-	qsort(vars, n, sizeof *vars, by_text);
-	hasher_add(h, what, sizeof what);
-	hasher_add(h, m->command.at, m->command.len);
-	hasher_add(h, "", 1); /* no text of these has a NUL */
-	hasher_add(h, o->cwd, strlen(o->cwd) + 1);
-	hasher_add(h, shell, strlen(shell) + 1);
-	for (size_t i = 0; i < n; i++) {
-		hasher_add(h, vars[i].at, vars[i].len);
-		hasher_add(h, "", 1);
-	}
-	return hasher_sum(h);
-}
-
-/* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
-static int
-join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
-     const struct digest *request, struct err *err)
-{
-	struct keeper *k = g->keeper;
-	const struct once_key *has = o->key[0] ? once_find(&k->once, str_of(o->key)) : NULL;
-
-	if (!has)
-		return 0;
-	if (!digest_equal(&has->request, request)) {
-		err_set(err, ERR_USAGE, "BERTH_CALL: call %s has this key, with another command, "
-			"environment, directory or terminal", has->call);
-		return err_hint(err, "take a new key, or look: ssh berth@HOST call show %s",
-				has->call);
-	}
-	struct call *c = call_find_id(k, str_of(has->call));
-	const int said = c ? join_live(c, g, m->channel, err)
-			   : join_ended(g, m->channel, has->call, err);
-	return said < 0 ? -1 : 1;
 }
 
 static int
@@ -554,14 +484,16 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
-	if (check_room(g->keeper, &why) < 0)
+	if (check_room(g->keeper, &why) < 0 ||
+	    (options->key[0] && once_ready(&g->keeper->once, &why) < 0))
 		return refuse(g, m->channel, &why, err);
 	c = new_call(g, m, options);
 	if (!c) {
 		err_set(&why, ERR_UNAVAILABLE, "no memory for a call");
 		return refuse(g, m->channel, &why, err);
 	}
-	if (start(c, m, request, &e, &why) < 0) {
+	c->request = *request;
+	if (start(c, m, &e, &why) < 0) {
 		log_err(&why, "start a call");
 		if (c->journal.fd >= 0)
 			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
@@ -586,7 +518,7 @@ admit_call(struct grant *g, const struct msg_call_start *m, struct err *err)
 		return refuse(g, m->channel, &why, err);
 	if (options.key[0])
 		request = request_sum(g, m, &options);
-	const int joined = join(g, m, &options, &request, &why);
+	const int joined = request_join(g, m, &options, &request, &why);
 	if (joined < 0)
 		return refuse(g, m->channel, &why, err);
 	return joined ? 0 : begin(g, m, &options, &request, err);

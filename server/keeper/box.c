@@ -266,6 +266,32 @@ box_call_kill(struct sandbox *s, const char *call, struct err *err)
 	return write_switch(fd, "1", "write cgroup.kill of a call", err);
 }
 
+/* cpu.stat is there in each v2 cgroup, whatever controllers are. */
+int
+box_call_cpu(struct sandbox *s, const char *call, uint64_t *out_ns, struct err *err)
+{
+	char text[EVENTS_MAX_BYTES];
+	auto_close int dir = -1;
+	const int found = open_call(s, call, &dir, err);
+	if (found <= 0)
+		return found < 0 ? -1 : err_set(err, ERR_ABSENT, "no cgroup of call %s", call);
+	auto_close int fd = path_open(dir, "cpu.stat", O_RDONLY, err);
+	const ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text, 0);
+	if (n < 0)
+		return fd < 0 ? -1 : err_sys(err, errno, "read cpu.stat");
+	struct str rest = {text, (size_t)n}, line, name;
+	uint64_t usec;
+	while (str_cut(&rest, '\n', &line)) {
+		if (!str_cut(&line, ' ', &name) || !str_is(name, "usage_usec"))
+			continue;
+		if (num_parse(line, 0, UINT64_MAX / 1000, &usec, err) < 0)
+			return -1;
+		*out_ns = usec * 1000;
+		return 1;
+	}
+	return err_set(err, ERR_UNAVAILABLE, "cpu.stat has no usage_usec");
+}
+
 int
 box_call_end(struct sandbox *s, const char *call, struct err *err)
 {

@@ -13,6 +13,7 @@ int box_call_begin(struct sandbox *s, const char *call, int *out, struct err *er
 int box_call_list(struct sandbox *s, const char *call, struct buf *out, struct err *err) must_check;
 int box_call_procs(struct sandbox *s, const char *call, int *out, struct err *err) must_check;
 int box_call_kill(struct sandbox *s, const char *call, struct err *err) must_check;
+int box_call_cpu(struct sandbox *s, const char *call, uint64_t *out_ns, struct err *err) must_check;
 int box_call_end(struct sandbox *s, const char *call, struct err *err) must_check;
 
 #endif

@@ -100,13 +100,14 @@ call_begin(struct call *c)
 {
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
-	if (c->launch)
-		enter(c, CALL_QUEUED, c->shell_words);
-	else
-		enter(c, CALL_RUNNING, "its command to end");
 	excess_begin(c);
-	if (c->state == CALL_QUEUED)
+	if (c->launch) {
+		enter(c, CALL_QUEUED, c->shell_words);
 		timer_set(&c->keeper->loop, &c->timer, c->started_ns + QUEUE_MAX_NS, on_queue_max, c);
+	} else {
+		enter(c, CALL_RUNNING, "its command to end");
+		excess_launched(c);
+	}
 	stream_watch(&c->out);
 	stream_watch(&c->err);
 }
@@ -116,6 +117,7 @@ call_launched(struct call *c)
 {
 	timer_cancel(&c->timer);
 	enter(c, CALL_RUNNING, "its command to end");
+	excess_launched(c);
 	join_launched(c);
 }
 
@@ -290,6 +292,23 @@ set_outcome(struct call *c, const struct msg_init_exited *m)
 	c->peak_bytes = m->peak_bytes;
 }
 
+/* Where the kernel counts for each call, init is not asked; what could not be read is not known. */
+static void
+measure_cpu(struct call *c)
+{
+	struct keeper *k = c->keeper;
+	uint64_t ns = 0;
+	struct err err;
+
+	if (!k->engine->call_cpu || c->place_gone)
+		return;
+	const int got = k->engine->call_cpu(&k->box, c->id, &ns, &err);
+	if (got < 0)
+		log_err(&err, "call %s: its processor time", c->id);
+	if (got != 0)
+		c->cpu_ns = ns;
+}
+
 static void
 on_quiet(void *ctx)
 {
@@ -311,6 +330,7 @@ on_all(void *ctx)
 {
 	struct call *c = ctx;
 
+	measure_cpu(c);
 	if (remove_place(c)) {
 		if (c->excess.timed_out)
 			excess_judge(c);
@@ -492,6 +512,7 @@ finish(struct call *c)
 	link_call(c, &k->late);
 	k->n_late++;
 	enter(c, CALL_LATE, "the processes it left to end");
+	measure_cpu(c);
 	if (!remove_place(c))
 		list_left(c, &left);
 	spool_end(c, buf_view(&left));

@@ -86,6 +86,10 @@ struct engine {
 	int (*set_name)(struct sandbox *s, const char *hostname, struct err *err);
 	/* A session of it sees KEEPER_SPILL as /run/berth/out. */
 	bool shows_spill;
+	/* Processor time of all processes that were ever in the call's place, as the kernel counts
+	 * it. NULL: it does not, and init's word is all there is. 1: *out_ns, 0: this engine has no
+	 * such places here, -1. */
+	int (*call_cpu)(struct sandbox *s, const char *call, uint64_t *out_ns, struct err *err);
 };
 
 /* The default: our own launcher (launch.c). */

@@ -152,17 +152,26 @@ excess_begin(struct call *c)
 {
 	struct keeper *k = c->keeper;
 	struct excess *e = &c->excess;
-
-	e->before = count(k);
-	e->disk_was_full = is_full(k, false);
 	const uint64_t own_ns = c->options.timeout_ns;
 	e->by_option = own_ns && (!k->limit_wall_ns || own_ns < k->limit_wall_ns);
 	e->wall_ns = e->by_option ? own_ns : k->limit_wall_ns;
-	e->alone = k->n_calls == 1 && k->n_late == 0;
-	for (struct call *other = k->calls; other && !e->alone; other = other->next)
-		other->excess.alone = false;
 	if (e->wall_ns)
 		timer_set(&k->loop, &e->wall, c->started_ns + e->wall_ns, on_wall, c);
+}
+
+/* One that waits for its shell has no process: it counts, and is counted, from here on. */
+void
+excess_launched(struct call *c)
+{
+	struct keeper *k = c->keeper;
+	struct excess *e = &c->excess;
+
+	e->before = count(k);
+	e->disk_was_full = is_full(k, false);
+	e->alone = k->n_late == 0;
+	for (struct call *other = k->calls; other; other = other->next)
+		if (other != c && other->state != CALL_QUEUED)
+			other->excess.alone = e->alone = false;
 }
 
 void

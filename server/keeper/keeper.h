@@ -9,8 +9,8 @@
  *   once.c     keys of calls                                        join.c      who listens to a call
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
- *   forward.c  -L, -R, -D
- *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout */
+ *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
+ *   request.c  who asked for the same before                        forward.c   -L, -R, -D */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -30,9 +30,10 @@
 #include <sys/types.h>
 
 enum {
-	CALL_WATCHERS_MAX = 32,    /* readers of one call besides its owner */
-	CALL_COMMAND_BYTES = 4096, /* of the command in its record */
-	CALL_READERS_MAX = 256,    /* that have joined one call by its key */
+	CALL_WATCHERS_MAX = 32,                   /* readers of one call besides its owner */
+	CALL_COMMAND_BYTES = 4096,                /* of the command in its record */
+	CALL_ENV_MAX = 256,                       /* variables of one call */
+	CALL_READERS_MAX = 256,                   /* that have joined one call by its key */
 	SHELL_KEY_BYTES = OPTION_NAME_BYTES + 17, /* name, @, 16 digits of its principal's sha256 */
 	SHELL_WORDS_BYTES = 128,
 	GRANTS_MAX = 1024,
@@ -89,8 +90,9 @@ struct excess {
 };
 
 struct call;
-/* The call begins, another one begins beside it, it has ended with its outcome. */
+/* It is admitted, its command begins, it has ended with its outcome. */
 void excess_begin(struct call *c);
+void excess_launched(struct call *c);
 /* It has written this, to where errors are told. */
 void excess_heard(struct call *c, const char *bytes, size_t n);
 /* By what the session's disk is held to its limit. */
@@ -144,6 +146,7 @@ struct call {
 	char *command; /* owned, cut to CALL_COMMAND_BYTES */
 	bool pty;
 	struct call_options options;
+	struct digest request; /* with a key: what was asked */
 
 	struct launch *launch; /* owned: what init is to start; NULL: it has it */
 	struct sftp *sftp; /* owned: it is the subsystem, and its owner reads stdout itself; NULL */
@@ -244,6 +247,18 @@ void join_tell_end(struct call *c, const char *notice);
 void join_tell_growth(struct call *c);
 void join_done(struct call *c);
 
+/* ---- request.c ---- */
+
+/* NAME=VALUE that is the command's, none of ours. */
+bool request_is_variable(struct str s);
+/* What makes two requests the same one: kind, command, where, terminal or not, the variables in any
+ * order. Not how the caller waits for it. */
+struct digest request_sum(const struct grant *g, const struct msg_call_start *m,
+			  const struct call_options *o);
+/* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
+int request_join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
+		 const struct digest *request, struct err *err) must_check;
+
 /* ---- retain.c ---- */
 
 void retain_take(struct keeper *k, const struct msg_retention *m);
@@ -259,7 +274,7 @@ void ask_input_close(struct keeper *k, const struct msg_call_input_close *m);
 
 /* Admits and starts a call, or answers the owner with call_refused. -1: the link must be cut. */
 int admit_call(struct grant *owner, const struct msg_call_start *m, struct err *err) must_check;
-/* Has init start what was admitted, and forgets how. */
+/* Keeps its key, has init start what was admitted, and forgets how. */
 int admit_launch(struct call *c, struct err *err) must_check;
 void launch_free(struct launch *l);
 void launch_resize(struct launch *l, const struct msg_call_resize *m);

@@ -249,6 +249,12 @@ launch_call_procs(struct sandbox *s, const char *call, int *out, struct err *err
 }
 
 static int
+launch_call_cpu(struct sandbox *s, const char *call, uint64_t *out_ns, struct err *err)
+{
+	return s->cgroup >= 0 ? box_call_cpu(s, call, out_ns, err) : 0;
+}
+
+static int
 launch_call_end(struct sandbox *s, const char *call, struct err *err)
 {
 	return s->cgroup >= 0 ? box_call_end(s, call, err) : procs_call_end(s, call, err);
@@ -279,6 +285,7 @@ const struct engine engine_launch = {
     .call_kill = launch_call_kill,
     .call_procs = launch_call_procs,
     .call_end = launch_call_end,
+    .call_cpu = launch_call_cpu,
     .call_started = launch_call_started,
     .done = launch_done,
     .set_name = launch_set_name,

@@ -114,10 +114,12 @@ int
 once_open(struct once *o, int calls_dir, struct err *err)
 {
 	*o = (struct once){.fd = -1, .dir = calls_dir};
-	if (open_file(o, err) == 0)
-		return 0;
-	once_close(o);
-	return err_add(err, "the keys of calls");
+	if (open_file(o, err) < 0) {
+		once_close(o);
+		return err_add(err, "the keys of calls");
+	}
+	o->unsure = o->fd >= 0; /* who made it may have died before he had synced its name */
+	return 0;
 }
 
 void
@@ -140,14 +142,54 @@ once_find(const struct once *o, struct str key)
 	return NULL;
 }
 
+/* What is known of keys stays until the file says it. */
+static int
+reopen(struct once *o, struct err *err)
+{
+	struct once now = {.fd = -1, .dir = o->dir, .unsure = true};
+
+	if (open_file(&now, err) < 0) {
+		once_close(&now);
+		return -1;
+	}
+	if (now.fd < 0 && o->end_at)
+		return err_set(err, ERR_CORRUPT, "%s has been taken away", ONCE_NAME);
+	once_close(o);
+	*o = now;
+	return 0;
+}
+
+/* No more unsure, or -1. */
+static int
+settle(struct once *o, struct err *err)
+{
+	if (!o->unsure)
+		return 0;
+	if ((o->fd < 0 && reopen(o, err) < 0) || path_sync_dir(o->dir, err) < 0)
+		return -1;
+	o->unsure = false;
+	return 0;
+}
+
 static int
 create(struct once *o, struct err *err)
 {
 	auto_close int made = path_create(o->dir, ONCE_NAME, 0600, err);
 	if (made < 0)
 		return -1;
-	o->fd = path_open(o->dir, ONCE_NAME, O_RDWR, err);
-	return o->fd < 0 ? -1 : path_sync_dir(o->dir, err);
+	o->unsure = true;
+	return settle(o, err);
+}
+
+int
+once_ready(struct once *o, struct err *err)
+{
+	if (settle(o, err) < 0)
+		return err_add(err, "no key of a call can be kept");
+	if (o->n < ONCE_KEYS_MAX)
+		return 0;
+	err_set(err, ERR_UNAVAILABLE, "%d keys of calls are kept already", ONCE_KEYS_MAX);
+	return err_hint(err, "they go with the journals of their calls");
 }
 
 static void
@@ -164,10 +206,8 @@ once_add(struct once *o, struct str key, const struct digest *request, const cha
 	uint8_t record[ONCE_RECORD_BYTES];
 	struct once_key k = {.key = digest_of(key), .request = *request};
 
-	if (o->n >= ONCE_KEYS_MAX) {
-		err_set(err, ERR_UNAVAILABLE, "%d keys of calls are kept already", ONCE_KEYS_MAX);
-		return err_hint(err, "they go with the journals of their calls");
-	}
+	if (once_ready(o, err) < 0)
+		return -1;
 	if (str_copy(str_of(call), k.call, sizeof k.call, err) < 0 ||
 	    (o->fd < 0 && create(o, err) < 0) || push(o, &k, err) < 0)
 		return err_add(err, "keep the key of a call");
@@ -199,9 +239,10 @@ once_drop(struct once *o, bool (*gone)(void *ctx, const char *call), void *ctx, 
 {
 	auto_buf kept = BUF_MAX((size_t)(ONCE_KEYS_MAX + 1) * ONCE_RECORD_BYTES);
 	uint8_t record[ONCE_RECORD_BYTES];
-	struct once next = {.fd = -1, .dir = o->dir};
 	bool any = false;
 
+	if (settle(o, err) < 0)
+		return err_add(err, "drop keys of calls");
 	for (uint64_t at = 0; at < o->end_at; at += sizeof record) {
 		char call[ID_BYTES] = "";
 		if (fd_pread_all(o->fd, record, sizeof record, at, err) < 0)
@@ -214,11 +255,13 @@ once_drop(struct once *o, bool (*gone)(void *ctx, const char *call), void *ctx, 
 	}
 	if (!any)
 		return 0;
-	if (buf_bad(&kept) ||
-	    path_replace(o->dir, ONCE_NAME, 0600, buf_view(&kept), err) < 0 ||
-	    once_open(&next, o->dir, err) < 0)
+	if (buf_bad(&kept))
+		return err_set(err, ERR_INTERNAL, "drop keys of calls: they are too many");
+	const int replaced = path_replace(o->dir, ONCE_NAME, 0600, buf_view(&kept), err);
+	fd_close(&o->fd); /* it may have lost its name, whatever was said */
+	o->unsure = true;
+	if (replaced < 0 || reopen(o, err) < 0)
 		return err_add(err, "drop keys of calls");
-	once_close(o);
-	*o = next;
+	o->unsure = false; /* path_replace has synced the directory */
 	return 0;
 }

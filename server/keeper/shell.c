@@ -138,6 +138,8 @@ shell_next(struct keeper *k, const char *key)
 	while (key[0] && (c = find_first(k, key)) && c->state == CALL_QUEUED) {
 		if (admit_launch(c, &err) < 0) {
 			log_err(&err, "call %s: its shell is free, but it cannot start", c->id);
+			snprintf(c->excess.notice, sizeof c->excess.notice,
+				 "berth: call: not run: %.220s", err.why);
 			call_cancel(c, &not_run);
 			continue;
 		}

@@ -91,6 +91,7 @@ write_end(struct audit *a, const struct call_row *r, const char *name, struct er
 	    AUDIT_TEXT("ended", at),
 	    AUDIT_NUMBER("wall_ns", r->wall_ns),
 	    AUDIT_NUMBER("cpu_ns", r->cpu_ns),
+	    AUDIT_TEXT("cpu_by", index_cpu_by(r)),
 	    AUDIT_NUMBER("peak_bytes", r->peak_bytes),
 	    AUDIT_NUMBER("stdout_bytes", r->out_bytes),
 	    AUDIT_NUMBER("stderr_bytes", r->err_bytes),

@@ -5,9 +5,11 @@
  *     are its meaning. */
 #include "building.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "manager/session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -62,12 +64,13 @@ answer_and_exit(int socket, struct answer *a, const int fds[KEEPER_FDS])
 }
 
 static _Noreturn void
-build(const struct session *s, struct workspace w, int spill, int socket)
+build(const struct session *s, struct workspace w, int spill, int socket, pid_t manager)
 {
 	struct answer a = {.why.code = ERR_NONE};
 	int fds[KEEPER_FDS];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != manager)
+		_exit(1);
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fds[i] = -1;
 	w.alone = true;
@@ -112,6 +115,28 @@ receive(int socket, int fds[KEEPER_FDS], struct err *err)
 	return 0;
 }
 
+void
+building_cut(struct session *s)
+{
+	if (s->building && s->building->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, s->building->pidfd, SIGKILL, NULL, 0);
+}
+
+static void
+forget(struct session *s)
+{
+	struct building *b = s->building;
+
+	if (!b)
+		return;
+	building_cut(s);
+	s->building = NULL;
+	watch_remove(&b->watch);
+	fd_close(&b->socket);
+	fd_close(&b->pidfd);
+	loop_defer(&s->m->loop, free, b);
+}
+
 static void
 on_answer(void *ctx, uint32_t events)
 {
@@ -123,26 +148,23 @@ on_answer(void *ctx, uint32_t events)
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fds[i] = -1;
 	const int result = receive(s->building->socket, fds, &err);
-	building_stop(s);
+	forget(s); /* it has done its work, or is dead */
 	session_run_built(s, fds, result < 0 ? &err : NULL);
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fd_close(&fds[i]);
 }
 
-void
-building_stop(struct session *s)
-{
-	struct building *b = s->building;
+#define DEATH_MAX_MS 10000
 
-	if (!b)
-		return;
-	s->building = NULL;
-	if (b->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, b->pidfd, SIGKILL, NULL, 0);
-	watch_remove(&b->watch);
-	fd_close(&b->socket);
-	fd_close(&b->pidfd);
-	loop_defer(&s->m->loop, free, b);
+void
+building_end(struct session *s)
+{
+	struct pollfd p = {.fd = s->building ? s->building->pidfd : -1, .events = POLLIN};
+
+	building_cut(s);
+	if (p.fd >= 0 && poll(&p, 1, DEATH_MAX_MS) <= 0)
+		log_line("session %s: the process that mounts it does not die", s->row.id);
+	forget(s);
 }
 
 int
@@ -156,16 +178,16 @@ building_begin(struct session *s, const struct workspace *w, int spill, struct e
 	struct building *b = xnew(1, sizeof *b);
 	*b = (struct building){.socket = ends[0], .pidfd = -1};
 	s->building = b;
-	const pid_t pid = fork();
+	const pid_t manager = getpid(), pid = fork();
 	if (pid == 0)
-		build(s, *w, spill, theirs);
+		build(s, *w, spill, theirs, manager);
 	if (pid > 0)
 		b->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (b->pidfd < 0)
 		err_sys(err, errno, "start a process that mounts the workspace");
 	if (b->pidfd < 0 ||
 	    watch_add(&s->m->loop, &b->watch, b->socket, EPOLLIN, on_answer, s, err) < 0) {
-		building_stop(s);
+		building_end(s);
 		return -1;
 	}
 	return 0;

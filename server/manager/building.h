@@ -13,7 +13,10 @@ struct building; /* owned by its session; NULL: none */
  * session_run_built. */
 int building_begin(struct session *s, const struct workspace *w, int spill,
 		   struct err *err) must_check;
-/* Ends it, if there is one: nothing is told any more. What it has made goes with prepare_clear. */
-void building_stop(struct session *s);
+/* Kills it, if there is one; its end is waited for by building_end. */
+void building_cut(struct session *s);
+/* The same, and waits until it is gone, for a bounded time: nothing is told any more, and what it
+ * has made goes with prepare_clear. */
+void building_end(struct session *s);
 
 #endif

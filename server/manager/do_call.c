@@ -33,6 +33,7 @@ do_call_json(struct buf *out, const struct call_row *r)
 		"\"stderr_sha256\":\"%s\"",
 		(unsigned long long)r->wall_ns, (unsigned long long)r->cpu_ns,
 		(unsigned long long)r->peak_bytes, r->out_sha256, r->err_sha256);
+	buf_fmt(out, ",\"cpu_by\":\"%s\"", index_cpu_by(r));
 	if (r->limit_hit[0])
 		buf_fmt(out, ",\"limit\":\"%s\"", r->limit_hit);
 	buf_text(out, ",\"left_running\":[");
@@ -154,8 +155,9 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 			row.ended_by);
 		if (row.limit_hit[0])
 			buf_fmt(&out, "%-10s%s\n", "limit", row.limit_hit);
-		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s\n", "wall", (double)row.wall_ns / 1e9,
-			(double)row.cpu_ns / 1e9);
+		buf_fmt(&out, "%-10s%.3f s, cpu %.3f s%s\n", "wall", (double)row.wall_ns / 1e9,
+			(double)row.cpu_ns / 1e9,
+			strcmp(index_cpu_by(&row), "init") == 0 ? " (its init says)" : "");
 		buf_fmt(&out, "%-10s%s, stderr %s\n", "stdout", bytes[0], bytes[1]);
 		if (row.out_sha256[0])
 			buf_fmt(&out, "%-10s%s stdout\n%-10s%s stderr\n", "sha256", row.out_sha256,

@@ -171,7 +171,19 @@ keeper_close(struct session *s)
 	s->keeper.pid = 0;
 }
 
+#define DEATH_MAX_MS    10000
 #define PID1_END_MAX_MS 10000
+
+int
+keeper_end(struct session *s, struct err *err)
+{
+	struct pollfd p = {.fd = s->keeper.pidfd, .events = POLLIN};
+
+	keeper_cut(s);
+	const bool gone = p.fd < 0 || poll(&p, 1, DEATH_MAX_MS) > 0;
+	keeper_close(s);
+	return gone ? 0 : err_set(err, ERR_TIMEOUT, "its keeper does not die");
+}
 
 int
 keeper_clear(struct session *s, struct err *err)

@@ -43,8 +43,10 @@ copy(char *out, size_t size, struct str s)
 }
 
 static void
-fill(struct pending *p, const struct session_row *session, const struct msg_call_record *r)
+fill(struct pending *p, const struct session *s, const struct msg_call_record *r)
 {
+	const struct session_row *session = &s->row;
+
 	*p = (struct pending){
 	    .record = r->record,
 	    .end = str_is(r->kind, "end"),
@@ -72,6 +74,7 @@ fill(struct pending *p, const struct session_row *session, const struct msg_call
 	c->err_bytes = r->err_bytes;
 	c->wall_ns = r->wall_ns;
 	c->cpu_ns = r->cpu_ns;
+	c->cpu_told = s->m->node.cgroup < 0; /* calls have a cgroup each, or none has */
 	c->peak_bytes = r->peak_bytes;
 }
 
@@ -203,7 +206,7 @@ records_add(struct session *s, const struct msg_call_record *r)
 	}
 	struct call_batch *b = m->batch;
 	struct pending *p = xnew(1, sizeof *p);
-	fill(p, &s->row, r);
+	fill(p, s, r);
 	*b->last = p;
 	b->last = &p->next;
 	if (++b->n % BATCH_MAX == 0)
@@ -239,7 +242,7 @@ replay_one(void *ctx, const struct msg_call_record *r, struct err *err)
 
 	int result = 0;
 	if (r->record > replay->last) {
-		fill(p, &replay->s->row, r);
+		fill(p, replay->s, r);
 		result = put(replay->s->m, p, err);
 	}
 	free(p);

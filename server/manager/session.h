@@ -176,9 +176,15 @@ int session_claim(struct session *s, enum session_state state, struct err *err) 
 /* The act is over: answers its want and takes the next. err NULL: it went well. */
 void session_finish(struct session *s, const struct err *err);
 void session_next(struct session *s);
+/* It cannot be made durable now: whoever asks next tries again. */
+void session_refuse_wants(struct session *s, const struct err *why);
 
 /* What a worker says, to the act that is under way. A job_fn. */
 void session_job(void *ctx, const struct message *m, const struct err *failure);
+
+/* session_make.c */
+/* New rows become durable when this turn ends; their sessions go on then. */
+void session_sync_rows(struct manager *m);
 
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
@@ -252,6 +258,8 @@ int keeper_find(struct session *s, struct err *err) must_check;
 /* A directory of the session that its keeper's uid writes, and the session root's group. */
 int keeper_open_dir(struct session *s, const char *name, mode_t mode, struct err *err) must_check;
 void keeper_cut(struct session *s); /* SIGKILL; its end comes as an event */
+/* SIGKILL; it is gone when this returns 0, so that nothing comes into its cgroup any more. */
+int keeper_end(struct session *s, struct err *err) must_check;
 /* A keeper that broke its row is presumed taken; one without a link can serve nobody. Both are ended,
  * and their end is told by the pidfd: until then nothing of the session is touched. */
 void keeper_unlink(struct session *s);

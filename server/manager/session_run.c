@@ -485,12 +485,8 @@ session_run_failed(struct session *s, const struct err *failure)
 	}
 	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
 		return;
-	building_stop(s);
-	if (s->keeper.pidfd >= 0) {
-		keeper_cut(s);
-		keeper_close(s);
-	}
-	if (keeper_clear(s, &clear) < 0)
+	building_end(s);
+	if (keeper_end(s, &clear) < 0 || keeper_clear(s, &clear) < 0)
 		log_err(&clear, "session %s", s->row.name);
 	if (session_set_state(s, SESSION_FAILED, kept.why, &err) < 0)
 		log_err(&err, "session %s", s->row.name);

@@ -9,11 +9,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #define START_MAX_NS (20 * NS_PER_S)
 #define REST_NS	     (5 * NS_PER_MS) /* after a claim: its first command goes first */
 #define RETRY_NS     (1 * NS_PER_S)
+#define KEEPER_END_MAX_NS (5 * NS_PER_S)
 enum { RETRY_DOUBLINGS = 6, AT_ONCE = 3 };
 
 static void refill(void *ctx);
@@ -41,22 +43,40 @@ refill_in(struct manager *m, uint64_t rest_ns)
 /* ---- the end of one ---- */
 
 static void
-remove_all(void *ctx)
+cut(struct session *s)
 {
-	struct session *s = ctx;
+	building_cut(s);
+	keeper_cut(s);
+}
+
+/* Both are dead before their cgroup is looked at: what they were about to make is made then. */
+static void
+remove_all(struct session *s)
+{
 	struct err err;
 
-	building_stop(s);
-	if (s->keeper.pidfd >= 0)
-		keeper_cut(s);
-	keeper_close(s);
-	if (keeper_clear(s, &err) < 0)
+	cut(s);
+	building_end(s);
+	if (keeper_end(s, &err) < 0 || keeper_clear(s, &err) < 0)
 		log_err(&err, "a spare session");
 	unlinkat(s->m->keepers, s->row.id, 0);
 	if (path_remove_tree(s->m->spares_dir, s->row.id, &err) < 0)
 		log_err(&err, "a spare session");
 	take_out(s);
 	session_free(s);
+}
+
+/* Not one by one: who was removed meanwhile is in the list no more. */
+static void
+remove_lost(void *ctx)
+{
+	struct manager *m = ctx;
+
+	for (struct session *s = m->spares, *next; s; s = next) {
+		next = s->next;
+		if (s->step == STEP_GONE)
+			remove_all(s);
+	}
 }
 
 void
@@ -68,7 +88,7 @@ spares_lost(struct session *s, const struct err *why)
 		return; /* its keeper had said so before it ended */
 	log_err(why, "a spare session");
 	session_enter(s, STEP_GONE, 0, "");
-	loop_defer(&m->loop, remove_all, s); /* its keeper's event is still being told */
+	loop_defer(&m->loop, remove_lost, m); /* its keeper's event is still being told */
 	refill_in(m, RETRY_NS << m->spares_failed);
 	if (m->spares_failed < RETRY_DOUBLINGS)
 		m->spares_failed++;
@@ -194,7 +214,7 @@ spares_end(struct manager *m)
 {
 	timer_cancel(&m->spares_timer);
 	for (struct session *s = m->spares; s; s = s->next)
-		keeper_cut(s); /* all at once: they need not be waited for one after another */
+		cut(s); /* all at once: they need not be waited for one after another */
 	while (m->spares)
 		remove_all(m->spares);
 }
@@ -204,6 +224,20 @@ spares_settle(struct manager *m, const char *id)
 {
 	if (renameat(m->spares_dir, id, m->sessions_dir, id) == 0)
 		log_line("session %s: has its directory now", id);
+}
+
+/* The keeper of a spare ends with its manager, but after it, and may start its pid 1 meanwhile. The
+ * lock is its own for life; flock(2) has no event to wait for. */
+static void
+wait_for_keeper(struct manager *m, const char *id)
+{
+	const uint64_t until = time_now_ns() + KEEPER_END_MAX_NS;
+	struct err ignored;
+	auto_close int dir = path_open(m->spares_dir, id, O_PATH | O_DIRECTORY, &ignored);
+	auto_close int lock = dir < 0 ? -1 : path_open(dir, "lock", O_RDWR, &ignored);
+
+	while (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0 && time_now_ns() < until)
+		poll(NULL, 0, 5);
 }
 
 void
@@ -217,6 +251,7 @@ spares_sweep(struct manager *m)
 		struct err err;
 		if (!id_is("s_", str_of(e->d_name)) || session_find(m, str_of(e->d_name)))
 			continue;
+		wait_for_keeper(m, e->d_name);
 		if (prepare_clear(&m->node, e->d_name, &err) < 0 ||
 		    path_remove_tree(m->spares_dir, e->d_name, &err) < 0)
 			log_err(&err, "sweep spare %s", e->d_name);

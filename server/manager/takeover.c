@@ -59,14 +59,7 @@ take_row(void *ctx, const struct session_row *row, struct err *err)
 static int
 end_processes(struct session *s, struct err *err)
 {
-	if (s->keeper.pidfd >= 0) {
-		struct pollfd p = {.fd = s->keeper.pidfd, .events = POLLIN};
-		keeper_cut(s);
-		if (poll(&p, 1, KEEPER_DEATH_MAX_MS) <= 0)
-			return err_set(err, ERR_TIMEOUT, "its keeper does not die");
-		keeper_close(s);
-	}
-	if (keeper_clear(s, err) < 0)
+	if (keeper_end(s, err) < 0 || keeper_clear(s, err) < 0)
 		return -1;
 	/* A keeper that could not be named ends by itself once its pid 1 is dead; flock(2) has no
 	 * event to wait for, so this looks again and again, for a bounded time. */

@@ -437,8 +437,8 @@ def test_a_client_killed_in_the_middle_leaves_nothing_and_can_go_on(server, here
 def test_call_kill_ends_it(server, here, name):
     random_file(here / "a", 48 * MIB)
     p = begin_slow(server, name, f"put {here}/a\n")
-    live = wait_until("it to begin", lambda: [c for c in sftp_calls(server, name) if c["live"]])[0]
-    wait_until("some of it", lambda: size_in(server, name, "a") > 0)
+    wait_until("some of it", lambda: size_in(server, name, "a") > 0)  # makes the session, where that has not
+    live = wait_until("it to be there", lambda: [c for c in sftp_calls(server, name) if c["live"]])[0]
     assert server.verb("call", "kill", live["call"]).status == 0
     p.stdin.close()
     assert p.wait(30) != 0

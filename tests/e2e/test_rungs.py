@@ -48,6 +48,23 @@ def test_a_call_has_streams_exit_and_signal(server, name):
     assert server.ssh(name, "kill -KILL $$").status == 255
 
 
+BUSY = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; times"
+
+
+def test_processor_time_is_the_kernels_word_or_inits(rung, server, name):
+    """By cgroup: of all processes. By init: of the command, and what it has waited for."""
+    by_cgroup = rung == "root"
+    run = f"mkfifo go; ( ({BUSY} > all; head -1 all > used; echo > go) & ); read x < go; cat used" if by_cgroup else f"({BUSY}) | head -1"
+    r = server.ssh(name, f"sh -c '{run}; exit 3'")  # the shell itself is idle
+    assert r.status == 3, r
+    minutes, seconds = re.match(r"(\d+)m([\d.]+)s", r.stdout).groups()
+    used = int(minutes) * 60 + float(seconds)
+    call = server.json("calls", name)[0]
+    assert used > 0.02 and call["cpu_ns"] > used * 0.9e9, (used, call)
+    assert call["cpu_by"] == ("cgroup" if by_cgroup else "init")
+    assert ("its init says" in server.verb("call show", call["call"]).stdout) == (not by_cgroup)
+
+
 def test_work_survives_a_warm_and_a_cold_resume(rung):
     with running(rung=rung) as s:
         s.ssh("w", "mkdir d; echo one > d/a; ln -s a d/l; ln d/a d/h; printf x > 'b\tc'; chmod 751 d; mkfifo f; "

@@ -1,7 +1,9 @@
 """Named shells: BERTH_SHELL=NAME carries a shell's state from call to call, one call after the other."""
 import asyncio
+import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import asyncssh
@@ -235,6 +237,34 @@ def test_one_that_waits_and_has_a_key_outlives_its_link(server, name):
     assert server.ssh(name, "cat ran").stdout == "first\n"
     other = call(server, name, "echo $V | tee -a ran", "BERTH_CALL=k", shell="other")
     assert other.status == 64 and "BERTH_CALL" in other.stderr, other
+
+
+def pause(server, session):
+    assert server.verb("pause", session, "--force", "--grace", "100ms").status == 0
+
+
+def kill_keeper(server, session):
+    for pid, what in server.keeper_pids():
+        if what == "berth-keeper":
+            os.kill(pid, signal.SIGKILL)
+    wait_until("the session to be paused", lambda: server.session(session)["state"] == "paused")
+
+
+@pytest.mark.parametrize("end", [pause, kill_keeper])
+def test_one_that_never_came_to_run_leaves_its_key(end):
+    """A retry is told nothing of an end that was none of the command's: it runs it, once."""
+    with running() as server:
+        name = "demo"
+        server.ssh(name, "mkfifo go")
+        first = popen(server, name, "read x < go")
+        wait_until("it to run", lambda: len(live(server, name)) == 1)
+        waiting = popen(server, name, "echo run | tee -a ran", "BERTH_CALL=k")
+        wait_until("it to queue", lambda: len(live(server, name)) == 2)
+        end(server, name)
+        assert waiting.communicate(timeout=30)[0] == b"" and waiting.returncode != 0 and first.wait(30) != 0
+        for _ in range(2):
+            assert out(call(server, name, "echo run | tee -a ran", "BERTH_CALL=k")) == "run\n"
+        assert server.ssh(name, "cat ran").stdout == "run\n"
 
 
 def test_one_that_waits_and_is_killed_by_the_verb_never_runs(server, name):

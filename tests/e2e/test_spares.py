@@ -1,5 +1,6 @@
 """Sessions that are started before anybody wants them: who takes one, what becomes of the others."""
 import contextlib
+import hashlib
 import os
 import pathlib
 import signal
@@ -127,3 +128,31 @@ def test_without_spares_each_start_is_its_own(name):
     with conftest.running("spares = 0\n") as server:
         assert server.ssh(name, "cat /proc/sys/kernel/hostname").out == f"{name}\n".encode()
         assert len(keepers(server)) == 1 and directories(server) == set()
+
+
+def cgroups(server):
+    """Its directories in all hierarchies, named after the path of its state."""
+    mine = "berth-" + hashlib.sha256(str(server.state).encode()).hexdigest()[:8]
+    return sorted(str(p) for where in ("", "*/") for p in pathlib.Path("/sys/fs/cgroup").glob(f"{where}{mine}/**/"))
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_spares_in_the_making_leave_nothing_when_their_manager_ends(sig):
+    """A process that mounts and a keeper that starts its pid 1 are stopped wherever they are. Each round stops a little
+    later: the moments are meant to fall anywhere."""
+    server = conftest.make_server("spares = 12\n")
+    try:
+        for rest in range(40):
+            server.start()
+            wait_until("some", lambda: len(directories(server)) > rest % 8, 60)
+            if sig == signal.SIGKILL:
+                server.kill()
+                server.start()  # while they end
+            assert server.stop(signal.SIGTERM) == 0, server.log()[-3000:]
+            assert cgroups(server) == [], (rest, server.log()[-3000:])
+            wait_until("all to end", lambda: not server.all_pids())
+            assert directories(server) == set() == {p.name for p in (server.run / "keepers").iterdir()}
+            assert str(server.base) not in pathlib.Path("/proc/mounts").read_text()
+        server.remove()
+    finally:
+        server.discard()

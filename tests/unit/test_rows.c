@@ -169,15 +169,22 @@ calls_end_once_and_open_ones_can_be_lost(void **state)
 	assert_int_equal(index_put_call_start(&p->ix, &c, &err), 0); /* a record sent again */
 	snprintf(c.ended_by, sizeof c.ended_by, "itself");
 	c.exit_status = 7;
+	c.cpu_ns = 5;
 	assert_int_equal(index_put_call_end(&p->ix, &c, &err), 0);
 	assert_int_equal(index_lose_calls(&p->ix, "s_a", 99, &err), 0);
 	assert_int_equal(index_find_call(&p->ix, "c_1", &out, &err), 1);
 	assert_string_equal(out.ended_by, "itself");
+	assert_string_equal(index_cpu_by(&out), "cgroup");
+	struct call_row told = {.id = "c_4", .session = "s_a", .cpu_ns = 5, .cpu_told = true};
+	assert_int_equal(index_put_call_end(&p->ix, &told, &err), 0);
+	assert_int_equal(index_find_call(&p->ix, "c_4", &out, &err), 1);
+	assert_string_equal(index_cpu_by(&out), "init");
 	struct call_row open = {.id = "c_2", .session = "s_a", .started_ns = 2};
 	assert_int_equal(index_put_call_start(&p->ix, &open, &err), 0);
 	assert_int_equal(index_lose_calls(&p->ix, "s_a", 99, &err), 0);
 	assert_int_equal(index_find_call(&p->ix, "c_2", &out, &err), 1);
 	assert_string_equal(out.ended_by, "lost");
+	assert_string_equal(index_cpu_by(&out), "");
 	assert_int_equal(index_find_call(&p->ix, "c_3", &out, &err), 0);
 }
 
