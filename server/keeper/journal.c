@@ -104,6 +104,22 @@ journal_open_reader(int dir, const char *call, struct err *err)
 	return path_open(dir, name, O_RDONLY, err);
 }
 
+/* Bytes that a frame starting at `at` can hold; 0: it must go into the next segment. */
+static uint64_t
+room_at(uint64_t at)
+{
+	const uint64_t left = JOURNAL_SEGMENT_BYTES - at % JOURNAL_SEGMENT_BYTES;
+	return left > JOURNAL_FRAME_BYTES ? left - JOURNAL_FRAME_BYTES : 0;
+}
+
+/* Where a reader that has all waits: at the next segment where no frame fits into the rest of this.
+ */
+static uint64_t
+next_frame_at(const struct journal *j)
+{
+	return room_at(j->at) ? j->at : (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
+}
+
 /* ---- the bound ---- */
 
 static uint64_t
@@ -157,7 +173,7 @@ keep_bound(struct journal *j, struct err *err)
 void
 journal_take(struct journal *j, uint64_t file_bytes)
 {
-	if (file_bytes > j->taken && file_bytes <= j->at)
+	if (file_bytes > j->taken && file_bytes <= next_frame_at(j))
 		j->taken = file_bytes;
 }
 
@@ -175,14 +191,6 @@ journal_own(struct journal *j)
 }
 
 /* ---- frames ---- */
-
-/* Bytes that a frame starting at `at` can hold; 0: it must go into the next segment. */
-static uint64_t
-room_at(uint64_t at)
-{
-	const uint64_t left = JOURNAL_SEGMENT_BYTES - at % JOURNAL_SEGMENT_BYTES;
-	return left > JOURNAL_FRAME_BYTES ? left - JOURNAL_FRAME_BYTES : 0;
-}
 
 static int
 write_frame(struct journal *j, enum journal_kind kind, enum journal_stream s, const void *bytes,
@@ -233,8 +241,7 @@ say_offsets(struct journal *j, bool all, struct err *err)
 	for (int s = JOURNAL_OUT; s <= JOURNAL_ERR; s++) {
 		if (!all && (j->newest[s] < j->punched_from || j->newest[s] >= j->punched_to))
 			continue;
-		if (room_at(j->at) == 0)
-			j->at = (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
+		j->at = next_frame_at(j);
 		if (write_frame(j, JOURNAL_DATA, (enum journal_stream)s, "", 0, err) < 0)
 			return -1;
 	}
@@ -264,8 +271,7 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 	else
 		hasher_add(s == JOURNAL_OUT ? j->sum_out : j->sum_err, bytes, n);
 	while (n) {
-		if (room_at(j->at) == 0)
-			j->at = (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
+		j->at = next_frame_at(j);
 		const uint64_t room = room_at(j->at);
 		const size_t piece = n < room ? n : (size_t)room;
 		if (append_piece(j, s, at, piece, err) < 0)

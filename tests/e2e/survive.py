@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -28,6 +29,7 @@ class Relay:
 
     def __init__(self, to):
         self.to, self.links, self.armed, self.cuts = to, set(), None, 0
+        self.up_limits = []  # after so many bytes to the server a link is cut, one after the other
 
     async def __aenter__(self):
         self.listener = await asyncio.start_server(self._link, "127.0.0.1", 0)
@@ -36,7 +38,9 @@ class Relay:
 
     async def __aexit__(self, *_):
         self.listener.close()
-        self._reset()
+        for link in self.links:
+            for end in link:
+                end.transport.abort()
 
     async def _link(self, reader, writer):
         try:
@@ -53,9 +57,13 @@ class Relay:
             end.transport.abort()
 
     async def _carry(self, reader, writer, down):
+        carried = 0
         while piece := await reader.read(65536):
-            if down and self.armed:
+            carried += len(piece)
+            if self.armed if down else self.up_limits and carried > self.up_limits[0]:
                 writer.write(piece[:len(piece) // 2])
+                if not down:
+                    self.up_limits.pop(0)
                 self._reset()
                 return
             writer.write(piece)
@@ -68,11 +76,11 @@ class Relay:
             for end in link:
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.transport.abort()
+        self.cuts += len(self.links)
+        self.links.clear()
         if self.armed:
-            self.cuts += len(self.links)
             self.armed.set()
             self.armed = None
-        self.links.clear()
 
     async def cut(self):
         self.armed = done = asyncio.Event()
@@ -250,3 +258,23 @@ async def run(server, session, cuts=20, stopped_lines=1000):
         wrong += [f"{record}: {what}" for what in bad]
         counts.append(count)
     return wrong, f"{counts[0]} and {counts[1]} lines, {relay.cuts} links cut, {sum(r.times for r in readers)} times come back"
+
+
+async def upload(server, session, path, cuts):
+    """A file as stdin of a call with a key, over links that are cut in the middle of it, each a piece later than the one
+    before: what the call read, and how often it was begun."""
+    size = os.path.getsize(path)
+    async with Relay(server.port) as relay:
+        via = copy.copy(server)
+        via.port = relay.port
+        relay.up_limits = [size * (i + 1) // (cuts + 1) for i in range(cuts)]
+        status = 255
+        while status == 255:
+            with open(path, "rb") as f:
+                p = await asyncio.create_subprocess_exec(
+                    *via.ssh_argv(session, "echo begun >> begun; sha256sum; exit 3", options=("-q", "-o", "SetEnv=BERTH_CALL=upload")),
+                    stdin=f, stdout=asyncio.subprocess.PIPE)
+            out, _ = await asyncio.wait_for(p.communicate(), 120)
+            status = p.returncode
+        assert relay.cuts == cuts, relay.cuts
+    return status, out.split()[:1], server.ssh(session, "cat begun").out

@@ -23,6 +23,14 @@ def test_what_came_through_cuts_a_killed_manager_and_stops_is_what_was_printed(o
     assert wrong == []
 
 
+def test_stdin_through_cut_links_is_read_once_and_whole(server, name, tmp_path):
+    sent = tmp_path / "sent"
+    sent.write_bytes(punch.written(0, 24 * punch.MIB + 7))
+    server.ssh(name, "true")
+    got = asyncio.run(survive.upload(server, name, sent, cuts=6))
+    assert got == (3, [punch.sum_of(24 * punch.MIB + 7).encode()], b"begun\n")
+
+
 def test_past_its_bound_a_journal_tells_of_every_byte_that_it_dropped_and_drops_none_of_its_owners(small, name):
     wrong, what = punch.run(small, name, 50 * punch.MIB + 12345, 4 * punch.MIB, 24 * punch.MIB + 5)
     assert wrong == [], what

@@ -245,6 +245,29 @@ what_the_owner_has_not_taken_is_never_punched(void **state)
 	journal_close(&j);
 }
 
+/* Who has read all waits at the next segment where no frame fits into the rest of this one. */
+static void
+an_owner_at_the_end_of_a_segment_has_taken_it(void **state)
+{
+	enum { END = 5 * MIB - 10 };
+	struct journal_reader r = {.fd = -1};
+	struct journal j;
+	int fd;
+
+	open_one(*state, &j, 4 * MIB, &fd);
+	while (j.at < END) {
+		const uint64_t left = END - j.at - JOURNAL_FRAME_BYTES;
+		give(&j, JOURNAL_OUT, left > 200000 ? 100000 : left, 0);
+	}
+	assert_int_equal(j.at, END);
+	assert_true(journal_is_full(&j));
+	assert_int_equal(read_all(fd, 65536, &seen, &r), 0);
+	journal_take(&j, r.at);
+	assert_false(journal_is_full(&j));
+	close(fd);
+	journal_close(&j);
+}
+
 /* An owner that takes as it reads sees every byte, though the journal is many times its bound. */
 static void
 an_owner_that_follows_misses_nothing(void **state)
@@ -530,6 +553,7 @@ main(void)
 	    T(no_frame_crosses_a_segment),
 	    T(past_its_bound_the_middle_goes),
 	    T(what_the_owner_has_not_taken_is_never_punched),
+	    T(an_owner_at_the_end_of_a_segment_has_taken_it),
 	    T(an_owner_that_follows_misses_nothing),
 	    T(a_slow_reader_meets_the_hole_and_is_told),
 	    T(a_stream_that_fell_silent_before_the_hole_is_told_of),
