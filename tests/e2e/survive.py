@@ -11,6 +11,7 @@ import socket
 import struct
 
 import asyncssh
+from conftest import wait_until
 
 AWAY = (None, 69, 75)  # the link is gone, or the server: come back
 
@@ -260,6 +261,10 @@ async def run(server, session, cuts=20, stopped_lines=1000):
     return wrong, f"{counts[0]} and {counts[1]} lines, {relay.cuts} links cut, {sum(r.times for r in readers)} times come back"
 
 
+UPLOADED = "echo begun >> begun; sha256sum; exit 3"
+UPLOAD = ("-q", "-o", "SetEnv=BERTH_CALL=upload")
+
+
 async def upload(server, session, path, cuts):
     """A file as stdin of a call with a key, over links that are cut in the middle of it, each a piece later than the one
     before: what the call read, and how often it was begun."""
@@ -272,9 +277,29 @@ async def upload(server, session, path, cuts):
         while status == 255:
             with open(path, "rb") as f:
                 p = await asyncio.create_subprocess_exec(
-                    *via.ssh_argv(session, "echo begun >> begun; sha256sum; exit 3", options=("-q", "-o", "SetEnv=BERTH_CALL=upload")),
-                    stdin=f, stdout=asyncio.subprocess.PIPE)
+                    *via.ssh_argv(session, UPLOADED, options=UPLOAD), stdin=f, stdout=asyncio.subprocess.PIPE)
             out, _ = await asyncio.wait_for(p.communicate(), 120)
             status = p.returncode
         assert relay.cuts == cuts, relay.cuts
     return status, out.split()[:1], server.ssh(session, "cat begun").out
+
+
+async def upload_past(server, session, data, cut, keeper):
+    """The same, one cut, while the keeper stands still: what was written to the call it hears of later."""
+    async with Relay(server.port) as relay:
+        via = copy.copy(server)
+        via.port = relay.port
+        client = via.popen(session, UPLOADED, options=UPLOAD, bufsize=0)
+        await asyncio.to_thread(client.stdin.write, data[:1])
+        await asyncio.to_thread(wait_until, "it to begin", lambda: server.ssh(session, "cat begun").out)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            relay.up_limits = [cut]
+            with contextlib.suppress(BrokenPipeError):
+                await asyncio.to_thread(client.communicate, data[1:])
+            assert client.returncode == 255 and relay.cuts == 1
+            await asyncio.to_thread(wait_until, "its conn to see it", lambda: "the client is gone" in server.log())
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+    r = await asyncio.to_thread(server.ssh, session, UPLOADED, stdin=data, options=UPLOAD)
+    return r.status, r.out.split()[:1], server.ssh(session, "cat begun").out

@@ -31,6 +31,14 @@ def test_stdin_through_cut_links_is_read_once_and_whole(server, name, tmp_path):
     assert got == (3, [punch.sum_of(24 * punch.MIB + 7).encode()], b"begun\n")
 
 
+def test_stdin_that_a_busy_keeper_did_not_hear_of_yet_is_not_given_twice(own_server, name):
+    own_server.ssh(name, "true")
+    [keeper] = [pid for pid, what in own_server.keeper_pids() if what == "berth-keeper"]
+    data = punch.written(0, 96 * punch.MIB)
+    got = asyncio.run(survive.upload_past(own_server, name, data, 90 * punch.MIB, keeper))
+    assert got == (3, [punch.sum_of(len(data)).encode()], b"begun\n")
+
+
 def test_past_its_bound_a_journal_tells_of_every_byte_that_it_dropped_and_drops_none_of_its_owners(small, name):
     wrong, what = punch.run(small, name, 50 * punch.MIB + 12345, 4 * punch.MIB, 24 * punch.MIB + 5)
     assert wrong == [], what
