@@ -15,7 +15,6 @@
 
 enum {
 	MANAGER_AWAY_S = 30,  /* how long new calls wait for the next manager */
-	LAST_WORDS_S = 30,    /* how long a keeper that is busy is waited for at the end */
 	MESSAGES_AT_ONCE = 8, /* of the manager: then what a verb printed has its turn to be sent */
 };
 
@@ -616,12 +615,8 @@ adopt_manager(struct conn *c, int fd)
 void
 peers_close(struct conn *c)
 {
-	const uint64_t until_ns = time_now_ns() + LAST_WORDS_S * NS_PER_S;
-
-	while (c->keepers) { /* what of stdin was written is known to nobody else */
-		wire_send_rest(&c->keepers->wire, until_ns);
+	while (c->keepers)
 		drop_keeper(c->keepers);
-	}
 	wire_close(&c->manager);
 	timer_cancel(&c->manager_timer);
 	timer_cancel(&c->again_timer);
