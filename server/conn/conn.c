@@ -33,6 +33,7 @@ enum {
 	SETUP_S = 10,
 	READS_MAX = 64, /* of 4 KiB each: what one turn takes from the socket */
 	STEPS_MAX = 64, /* of channels, before the socket is looked at again */
+	LAST_WORDS_S = 30, /* how long a keeper that is busy is waited for at the end */
 	ALIVE_S = 15,
 	ALIVE_MISSED_MAX = 4,
 	CLOSING_S = 15, /* without a byte received: a slow reader opens its window rarely */
@@ -439,6 +440,16 @@ serve(struct conn *c, unsigned uid, unsigned gid, struct err *err)
 	return run(c, err);
 }
 
+/* What was written of stdin is known to nobody else. */
+static void
+send_last_words(struct conn *c)
+{
+	const uint64_t until_ns = time_now_ns() + LAST_WORDS_S * NS_PER_S;
+
+	for (struct keeper_link *k = c->keepers; k; k = k->next)
+		wire_send_rest(&k->wire, until_ns);
+}
+
 /* What is left of a connection: the kernel would free it too, leak checkers want it done. */
 static void
 release(struct conn *c)
@@ -447,6 +458,7 @@ release(struct conn *c)
 		peers_leave(c->channels);
 		channel_drop(c->channels);
 	}
+	send_last_words(c);
 	peers_close(c);
 	manager_link_close(c);
 	if (c->loop.batch) {

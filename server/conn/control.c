@@ -103,6 +103,7 @@ control_journal(struct channel *ch, struct wire *w)
 	}
 	ch->out.skip_bytes = m->from;
 	ch->out.follow = m->follow && m->live;
+	ch->out.hung_up = !m->live;
 	conn_ready(ch);
 }
 

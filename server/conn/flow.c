@@ -270,9 +270,11 @@ say_gap(struct channel *ch, const struct journal_frame *f)
 	ch->out.has_gap = true;
 
 	auto_buf line = BUF_MAX(256);
-	buf_fmt(&line, "berth: call%s: %llu bytes of %s are no longer kept here\n",
-		ch->state == CHANNEL_VERB ? " output" : "",
-		(unsigned long long)lost, f->stream == JOURNAL_OUT ? "stdout" : "stderr");
+	buf_fmt(&line,
+		"berth: call%s: %llu bytes of %s from byte %llu on are no longer kept here\n",
+		ch->state == CHANNEL_VERB ? " output" : "", (unsigned long long)lost,
+		f->stream == JOURNAL_OUT ? "stdout" : "stderr",
+		(unsigned long long)(f->stream_offset - lost));
 	channel_text(ch, TEXT_ERR, buf_view(&line));
 }
 

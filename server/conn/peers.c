@@ -73,12 +73,6 @@ peers_start(struct channel *ch)
 }
 
 /* What a send could not deliver is found out where the link is read. */
-static void
-unsent(const struct err *err, const char *what)
-{
-	log_err(err, "%s", what);
-}
-
 void
 peers_signal(struct channel *ch, unsigned signal)
 {
@@ -87,7 +81,7 @@ peers_signal(struct channel *ch, unsigned signal)
 	if (ch->keeper && !ch->end_known &&
 	    wire_send(&ch->keeper->wire, call_signal, &err, .channel = ch->number,
 		      .signal = signal) < 0)
-		unsent(&err, "signal a call");
+		log_err(&err, "signal a call");
 }
 
 void
@@ -99,7 +93,7 @@ peers_resize(struct channel *ch)
 	    wire_send(&ch->keeper->wire, call_resize, &err, .channel = ch->number,
 		      .columns = ch->columns, .rows = ch->rows, .x_pixels = ch->x_pixels,
 		      .y_pixels = ch->y_pixels) < 0)
-		unsent(&err, "resize a terminal");
+		log_err(&err, "resize a terminal");
 }
 
 void
@@ -113,7 +107,7 @@ peers_taken(struct channel *ch)
 	out->taken_sent = out->reader.at;
 	if (wire_send(&ch->keeper->wire, call_taken, &err, .channel = ch->number,
 		      .journal_bytes = out->reader.at) < 0)
-		unsent(&err, "tell what was taken");
+		log_err(&err, "tell what was taken");
 }
 
 void
@@ -122,7 +116,7 @@ peers_leave(struct channel *ch)
 	struct err err;
 
 	if (ch->keeper && wire_send(&ch->keeper->wire, call_leave, &err, .channel = ch->number) < 0)
-		unsent(&err, "leave a call");
+		log_err(&err, "leave a call");
 	ch->keeper = NULL;
 }
 
@@ -134,7 +128,7 @@ peers_fed(struct channel *ch)
 	if (ch->keeper && !ch->end_known &&
 	    wire_send(&ch->keeper->wire, call_fed, &err, .channel = ch->number,
 		      .bytes = ch->in.fed) < 0)
-		unsent(&err, "tell what stdin was written");
+		log_err(&err, "tell what stdin was written");
 }
 
 void
@@ -144,7 +138,7 @@ peers_input_end(struct channel *ch)
 
 	if (ch->keeper && !ch->end_known &&
 	    wire_send(&ch->keeper->wire, call_input_end, &err, .channel = ch->number) < 0)
-		unsent(&err, "end stdin");
+		log_err(&err, "end stdin");
 }
 
 /* ---- the keeper speaks ---- */

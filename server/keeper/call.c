@@ -324,6 +324,16 @@ on_quiet(void *ctx)
 		  c);
 }
 
+/* Nothing of it runs any more, so that what the pipes hold is all that comes: it is read though the
+ * journal may be full. */
+static void
+empty_at_last(struct call *c)
+{
+	c->options.wait_all = false;
+	c->drained_bytes = 0;
+	stream_empty_both(c);
+}
+
 /* BERTH_WAIT=all: no event tells that the last process of many has ended, so this looks again. */
 static void
 on_all(void *ctx)
@@ -334,7 +344,7 @@ on_all(void *ctx)
 	if (remove_place(c)) {
 		if (c->excess.timed_out)
 			excess_judge(c);
-		stream_empty_both(c);
+		empty_at_last(c);
 		finish(c);
 		return;
 	}
@@ -531,7 +541,7 @@ call_end_all(struct keeper *k, const char *ended_by)
 			    (struct journal_outcome){.signal = SIGKILL, .ended_by = ended_by};
 			enter(c, CALL_DRAINING, "its last output");
 		}
-		stream_empty_both(c);
+		empty_at_last(c);
 		finish(c);
 	}
 	for (struct call *c = k->late, *next; c; c = next) {

@@ -104,6 +104,22 @@ journal_open_reader(int dir, const char *call, struct err *err)
 	return path_open(dir, name, O_RDONLY, err);
 }
 
+/* Bytes that a frame starting at `at` can hold; 0: it must go into the next segment. */
+static uint64_t
+room_at(uint64_t at)
+{
+	const uint64_t left = JOURNAL_SEGMENT_BYTES - at % JOURNAL_SEGMENT_BYTES;
+	return left > JOURNAL_FRAME_BYTES ? left - JOURNAL_FRAME_BYTES : 0;
+}
+
+/* Where a reader that has all waits: at the next segment where no frame fits into the rest of this.
+ */
+static uint64_t
+next_frame_at(const struct journal *j)
+{
+	return room_at(j->at) ? j->at : (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
+}
+
 /* ---- the bound ---- */
 
 static uint64_t
@@ -157,7 +173,7 @@ keep_bound(struct journal *j, struct err *err)
 void
 journal_take(struct journal *j, uint64_t file_bytes)
 {
-	if (file_bytes > j->taken && file_bytes <= j->at)
+	if (file_bytes > j->taken && file_bytes <= next_frame_at(j))
 		j->taken = file_bytes;
 }
 
@@ -176,14 +192,6 @@ journal_own(struct journal *j)
 
 /* ---- frames ---- */
 
-/* Bytes that a frame starting at `at` can hold; 0: it must go into the next segment. */
-static uint64_t
-room_at(uint64_t at)
-{
-	const uint64_t left = JOURNAL_SEGMENT_BYTES - at % JOURNAL_SEGMENT_BYTES;
-	return left > JOURNAL_FRAME_BYTES ? left - JOURNAL_FRAME_BYTES : 0;
-}
-
 static int
 write_frame(struct journal *j, enum journal_kind kind, enum journal_stream s, const void *bytes,
 	    size_t n, struct err *err)
@@ -200,6 +208,7 @@ write_frame(struct journal *j, enum journal_kind kind, enum journal_stream s, co
 		k = pwritev(j->fd, parts, 2, (off_t)j->at);
 	while (k < 0 && errno == EINTR);
 	if (k >= 0 && (size_t)k == whole) {
+		j->newest[s] = j->at;
 		j->at += whole;
 		return 0;
 	}
@@ -225,6 +234,20 @@ append_piece(struct journal *j, enum journal_stream s, const char *at, size_t n,
 	return result;
 }
 
+/* Says where streams stand: those whose newest frame was punched out, or `all` (invariant 5). */
+static int
+say_offsets(struct journal *j, bool all, struct err *err)
+{
+	for (int s = JOURNAL_OUT; s <= JOURNAL_ERR; s++) {
+		if (!all && (j->newest[s] < j->punched_from || j->newest[s] >= j->punched_to))
+			continue;
+		j->at = next_frame_at(j);
+		if (write_frame(j, JOURNAL_DATA, (enum journal_stream)s, "", 0, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static size_t
 late_room(const struct journal *j, size_t n)
 {
@@ -248,8 +271,7 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 	else
 		hasher_add(s == JOURNAL_OUT ? j->sum_out : j->sum_err, bytes, n);
 	while (n) {
-		if (room_at(j->at) == 0)
-			j->at = (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
+		j->at = next_frame_at(j);
 		const uint64_t room = room_at(j->at);
 		const size_t piece = n < room ? n : (size_t)room;
 		if (append_piece(j, s, at, piece, err) < 0)
@@ -258,7 +280,9 @@ journal_append(struct journal *j, enum journal_stream s, const void *bytes, size
 		n -= piece;
 	}
 	/* Not behind the end: its owner may still be reading what is before it. */
-	if (s != JOURNAL_LATE && keep_bound(j, result < 0 ? &second : err) < 0)
+	struct err *const why = result < 0 ? &second : err;
+	if (s != JOURNAL_LATE &&
+	    (keep_bound(j, why) < 0 || (result == 0 && say_offsets(j, false, why) < 0)))
 		result = -1;
 	return result;
 }
@@ -348,6 +372,7 @@ int
 journal_finish(struct journal *j, const struct journal_outcome *o, struct err *err)
 {
 	auto_buf json = BUF_MAX(4096);
+	struct err ignored; /* of offsets: the end matters more, and has a way to make room */
 
 	buf_fmt(&json, "{\"exit_status\":%u,\"signal\":%u,\"core_dumped\":%s,\"exec_errno\":%u",
 		o->exit_status, o->signal, o->core_dumped ? "true" : "false", o->exec_errno);
@@ -364,17 +389,13 @@ journal_finish(struct journal *j, const struct journal_outcome *o, struct err *e
 	buf_text(&json, "}");
 	if (j->torn)
 		return err_set(err, ERR_NO_SPACE, "this journal keeps no more");
-	if (j->lost_bytes) /* where the streams ended, in case nothing was kept since the loss */
-		for (int s = JOURNAL_OUT; s <= JOURNAL_ERR; s++) {
-			if (room_at(j->at) == 0)
-				j->at = (j->at / JOURNAL_SEGMENT_BYTES + 1) * JOURNAL_SEGMENT_BYTES;
-			if (write_frame(j, JOURNAL_DATA, (enum journal_stream)s, "", 0, err) < 0)
-				break; /* the end matters more, and has a way to make room */
-		}
+	/* Where the streams ended, in case nothing was kept since a loss. */
+	(void)!say_offsets(j, j->lost_bytes > 0, &ignored);
 	if (append_own(j, JOURNAL_END, &json, err) == 0)
 		return 0;
 	/* A full disk: a middle segment for the end of the story. */
 	if (!may_punch(j) || punch_segment(j, err) < 0)
 		return -1;
+	(void)!say_offsets(j, j->lost_bytes > 0, &ignored);
 	return append_own(j, JOURNAL_END, &json, err);
 }

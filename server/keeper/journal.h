@@ -5,7 +5,10 @@
  * segments;
  *  3. what the owner channel has not taken is never punched: journal_is_full says when to stop
  *     reading instead. Without an owner it never is; behind the END nothing is punched at all;
- *  4. a frame is whole in the file or not there: one that did not fit the disk is taken back. */
+ *  4. a frame is whole in the file or not there: one that did not fit the disk is taken back;
+ *  5. of each stream that has any bytes a frame stands outside the hole and behind what was lost:
+ * one of length 0 where there is no other, so that no gap is silent because nothing came after it.
+ */
 #ifndef BERTH_JOURNAL_H
 #define BERTH_JOURNAL_H
 
@@ -27,6 +30,7 @@ struct journal {
 	int fd;      /* owned; -1: closed */
 	uint64_t at; /* where the next frame goes, but for the end of a segment */
 	uint64_t offset[JOURNAL_STREAMS];
+	uint64_t newest[JOURNAL_STREAMS]; /* where the last frame of each begins; 0: none */
 	uint64_t bound_bytes, punched_from, punched_to;
 	bool owned;          /* an owner channel reads it */
 	uint64_t taken;      /* ... and has read up to here */

@@ -503,6 +503,22 @@ wire_recv_wait(struct wire *w, uint64_t deadline_ns, struct err *err)
 	}
 }
 
+void
+wire_send_rest(struct wire *w, uint64_t deadline_ns)
+{
+	struct err err;
+
+	while (w->queue && flush_queue(w, &err) == 0 && w->queue) {
+		const uint64_t now = time_now_ns();
+		if (now >= deadline_ns)
+			return;
+		const uint64_t ms = (deadline_ns - now) / NS_PER_MS + 1;
+		struct pollfd p = {.fd = w->fd, .events = POLLOUT};
+		if (poll(&p, 1, ms > 3600000 ? 3600000 : (int)ms) < 0 && errno != EINTR)
+			return;
+	}
+}
+
 /* ---- on a loop ---- */
 
 static void

@@ -161,6 +161,9 @@ int wire_recv(struct wire *w, struct err *err) must_check;
 /* Waits for the next message, at most until the deadline (CLOCK_BOOTTIME): for links that have no
  * loop yet, or whose owner may do nothing else meanwhile. -1 with TIMEOUT when it passes. */
 int wire_recv_wait(struct wire *w, uint64_t deadline_ns, struct err *err) must_check;
+/* Waits until what was sent is on its way, at most until the deadline: before the end of a link
+ * whose last words matter. */
+void wire_send_rest(struct wire *w, uint64_t deadline_ns);
 
 /* Puts the link on a loop: fn(ctx) for each readable turn; the queue is flushed by itself. */
 int wire_watch(struct wire *w, struct loop *l, void (*fn)(void *ctx), void *ctx,

@@ -135,3 +135,16 @@ def test_another_ones_scope_hides_a_call_from_all_verbs(server, name):
     for words in (f"call wait {ident}", f"call kill {ident}", f"call output {ident}"):
         assert server.verb(words, key=key).status == 66
     assert server.verb("call kill", ident).status == 0
+
+
+def test_output_of_a_lost_call_says_that_there_may_have_been_more(own_server, name):
+    server = own_server
+    ident = detach(server, name, "echo begun; exec sleep 300")
+    wait_until("its output", lambda: server.verb("call output", ident).out == b"begun\n")
+    for pid, what in server.keeper_pids():
+        if what == "berth-keeper":
+            os.kill(pid, signal.SIGKILL)
+    assert server.verb("call wait", ident).status == 69
+    for words in ("", "--follow", "--from 3 --follow"):  # as it says to who followed it when it died
+        r = server.verb("call output", ident, words)
+        assert (r.status, r.out) == (74, b"un\n" if "3" in words else b"begun\n") and "without a word" in r.stderr, r

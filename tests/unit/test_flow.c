@@ -153,8 +153,9 @@ a_gap_is_said_in_its_place(void **state)
 	r->ch.out.skip_bytes = 103; /* 100 of the lost ones would not have been shown */
 	run_output(r);
 	assert_true(r->ch.out.has_gap);
-	assert_string_equal(fake.sent[TEXT_ERR].at,
-			    "berth: call: 900 bytes of stderr are no longer kept here\nxyz");
+	assert_string_equal(
+	    fake.sent[TEXT_ERR].at,
+	    "berth: call: 900 bytes of stderr from byte 103 on are no longer kept here\nxyz");
 }
 
 static void

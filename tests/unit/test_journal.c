@@ -245,6 +245,29 @@ what_the_owner_has_not_taken_is_never_punched(void **state)
 	journal_close(&j);
 }
 
+/* Who has read all waits at the next segment where no frame fits into the rest of this one. */
+static void
+an_owner_at_the_end_of_a_segment_has_taken_it(void **state)
+{
+	enum { END = 5 * MIB - 10 };
+	struct journal_reader r = {.fd = -1};
+	struct journal j;
+	int fd;
+
+	open_one(*state, &j, 4 * MIB, &fd);
+	while (j.at < END) {
+		const uint64_t left = END - j.at - JOURNAL_FRAME_BYTES;
+		give(&j, JOURNAL_OUT, left > 200000 ? 100000 : left, 0);
+	}
+	assert_int_equal(j.at, END);
+	assert_true(journal_is_full(&j));
+	assert_int_equal(read_all(fd, 65536, &seen, &r), 0);
+	journal_take(&j, r.at);
+	assert_false(journal_is_full(&j));
+	close(fd);
+	journal_close(&j);
+}
+
 /* An owner that takes as it reads sees every byte, though the journal is many times its bound. */
 static void
 an_owner_that_follows_misses_nothing(void **state)
@@ -299,6 +322,35 @@ a_slow_reader_meets_the_hole_and_is_told(void **state)
 	assert_true(f.gap_bytes > MIB);
 	for (size_t i = 0; i < f.length; i++)
 		assert_int_equal(buf[i], byte_at(JOURNAL_OUT, f.stream_offset + i));
+	close(fd);
+	journal_close(&j);
+}
+
+/* Invariant 5: whose newest frame was punched out says where it stands again, at once. */
+static void
+a_stream_that_fell_silent_before_the_hole_is_told_of(void **state)
+{
+	struct journal j;
+	struct journal_reader r = {.fd = -1};
+	struct err err;
+	int fd;
+
+	open_one(*state, &j, 4 * MIB, &fd);
+	journal_disown(&j);
+	for (int i = 0; i < 5; i++)
+		give(&j, JOURNAL_OUT, JOURNAL_WRITE_MAX_BYTES, 0);
+	give(&j, JOURNAL_ERR, 100, 0);
+	for (int i = 0; i < 40; i++)
+		give(&j, JOURNAL_OUT, JOURNAL_WRITE_MAX_BYTES, 0);
+	assert_int_equal(read_all(fd, 65536, &seen, &r), 0);
+	assert_int_equal(seen.gaps[JOURNAL_ERR], 100);
+	for (int i = 0; i < 40; i++) /* and what said so goes too */
+		give(&j, JOURNAL_OUT, JOURNAL_WRITE_MAX_BYTES, 0);
+	assert_int_equal(journal_finish(&j, &well, &err), 0);
+	r.fd = -1;
+	assert_int_equal(read_all(fd, 65536, &seen, &r), 1);
+	assert_int_equal(seen.gaps[JOURNAL_ERR], 100);
+	assert_int_equal(seen.bytes[JOURNAL_ERR], 0);
 	close(fd);
 	journal_close(&j);
 }
@@ -501,8 +553,10 @@ main(void)
 	    T(no_frame_crosses_a_segment),
 	    T(past_its_bound_the_middle_goes),
 	    T(what_the_owner_has_not_taken_is_never_punched),
+	    T(an_owner_at_the_end_of_a_segment_has_taken_it),
 	    T(an_owner_that_follows_misses_nothing),
 	    T(a_slow_reader_meets_the_hole_and_is_told),
+	    T(a_stream_that_fell_silent_before_the_hole_is_told_of),
 	    T(a_tail_cut_short_is_not_there_yet),
 	    T(on_a_full_disk_bytes_are_counted_and_the_call_goes_on),
 	    T(a_loss_at_the_very_end_is_a_gap_too),
