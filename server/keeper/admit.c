@@ -278,7 +278,10 @@ new_call(struct grant *g, const struct msg_call_start *m, const struct call_opti
 	if (n)
 		memcpy(command, text.at, n);
 	memcpy(c->principal, g->principal, sizeof c->principal);
-	id_new("c_", c->id);
+	if (k->next_journal.fd >= 0)
+		memcpy(c->id, k->next_journal.call, sizeof c->id);
+	else
+		id_new("c_", c->id);
 	do
 		c->number = ++k->next_number;
 	while (c->number == 0); /* 0 means all calls; 2^32 calls later none of that number lives */
@@ -293,7 +296,7 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 	/* of a subsystem it has the log alone, which nobody has to read */
 	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id,
-			 c->sftp ? 0 : k->journal_bytes_max, err) < 0)
+			 c->sftp ? 0 : k->journal_bytes_max, &k->next_journal, err) < 0)
 		return -1;
 	if (c->sftp)
 		journal_disown(&c->journal);

@@ -42,6 +42,21 @@ enter(struct call *c, enum call_state state, const char *waits_for)
 
 /* ---- life ---- */
 
+static void
+prepare(void *ctx)
+{
+	struct keeper *k = ctx;
+
+	if (!k->ended)
+		journal_prepare(&k->next_journal, k->fds[KEEPER_CALLS]);
+}
+
+void
+call_prepare(struct keeper *k)
+{
+	loop_defer(&k->loop, prepare, k);
+}
+
 void
 call_free(struct call *c)
 {
@@ -513,6 +528,7 @@ finish(struct call *c)
 	growth_tell(c);
 	join_tell_end(c, notice);
 	growth_end_watchers(c);
+	call_prepare(k);
 	journal_disown(&c->journal);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);

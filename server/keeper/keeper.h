@@ -176,6 +176,8 @@ void call_begin(struct call *c);
 void call_launched(struct call *c);
 /* Of one that is QUEUED: it ends without having run. */
 void call_cancel(struct call *c, const struct journal_outcome *outcome);
+/* What the next call needs is made when this turn ends. */
+void call_prepare(struct keeper *k);
 /* Frees a call that was never begun, or is over. */
 void call_free(struct call *c);
 AUTO_OF(call)
@@ -401,6 +403,7 @@ struct keeper {
 	struct watch pid1, listen;
 	struct timer farewell, retain;
 	struct spool spool;
+	struct journal_file next_journal; /* for the next call */
 	struct once once;
 	struct pause pause;
 	struct sockets sockets;

@@ -120,7 +120,7 @@ static void
 open_one(struct place *p, struct journal *j, uint64_t bound, int *reader)
 {
 	struct err err;
-	assert_int_equal(journal_open(j, p->dir, "c_aaaaaaaaaaaaaaaa", bound, &err), 0);
+	assert_int_equal(journal_open(j, p->dir, "c_aaaaaaaaaaaaaaaa", bound, NULL, &err), 0);
 	*reader = journal_open_reader(p->dir, "c_aaaaaaaaaaaaaaaa", &err);
 	assert_true(*reader >= 0);
 }
