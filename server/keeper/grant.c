@@ -39,7 +39,7 @@ end(struct grant *g)
 		g->next->link = g->link;
 	k->n_grants--;
 	join_leave_all(k, g);
-	forward_leave(k, g, NULL);
+	tunnel_leave(k, g, NULL);
 	if (wire_is_open(&k->manager) &&
 	    wire_send(&k->manager, grant_closed, &err, .grant = g->number) < 0)
 		log_err(&err, "grant %llu", (unsigned long long)g->number);
@@ -92,12 +92,12 @@ take_message(struct grant *g, struct err *err)
 	if (m->id == MSG_call_input_end && (c = call_find(k, g, m->call_input_end.channel)))
 		join_owner_input_ended(c);
 	if (m->id == MSG_forward_open)
-		return forward_open(g, &m->forward_open, err);
+		return tunnel_open(g, &m->forward_open, err);
 	if (m->id == MSG_forward_listen)
-		return forward_listen(g, &m->forward_listen, err);
+		return tunnel_listen(g, &m->forward_listen, err);
 	if (m->id == MSG_call_leave) {
 		join_leave(k, g, m->call_leave.channel);
-		forward_leave(k, g, &m->call_leave.channel);
+		tunnel_leave(k, g, &m->call_leave.channel);
 	}
 	return 0; /* a channel without a call: its end and the message have crossed */
 }

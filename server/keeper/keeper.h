@@ -10,7 +10,7 @@
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
- *   request.c  who asked for the same before                        forward.c   -L, -R, -D */
+ *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -343,13 +343,13 @@ void grant_cut_later(struct grant *g, const struct err *why);
 int grant_report_all(struct keeper *k, struct err *err) must_check;
 void grant_close_all(struct keeper *k);
 
-/* ---- forward.c: connections into the session's network and listeners in it ---- */
+/* ---- tunnel.c: connections into the session's network and listeners in it ---- */
 
 /* -1: the link must be cut. */
-int forward_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
-int forward_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
+int tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
+int tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
 /* Nobody wants it any more. number NULL: all of that link. */
-void forward_leave(struct keeper *k, const struct grant *g, const uint32_t *number);
+void tunnel_leave(struct keeper *k, const struct grant *g, const uint32_t *number);
 
 /* ---- pause.c ---- */
 
@@ -413,8 +413,8 @@ struct keeper {
 		uint32_t forwards;
 		struct buf opens; /* owned */
 	} rights; /* of a grant to come */
-	struct forward *forwards; /* owned */
-	uint32_t n_forwards;
+	struct tunnel *tunnels; /* owned */
+	uint32_t n_tunnels;
 	struct call *calls, *late; /* late: ended, but something of them lives */
 	uint32_t n_grants, n_calls, n_late;
 	char *room; /* owned: JOURNAL_WRITE_MAX_BYTES, for one read at a time */

@@ -544,11 +544,44 @@ a_reader_takes_nothing_on_trust(void **state)
 	journal_close(&j);
 }
 
+/* The file of the next call, made ahead: taken by the call of that id alone, or removed. */
+static void
+a_file_made_ahead_is_taken_once(void **state)
+{
+	struct place *p = *state;
+	struct journal_file ahead = {.fd = -1};
+	struct journal j;
+	struct err err;
+	char name[64];
+
+	journal_prepare(&ahead, p->dir);
+	assert_true(ahead.fd >= 0);
+	snprintf(name, sizeof name, "%s.j", ahead.call);
+	assert_int_equal(faccessat(p->dir, name, F_OK, 0), 0);
+	assert_int_equal(journal_open(&j, p->dir, "c_bbbbbbbbbbbbbbbb", 0, &ahead, &err), 0);
+	assert_true(ahead.fd >= 0); /* another call's */
+	journal_close(&j);
+	assert_int_equal(journal_open(&j, p->dir, ahead.call, 0, &ahead, &err), 0);
+	assert_int_equal(ahead.fd, -1);
+	const int reader = journal_open_reader(p->dir, ahead.call, &err);
+	struct stat st;
+	assert_int_equal(fstat(reader, &st), 0);
+	assert_int_equal(st.st_size, JOURNAL_HEADER_BYTES);
+	close(reader);
+	journal_close(&j);
+	journal_prepare(&ahead, p->dir);
+	snprintf(name, sizeof name, "%s.j", ahead.call);
+	journal_unprepare(&ahead, p->dir);
+	assert_int_equal(faccessat(p->dir, name, F_OK, 0), -1);
+	assert_int_equal(ahead.fd, -1);
+}
+
 int
 main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
+	    T(a_file_made_ahead_is_taken_once),
 	    T(what_is_written_is_read_back_in_any_pieces),
 	    T(no_frame_crosses_a_segment),
 	    T(past_its_bound_the_middle_goes),

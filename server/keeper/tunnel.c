@@ -25,19 +25,19 @@
 #define LISTEN_MAX_NS (5 * NS_PER_S)
 
 enum {
-	FORWARDS_MAX = 512,     /* of one session: on their way, and listeners */
+	TUNNELS_MAX = 512,     /* of one session: on their way, and listeners */
 	ACCEPTS_AT_ONCE = 16,
 	TRIES_MAX = 2,		/* ::1 behind 127.0.0.1 */
 };
 
 struct listener {
-	struct forward *forward;
+	struct tunnel *tunnel;
 	int fd; /* owned, -1: none */
 	struct watch watch;
 };
 
-struct forward {
-	struct forward *next;
+struct tunnel {
+	struct tunnel *next;
 	struct grant *grant; /* lent */
 	uint32_t number;     /* the conn's */
 	bool listens;
@@ -60,58 +60,58 @@ free_later(void *ctx)
 
 /* Off the list, with all that it has. */
 static void
-drop(struct forward *f)
+drop(struct tunnel *t)
 {
-	struct keeper *k = f->grant->keeper;
+	struct keeper *k = t->grant->keeper;
 
-	if (f->gone)
+	if (t->gone)
 		return;
-	f->gone = true;
-	for (struct forward **at = &k->forwards; *at; at = &(*at)->next)
+	t->gone = true;
+	for (struct tunnel **at = &k->tunnels; *at; at = &(*at)->next)
 		if (*at == f) {
-			*at = f->next;
+			*at = t->next;
 			break;
 		}
-	k->n_forwards--;
-	if (f->asked)
-		sockets_cancel(&k->sockets, f->asked);
+	k->n_tunnels--;
+	if (t->asked)
+		sockets_cancel(&k->sockets, t->asked);
 	for (size_t i = 0; i < TRIES_MAX; i++) {
-		watch_remove(&f->listeners[i].watch);
-		guard_close(&f->listeners[i].fd);
+		watch_remove(&t->listeners[i].watch);
+		guard_close(&t->listeners[i].fd);
 	}
-	loop_defer(&k->loop, free_later, f);
+	loop_defer(&k->loop, free_later, t);
 }
 
 static void
-record(const struct forward *f, const char *result)
+record(const struct tunnel *t, const char *result)
 {
 	char what[CALL_COMMAND_BYTES];
 
-	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s: %s", f->listens ? "listen" : "connect",
-		 strchr(f->host, ':') ? "[" : "", f->host, strchr(f->host, ':') ? "]" : "", f->port,
-		 f->origin[0] ? " for " : "", f->origin, result);
+	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s: %s", t->listens ? "listen" : "connect",
+		 strchr(t->host, ':') ? "[" : "", t->host, strchr(t->host, ':') ? "]" : "", t->port,
+		 t->origin[0] ? " for " : "", t->origin, result);
 	struct msg_call_record r = {
 	    .kind = STR_LIT("forward"),
-	    .principal = str_of(f->grant->principal),
+	    .principal = str_of(t->grant->principal),
 	    .command = str_of(what),
 	    .time_ns = time_real_ns(),
 	};
-	keeper_record(f->grant->keeper, &r);
+	keeper_record(t->grant->keeper, &r);
 }
 
 /* Says why there is none, and forgets it. */
 static void
-refuse(struct forward *f, const struct err *why)
+refuse(struct tunnel *t, const struct err *why)
 {
 	struct err err;
 
-	record(f, why->why);
-	if (!f->grant->dead &&
-	    wire_send(&f->grant->conn, forward_failed, &err, .request = f->number,
+	record(t, why->why);
+	if (!t->grant->dead &&
+	    wire_send(&t->grant->conn, forward_failed, &err, .request = t->number,
 		      .code = (uint32_t)why->code, .why = str_of(why->why),
 		      .hint = str_of(why->hint)) < 0)
-		grant_cut_later(f->grant, &err);
-	drop(f);
+		grant_cut_later(t->grant, &err);
+	drop(t);
 }
 
 /* ---- addresses ---- */
@@ -120,33 +120,33 @@ static const uint8_t loopback4[4] = {127, 0, 0, 1};
 static const uint8_t loopback6[16] = {[15] = 1};
 
 static void
-wish(struct forward *f, unsigned family, const void *address)
+wish(struct tunnel *t, unsigned family, const void *address)
 {
-	struct socket_wish *w = &f->wishes[f->n_wishes++];
+	struct socket_wish *w = &t->wishes[t->n_wishes++];
 
-	*w = (struct socket_wish){.action = f->listens ? OPEN_LISTEN : OPEN_CONNECT,
+	*w = (struct socket_wish){.action = t->listens ? OPEN_LISTEN : OPEN_CONNECT,
 				  .family = family,
-				  .port = f->port};
+				  .port = t->port};
 	memcpy(w->address, address, family == 6 ? 16 : 4);
 }
 
 /* An address, or a name of the session itself: others are not resolved here. */
 static int
-fill_wishes(struct forward *f, struct err *err)
+fill_wishes(struct tunnel *t, struct err *err)
 {
-	const struct keeper *k = f->grant->keeper;
+	const struct keeper *k = t->grant->keeper;
 	uint8_t address[16];
 
-	if (f->listens || !f->host[0] || strcmp(f->host, "localhost") == 0 ||
-	    strcmp(f->host, k->hostname) == 0) {
-		wish(f, 4, loopback4);
-		wish(f, 6, loopback6);
-	} else if (inet_pton(AF_INET, f->host, address) == 1) {
-		wish(f, 4, address);
-	} else if (inet_pton(AF_INET6, f->host, address) == 1) {
-		wish(f, 6, address);
+	if (t->listens || !t->host[0] || strcmp(t->host, "localhost") == 0 ||
+	    strcmp(t->host, k->hostname) == 0) {
+		wish(t, 4, loopback4);
+		wish(t, 6, loopback6);
+	} else if (inet_pton(AF_INET, t->host, address) == 1) {
+		wish(t, 4, address);
+	} else if (inet_pton(AF_INET6, t->host, address) == 1) {
+		wish(t, 6, address);
 	} else {
-		err_set(err, ERR_UNAVAILABLE, "%.64s is not an address", f->host);
+		err_set(err, ERR_UNAVAILABLE, "%.64s is not an address", t->host);
 		return err_hint(err, "names are not resolved in a session: give an address");
 	}
 	return 0;
@@ -172,44 +172,44 @@ is_within(struct str opens, const char *host, uint16_t port)
 }
 
 static int
-check(const struct forward *f, struct err *err)
+check(const struct tunnel *t, struct err *err)
 {
-	const struct grant *g = f->grant;
+	const struct grant *g = t->grant;
 	const struct keeper *k = g->keeper;
-	const uint32_t right = f->listens ? FORWARD_LISTENS : FORWARD_CONNECTS;
+	const uint32_t right = t->listens ? FORWARD_LISTENS : FORWARD_CONNECTS;
 
 	if (!(g->forwards & right))
 		return err_set(err, ERR_DENIED, "this key may not forward");
-	if (!f->listens && !is_within(buf_view(&g->opens), f->host, f->port))
-		return err_set(err, ERR_DENIED, "this key may not connect to %.64s:%u", f->host,
-			       f->port);
+	if (!t->listens && !is_within(buf_view(&g->opens), t->host, t->port))
+		return err_set(err, ERR_DENIED, "this key may not connect to %.64s:%u", t->host,
+			       t->port);
 	if (k->ended || k->held || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session is pausing");
-	if (k->n_forwards > FORWARDS_MAX)
+	if (k->n_tunnels > TUNNELS_MAX)
 		return err_set(err, ERR_UNAVAILABLE, "%u forwards of this session already",
-			       k->n_forwards - 1);
+			       k->n_tunnels - 1);
 	return 0;
 }
 
-static struct forward *
+static struct tunnel *
 begin(struct grant *g, uint32_t number, struct str host, uint32_t port, bool listens)
 {
-	struct forward *f = try_new(1, sizeof *f);
+	struct tunnel *t = try_new(1, sizeof *t);
 	struct err err;
 
-	if (!f)
+	if (!t)
 		return NULL;
-	f->grant = g;
-	f->number = number;
-	f->listens = listens;
-	f->port = (uint16_t)port;
-	(void)!str_copy(host, f->host, sizeof f->host, &err); /* the row bounds it */
+	t->grant = g;
+	t->number = number;
+	t->listens = listens;
+	t->port = (uint16_t)port;
+	(void)!str_copy(host, t->host, sizeof t->host, &err); /* the row bounds it */
 	for (size_t i = 0; i < TRIES_MAX; i++)
-		f->listeners[i] = (struct listener){.forward = f, .fd = -1};
-	f->next = g->keeper->forwards;
-	g->keeper->forwards = f;
-	g->keeper->n_forwards++;
-	return f;
+		t->listeners[i] = (struct listener){.tunnel = t, .fd = -1};
+	t->next = g->keeper->tunnels;
+	g->keeper->tunnels = t;
+	g->keeper->n_tunnels++;
+	return t;
 }
 
 static int
@@ -221,68 +221,68 @@ no_memory(struct grant *g, uint32_t number, struct err *err)
 
 /* ---- connections ---- */
 
-static void try_next(struct forward *f, const struct err *last);
+static void try_next(struct tunnel *t, const struct err *last);
 
 static void
 on_connected(void *ctx, const int *take_fds, size_t n, const struct err *failure)
 {
-	struct forward *f = ctx;
+	struct tunnel *t = ctx;
 	struct err err;
 
 	(void)n;
-	f->asked = 0;
+	t->asked = 0;
 	if (failure) {
-		f->at++;
-		try_next(f, failure);
+		t->at++;
+		try_next(t, failure);
 		return;
 	}
 	int fd = take_fds[0];
-	const struct msg_forward_opened body = {.request = f->number};
-	record(f, "opened");
-	if (wire_send_fds(&f->grant->conn, MSG_forward_opened, &body, &fd, 1, &err) < 0)
-		grant_cut_later(f->grant, &err);
+	const struct msg_forward_opened body = {.request = t->number};
+	record(t, "opened");
+	if (wire_send_fds(&t->grant->conn, MSG_forward_opened, &body, &fd, 1, &err) < 0)
+		grant_cut_later(t->grant, &err);
 	guard_close(&fd);
-	drop(f);
+	drop(t);
 }
 
 static void
-try_next(struct forward *f, const struct err *last)
+try_next(struct tunnel *t, const struct err *last)
 {
-	struct keeper *k = f->grant->keeper;
+	struct keeper *k = t->grant->keeper;
 	struct err err;
 
-	if (f->at == f->n_wishes) {
-		refuse(f, last);
+	if (t->at == t->n_wishes) {
+		refuse(t, last);
 		return;
 	}
-	if (sockets_open(&k->sockets, &f->wishes[f->at], 1, time_now_ns() + OPEN_MAX_NS,
-			 on_connected, f, &f->asked, &err) < 0)
-		refuse(f, &err);
+	if (sockets_open(&k->sockets, &t->wishes[t->at], 1, time_now_ns() + OPEN_MAX_NS,
+			 on_connected, t, &t->asked, &err) < 0)
+		refuse(t, &err);
 }
 
 int
-forward_open(struct grant *g, const struct msg_forward_open *m, struct err *err)
+tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err)
 {
-	struct forward *f = begin(g, m->request, m->host, m->port, false);
+	struct tunnel *t = begin(g, m->request, m->host, m->port, false);
 	struct err why;
 
-	if (!f)
+	if (!t)
 		return no_memory(g, m->request, err);
-	(void)!str_copy(m->origin, f->origin, sizeof f->origin, &why);
+	(void)!str_copy(m->origin, t->origin, sizeof t->origin, &why);
 	if (m->port < 1 || m->port > 65535)
 		err_set(&why, ERR_USAGE, "no such port");
-	else if (check(f, &why) == 0 && fill_wishes(f, &why) == 0) {
-		try_next(f, NULL);
+	else if (check(t, &why) == 0 && fill_wishes(t, &why) == 0) {
+		try_next(t, NULL);
 		return 0;
 	}
-	refuse(f, &why);
+	refuse(t, &why);
 	return 0;
 }
 
 /* ---- listeners ---- */
 
 static void
-hand_over(struct forward *f, int take_fd, const struct sockaddr_storage *peer)
+hand_over(struct tunnel *t, int take_fd, const struct sockaddr_storage *peer)
 {
 	char origin[INET6_ADDRSTRLEN] = "";
 	const struct sockaddr_in *v4 = (const void *)peer;
@@ -293,12 +293,12 @@ hand_over(struct forward *f, int take_fd, const struct sockaddr_storage *peer)
 	inet_ntop(is6 ? AF_INET6 : AF_INET, is6 ? (const void *)&v6->sin6_addr : &v4->sin_addr,
 		  origin, sizeof origin);
 	const struct msg_forward_accepted body = {
-	    .request = f->number,
+	    .request = t->number,
 	    .origin = str_of(origin),
 	    .origin_port = ntohs(is6 ? v6->sin6_port : v4->sin_port),
 	};
-	if (wire_send_fds(&f->grant->conn, MSG_forward_accepted, &body, &take_fd, 1, &err) < 0)
-		grant_cut_later(f->grant, &err);
+	if (wire_send_fds(&t->grant->conn, MSG_forward_accepted, &body, &take_fd, 1, &err) < 0)
+		grant_cut_later(t->grant, &err);
 	guard_close(&take_fd);
 }
 
@@ -309,32 +309,32 @@ on_incoming(void *ctx, uint32_t events)
 	struct sockaddr_storage peer;
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_AT_ONCE && !l->forward->grant->dead; i++) {
+	for (int i = 0; i < ACCEPTS_AT_ONCE && !l->tunnel->grant->dead; i++) {
 		socklen_t n = sizeof peer;
 		guard_begin();
 		const int fd = accept4(l->fd, (struct sockaddr *)&peer, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		guard_end();
 		if (fd < 0)
 			return; /* nobody any more; or no fd is free: it waits in the backlog */
-		hand_over(l->forward, fd, &peer);
+		hand_over(l->tunnel, fd, &peer);
 	}
 }
 
-static void listen_next(struct forward *f);
+static void listen_next(struct tunnel *t);
 
 static int
-take_listener(struct forward *f, int take_fd, struct err *err)
+take_listener(struct tunnel *t, int take_fd, struct err *err)
 {
 	struct sockaddr_storage own;
 	socklen_t n = sizeof own;
-	struct listener *l = &f->listeners[f->at];
+	struct listener *l = &t->listeners[t->at];
 
 	l->fd = take_fd;
 	if (getsockname(l->fd, (struct sockaddr *)&own, &n) < 0)
 		return err_sys(err, errno, "read the port of a listener");
-	f->port = ntohs(own.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)(const void *)&own)->sin6_port
+	t->port = ntohs(own.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)(const void *)&own)->sin6_port
 						  : ((const struct sockaddr_in *)(const void *)&own)->sin_port);
-	return watch_add(&f->grant->keeper->loop, &l->watch, l->fd, EPOLLIN, on_incoming, l, err);
+	return watch_add(&t->grant->keeper->loop, &l->watch, l->fd, EPOLLIN, on_incoming, l, err);
 }
 
 /* The first one decides; without the second, which takes the port of the first, it listens all the same
@@ -342,64 +342,64 @@ take_listener(struct forward *f, int take_fd, struct err *err)
 static void
 on_listening(void *ctx, const int *take_fds, size_t n, const struct err *failure)
 {
-	struct forward *f = ctx;
+	struct tunnel *t = ctx;
 	struct err err;
 
 	(void)n;
-	f->asked = 0;
-	if (!failure && take_listener(f, take_fds[0], &err) < 0)
+	t->asked = 0;
+	if (!failure && take_listener(t, take_fds[0], &err) < 0)
 		failure = &err;
-	if (failure && f->at == 0) {
-		refuse(f, failure);
+	if (failure && t->at == 0) {
+		refuse(t, failure);
 		return;
 	}
-	if (++f->at < f->n_wishes) {
-		f->wishes[f->at].port = f->port;
-		listen_next(f);
+	if (++t->at < t->n_wishes) {
+		t->wishes[t->at].port = t->port;
+		listen_next(t);
 		return;
 	}
-	record(f, "listening");
-	if (wire_send(&f->grant->conn, forward_listening, &err, .request = f->number,
-		      .port = f->port) < 0)
-		grant_cut_later(f->grant, &err);
+	record(t, "listening");
+	if (wire_send(&t->grant->conn, forward_listening, &err, .request = t->number,
+		      .port = t->port) < 0)
+		grant_cut_later(t->grant, &err);
 }
 
 static void
-listen_next(struct forward *f)
+listen_next(struct tunnel *t)
 {
 	struct err err;
 
-	if (sockets_open(&f->grant->keeper->sockets, &f->wishes[f->at], 1,
-			 time_now_ns() + LISTEN_MAX_NS, on_listening, f, &f->asked, &err) < 0)
-		refuse(f, &err);
+	if (sockets_open(&t->grant->keeper->sockets, &t->wishes[t->at], 1,
+			 time_now_ns() + LISTEN_MAX_NS, on_listening, t, &t->asked, &err) < 0)
+		refuse(t, &err);
 }
 
 int
-forward_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err)
+tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err)
 {
-	struct forward *f = begin(g, m->request, m->host, m->port, true);
+	struct tunnel *t = begin(g, m->request, m->host, m->port, true);
 	struct err why;
 
-	if (!f)
+	if (!t)
 		return no_memory(g, m->request, err);
 	if (m->port > 65535)
 		err_set(&why, ERR_USAGE, "no such port");
-	else if (check(f, &why) == 0 && fill_wishes(f, &why) == 0) {
-		listen_next(f);
+	else if (check(t, &why) == 0 && fill_wishes(t, &why) == 0) {
+		listen_next(t);
 		return 0;
 	}
-	refuse(f, &why);
+	refuse(t, &why);
 	return 0;
 }
 
 /* ---- ends ---- */
 
 void
-forward_leave(struct keeper *k, const struct grant *g, const uint32_t *number)
+tunnel_leave(struct keeper *k, const struct grant *g, const uint32_t *number)
 {
-	for (struct forward *f = k->forwards, *next; f; f = next) {
-		next = f->next;
-		if (f->grant == g && (!number || f->number == *number))
-			drop(f);
+	for (struct tunnel *t = k->tunnels, *next; t; t = next) {
+		next = t->next;
+		if (t->grant == g && (!number || t->number == *number))
+			drop(t);
 	}
 }
