@@ -448,6 +448,15 @@ def test_call_kill_ends_it(server, here, name):
     p.stderr.close()
 
 
+def test_nobody_else_speaks_into_it(server, here, name):
+    random_file(here / "a", 8 * MIB)
+    p = begin_slow(server, name, f"put {here}/a\n")
+    live = wait_until("it to begin", lambda: [c for c in sftp_calls(server, name) if c["live"]])[0]
+    r = server.ssh("berth", f"call input {live['call']}", stdin=b"bytes")
+    assert r.status == 69 and "its stdin is its client's alone" in r.stderr, r
+    kill_all_of(p)
+
+
 def test_a_pause_ends_it_and_says_so(server, here, name):
     random_file(here / "a", 48 * MIB)
     p = begin_slow(server, name, f"put {here}/a\n")
@@ -510,7 +519,7 @@ def test_an_unknown_subsystem_and_one_on_the_control_interface_are_refused(serve
     assert run(server, name, "echo goes on") == "goes on\n"
 
 
-@pytest.mark.parametrize("option", ["BERTH_CALL=k1", "BERTH_SHELL=main", "BERTH_MAX_OUTPUT=64K", "BERTH_DETACH=1"])
+@pytest.mark.parametrize("option", ["BERTH_CALL=k1", "BERTH_SHELL=main", "BERTH_MAX_OUTPUT=64K", "BERTH_DETACH=1", "BERTH_STDIN=keep"])
 def test_options_that_make_no_sense_for_it_are_refused_with_words(server, name, option):
     done = sftp(server, name, "pwd\n", "-o", f"SetEnv={option}", ok=False)
     assert done.returncode != 0 and b"berth: call: sftp: not with BERTH_CALL" in done.stderr, done
