@@ -160,8 +160,8 @@ def test_a_user_without_a_name_and_with_a_loader_s_variables_gets_sftp(server, h
 
 
 def test_what_the_session_says_of_names_cannot_make_it_wait_or_fail(server, here, name):
-    """nsswitch.conf that asks for a library, a passwd that is a fifo."""
-    run(server, name, "echo 'passwd: nosuch sss' > /etc/nsswitch.conf; rm /etc/passwd; mkfifo /etc/passwd; echo x > /workspace/x")
+    """nsswitch.conf that asks for a library, a passwd that is a fifo, libraries for every program that there are not."""
+    run(server, name, "echo /nowhere.so > /etc/ld.so.preload; echo 'passwd: nosuch sss' > /etc/nsswitch.conf; rm /etc/passwd; mkfifo /etc/passwd; echo x > /workspace/x")
     with at_most(20):
         assert b"/workspace/x" in sftp(server, name, "ls -l /workspace/x\n").stdout
 
@@ -178,6 +178,34 @@ def test_every_rung_has_sftp(here, rung):
         assert sha(here / "f") == sha(here / "i")
         ops = [x["op"] for x in file_lines(server, ended_sftp(server, "one")["call"])]
         assert ops == ["open", "close", "open", "close", "rename"]
+
+
+TAKE = r"""
+import ctypes, os, sys
+pid = next(p for p in os.listdir("/proc") if p.isdigit() and open(f"/proc/{p}/cmdline").read().startswith("sftp-server\0"))
+def refused(what, *args, **kw):
+    try:
+        what(*args, **kw)
+    except OSError:
+        return
+    print("not refused:", what.__name__, args)
+for fd in (2, 3, 4, 5):
+    refused(os.open, f"/proc/{pid}/fd/{fd}", os.O_RDONLY)
+    refused(os.open, f"/proc/{pid}/fd/{fd}", os.O_WRONLY)
+    refused(os.chmod, f"/proc/{pid}/fd/{fd}", 0)
+refused(os.open, f"/proc/{pid}/mem", os.O_RDWR)
+if ctypes.CDLL(None).ptrace(16, int(pid), 0, 0) == 0:
+    print("traced")
+print("tried")
+"""
+
+
+def test_root_of_the_session_can_neither_take_nor_change_what_sftp_runs_from(server, here, name):
+    random_file(here / "a", 8 * MIB)
+    p = begin_slow(server, name, f"put {here}/a\n")
+    wait_until("it to run", lambda: size_in(server, name, "a") > 0)
+    assert run(server, name, "cat > /tmp/take.py; python3 /tmp/take.py", TAKE.encode()) == "tried\n"
+    kill_all_of(p)
 
 
 # ---- what is transferred arrives, exactly ----
