@@ -414,7 +414,8 @@ def test_lftp_mirrors_both_ways(server, here, name):
 # ---- broken, ended, refused ----
 
 def begin_slow(server, name, batch):
-    """An sftp of at most 8 Mbit/s that goes on by itself."""
+    """An sftp of at most 8 MB/s that goes on by itself."""
+    run(server, name, "true")  # its session is there: who looks for the call finds its list
     p = subprocess.Popen(sftp_argv(server, name, "-l", "64000"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          start_new_session=True)
     p.stdin.write(batch.encode())
