@@ -28,6 +28,7 @@ MIB = 1 << 20
 @pytest.fixture
 def here():
     with tempfile.TemporaryDirectory(prefix="btf.") as d:
+        os.chmod(d, 0o755)  # a server of another user imports from it
         yield pathlib.Path(d)
 
 
@@ -169,7 +170,6 @@ def test_what_the_session_says_of_names_cannot_make_it_wait_or_fail(server, here
 @pytest.mark.parametrize("rung", ["rootless", "process", "process-user"])
 def test_every_rung_has_sftp(here, rung):
     random_file(here / "f", 3 * MIB)
-    here.chmod(0o755)
     with running(rung=rung) as server:
         sftp(server, "one", f"put {here}/f\nget f {here}/g\nrename f h\n")
         assert sha(here / "f") == sha(here / "g")
@@ -529,6 +529,9 @@ def test_a_transfer_outlives_the_manager_and_its_record_is_whole(own_server, her
 def test_a_full_disk_is_said_clearly(server, here, name):
     random_file(here / "a", 60 * MIB)
     assert server.verb("new", name, "--disk", "20M").status == 0
+    run(server, name, "true")
+    if server.json("show", name)["limits"]["disk"]["means"] == "watch":
+        pytest.skip("neither quota nor disk images here: the watcher freezes the session instead")
     done = sftp(server, name, f"put {here}/a\n", ok=False)
     assert done.returncode != 0
     assert re.search(rb"disk full: the limit of 20M was hit \(raise it: ssh berth@HOST set \S+ disk 40M\)", done.stderr), done
