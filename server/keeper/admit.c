@@ -232,7 +232,7 @@ open_streams(struct call *c, struct ends *e, struct err *err)
 
 	if (make_pipe(&e->in, &e->feed, large, err) < 0 || fd_set_nonblock(e->feed, err) < 0)
 		return -1;
-	if (options_has_input(&c->options)) {
+	if (options_has_input(&c->options) && !c->sftp) { /* nobody speaks into a protocol */
 		c->feed = fd_dup(e->feed, err);
 		if (c->feed < 0)
 			return -1;

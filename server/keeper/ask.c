@@ -20,6 +20,11 @@ ask_input(struct keeper *k, const struct msg_call_input *m)
 		keeper_done(k, m->seq, &err);
 		return;
 	}
+	if (c->sftp) {
+		err_set(&err, ERR_UNAVAILABLE, "its stdin is its client's alone: a protocol");
+		keeper_done(k, m->seq, &err);
+		return;
+	}
 	if (c->feed < 0) {
 		err_set(&err, ERR_UNAVAILABLE,
 			"its stdin is at its end; BERTH_STDIN=keep keeps that of a call open");

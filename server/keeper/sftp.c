@@ -58,10 +58,11 @@ sftp_check(const struct keeper *k, const struct msg_call_start *m,
 	}
 	if (m->pty)
 		return err_set(err, ERR_USAGE, "sftp: not for a terminal");
-	if (options->key[0] || options->shell[0] || options->detach || options->max_output)
+	if (options->key[0] || options->shell[0] || options->detach || options->max_output ||
+	    options->input == OPTION_INPUT_KEEP)
 		return err_set(
 		    err, ERR_USAGE,
-		    "sftp: not with BERTH_CALL, BERTH_SHELL, BERTH_DETACH or BERTH_MAX_OUTPUT");
+		    "sftp: not with BERTH_CALL, _SHELL, _DETACH, _MAX_OUTPUT or BERTH_STDIN=keep");
 	return 0;
 }
 

@@ -179,7 +179,7 @@ def sftp_table(server, sshd):
     """Get and put of one large file, in memory at both ends, and of many small ones, in turns."""
     assert server.verb("new", "bench-sftp", "--tmp", "3G").status == 0
     sides = [(server.port, "bench-sftp", server.key), (sshd.port, USER, sshd.key)]
-    size, rounds, files = (256, 2, 500) if QUICK else (1024, 7, 5000)
+    size, rounds, files = (256, 2, 500) if QUICK else (1024, 9, 5000)
     get, put, small = ([], []), ([], []), ([], [])
     with tempfile.TemporaryDirectory(prefix="berth-bench.", dir="/dev/shm") as d:
         subprocess.run(["sh", "-c", f"head -c {size}M /dev/urandom > {d}/big && mkdir {d}/small && cd {d}/small && "
@@ -188,16 +188,19 @@ def sftp_table(server, sshd):
             for i, side in enumerate(sides):
                 there = f"/dev/shm/{USER}"
                 put[i].append(size / sftp(*side, f"put {d}/big {there}"))
-                get[i].append(size / sftp(*side, f"get {there} {d}/got"))
-                subprocess.run(["cmp", f"{d}/big", f"{d}/got"], check=True)
-                os.unlink(f"{d}/got")
+                get[i].append(size / sftp(*side, f"get {there} /dev/null"))
+                if len(get[i]) == 1:
+                    sftp(*side, f"get {there} {d}/got")
+                    subprocess.run(["cmp", f"{d}/big", f"{d}/got"], check=True)
+                    os.unlink(f"{d}/got")
                 sftp(*side, f"rm {there}")
         for _ in range(2):
             for i, side in enumerate(sides):
                 small[i].append(sftp(*side, f"put -r {d}/small"))
                 sftp(*side, "rm small/*\nrmdir small")
     for what, of in ((f"sftp get of {size} MiB, median", get), (f"sftp put of {size} MiB, median", put)):
-        row(what, quantile(of[0], .5), quantile(of[1], .5), "MiB/s", "OpenSSH's client; what came back is compared")
+        row(what, quantile(of[0], .5), quantile(of[1], .5), "MiB/s", "OpenSSH's client, in turns; /dev/shm there")
+        row("the same, best", max(of[0]), max(of[1]), "MiB/s")
     row(f"sftp put of {files} small files, median", quantile(small[0], .5), quantile(small[1], .5), "s")
 
 

@@ -28,6 +28,7 @@ MIB = 1 << 20
 @pytest.fixture
 def here():
     with tempfile.TemporaryDirectory(prefix="btf.") as d:
+        os.chmod(d, 0o755)  # a server of another user imports from it
         yield pathlib.Path(d)
 
 
@@ -160,8 +161,8 @@ def test_a_user_without_a_name_and_with_a_loader_s_variables_gets_sftp(server, h
 
 
 def test_what_the_session_says_of_names_cannot_make_it_wait_or_fail(server, here, name):
-    """nsswitch.conf that asks for a library, a passwd that is a fifo."""
-    run(server, name, "echo 'passwd: nosuch sss' > /etc/nsswitch.conf; rm /etc/passwd; mkfifo /etc/passwd; echo x > /workspace/x")
+    """nsswitch.conf that asks for a library, a passwd that is a fifo, libraries for every program that there are not."""
+    run(server, name, "echo /nowhere.so > /etc/ld.so.preload; echo 'passwd: nosuch sss' > /etc/nsswitch.conf; rm /etc/passwd; mkfifo /etc/passwd; echo x > /workspace/x")
     with at_most(20):
         assert b"/workspace/x" in sftp(server, name, "ls -l /workspace/x\n").stdout
 
@@ -169,7 +170,6 @@ def test_what_the_session_says_of_names_cannot_make_it_wait_or_fail(server, here
 @pytest.mark.parametrize("rung", ["rootless", "process", "process-user"])
 def test_every_rung_has_sftp(here, rung):
     random_file(here / "f", 3 * MIB)
-    here.chmod(0o755)
     with running(rung=rung) as server:
         sftp(server, "one", f"put {here}/f\nget f {here}/g\nrename f h\n")
         assert sha(here / "f") == sha(here / "g")
@@ -178,6 +178,34 @@ def test_every_rung_has_sftp(here, rung):
         assert sha(here / "f") == sha(here / "i")
         ops = [x["op"] for x in file_lines(server, ended_sftp(server, "one")["call"])]
         assert ops == ["open", "close", "open", "close", "rename"]
+
+
+TAKE = r"""
+import ctypes, os, sys
+pid = next(p for p in os.listdir("/proc") if p.isdigit() and open(f"/proc/{p}/cmdline").read().startswith("sftp-server\0"))
+def refused(what, *args, **kw):
+    try:
+        what(*args, **kw)
+    except OSError:
+        return
+    print("not refused:", what.__name__, args)
+for fd in (2, 3, 4, 5):
+    refused(os.open, f"/proc/{pid}/fd/{fd}", os.O_RDONLY)
+    refused(os.open, f"/proc/{pid}/fd/{fd}", os.O_WRONLY)
+    refused(os.chmod, f"/proc/{pid}/fd/{fd}", 0)
+refused(os.open, f"/proc/{pid}/mem", os.O_RDWR)
+if ctypes.CDLL(None).ptrace(16, int(pid), 0, 0) == 0:
+    print("traced")
+print("tried")
+"""
+
+
+def test_root_of_the_session_can_neither_take_nor_change_what_sftp_runs_from(server, here, name):
+    random_file(here / "a", 8 * MIB)
+    p = begin_slow(server, name, f"put {here}/a\n")
+    wait_until("it to run", lambda: size_in(server, name, "a") > 0)
+    assert run(server, name, "cat > /tmp/take.py; python3 /tmp/take.py", TAKE.encode()) == "tried\n"
+    kill_all_of(p)
 
 
 # ---- what is transferred arrives, exactly ----
@@ -386,7 +414,8 @@ def test_lftp_mirrors_both_ways(server, here, name):
 # ---- broken, ended, refused ----
 
 def begin_slow(server, name, batch):
-    """An sftp of at most 8 Mbit/s that goes on by itself."""
+    """An sftp of at most 8 MB/s that goes on by itself."""
+    run(server, name, "true")  # its session is there: who looks for the call finds its list
     p = subprocess.Popen(sftp_argv(server, name, "-l", "64000"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          start_new_session=True)
     p.stdin.write(batch.encode())
@@ -448,6 +477,15 @@ def test_call_kill_ends_it(server, here, name):
     p.stderr.close()
 
 
+def test_nobody_else_speaks_into_it(server, here, name):
+    random_file(here / "a", 8 * MIB)
+    p = begin_slow(server, name, f"put {here}/a\n")
+    live = wait_until("it to begin", lambda: [c for c in sftp_calls(server, name) if c["live"]])[0]
+    r = server.ssh("berth", f"call input {live['call']}", stdin=b"bytes")
+    assert r.status == 69 and "its stdin is its client's alone" in r.stderr, r
+    kill_all_of(p)
+
+
 def test_a_pause_ends_it_and_says_so(server, here, name):
     random_file(here / "a", 48 * MIB)
     p = begin_slow(server, name, f"put {here}/a\n")
@@ -491,6 +529,9 @@ def test_a_transfer_outlives_the_manager_and_its_record_is_whole(own_server, her
 def test_a_full_disk_is_said_clearly(server, here, name):
     random_file(here / "a", 60 * MIB)
     assert server.verb("new", name, "--disk", "20M").status == 0
+    run(server, name, "true")
+    if server.json("show", name)["limits"]["disk"]["means"] == "watch":
+        pytest.skip("neither quota nor disk images here: the watcher freezes the session instead")
     done = sftp(server, name, f"put {here}/a\n", ok=False)
     assert done.returncode != 0
     assert re.search(rb"disk full: the limit of 20M was hit \(raise it: ssh berth@HOST set \S+ disk 40M\)", done.stderr), done
@@ -510,7 +551,7 @@ def test_an_unknown_subsystem_and_one_on_the_control_interface_are_refused(serve
     assert run(server, name, "echo goes on") == "goes on\n"
 
 
-@pytest.mark.parametrize("option", ["BERTH_CALL=k1", "BERTH_SHELL=main", "BERTH_MAX_OUTPUT=64K", "BERTH_DETACH=1"])
+@pytest.mark.parametrize("option", ["BERTH_CALL=k1", "BERTH_SHELL=main", "BERTH_MAX_OUTPUT=64K", "BERTH_DETACH=1", "BERTH_STDIN=keep"])
 def test_options_that_make_no_sense_for_it_are_refused_with_words(server, name, option):
     done = sftp(server, name, "pwd\n", "-o", f"SetEnv={option}", ok=False)
     assert done.returncode != 0 and b"berth: call: sftp: not with BERTH_CALL" in done.stderr, done
