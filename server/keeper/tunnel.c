@@ -68,7 +68,7 @@ drop(struct tunnel *t)
 		return;
 	t->gone = true;
 	for (struct tunnel **at = &k->tunnels; *at; at = &(*at)->next)
-		if (*at == f) {
+		if (*at == t) {
 			*at = t->next;
 			break;
 		}
