@@ -37,6 +37,7 @@ struct ends {
 	int direct;       /* owned: conn's end of stdout, of a subsystem */
 	int journal;      /* owned: conn's reader */
 	int place;        /* owned: the engine's */
+	int file;         /* owned: of the journal, if it was made ahead */
 };
 
 static void
@@ -49,6 +50,7 @@ ends_done(struct ends *e)
 	fd_close(&e->direct);
 	fd_close(&e->journal);
 	fd_close(&e->place);
+	fd_close(&e->file);
 }
 
 /* ---- may it ---- */
@@ -278,10 +280,6 @@ new_call(struct grant *g, const struct msg_call_start *m, const struct call_opti
 	if (n)
 		memcpy(command, text.at, n);
 	memcpy(c->principal, g->principal, sizeof c->principal);
-	if (k->next_journal.fd >= 0)
-		memcpy(c->id, k->next_journal.call, sizeof c->id);
-	else
-		id_new("c_", c->id);
 	do
 		c->number = ++k->next_number;
 	while (c->number == 0); /* 0 means all calls; 2^32 calls later none of that number lives */
@@ -296,7 +294,7 @@ open_journal(struct call *c, const struct msg_call_start *m, struct ends *e, str
 
 	/* of a subsystem it has the log alone, which nobody has to read */
 	if (journal_open(&c->journal, k->fds[KEEPER_CALLS], c->id,
-			 c->sftp ? 0 : k->journal_bytes_max, &k->next_journal, err) < 0)
+			 c->sftp ? 0 : k->journal_bytes_max, fd_steal(&e->file), err) < 0)
 		return -1;
 	if (c->sftp)
 		journal_disown(&c->journal);
@@ -444,7 +442,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 		return -1;
 	if (open_streams(c, e, err) < 0 || open_journal(c, m, e, err) < 0 || spill_open(c, err) < 0)
 		return -1;
-	if (k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
+	if (e->place < 0 && k->engine->call_begin(&k->box, c->id, &e->place, &no_place) < 0) {
 		/* It runs, but what it leaves behind cannot be told from the others'. */
 		log_err(&no_place, "call %s: a place for its processes", c->id);
 		e->place = -1;
@@ -453,6 +451,7 @@ start(struct call *c, const struct msg_call_start *m, struct ends *e, struct err
 	if (hand_over(c, m, e, err) < 0) {
 		if (!c->place_gone)
 			(void)!k->engine->call_end(&k->box, c->id, &no_place);
+		fd_close(&e->place);
 		if (err->code == ERR_UNAVAILABLE)
 			err->code = ERR_AGAIN; /* nothing runs: the next session will do as well */
 		return -1;
@@ -479,11 +478,25 @@ say_started(const struct call *c, struct grant *g, const struct ends *e, struct 
 		       : wire_send_fds(&g->conn, MSG_call_started, &body, fds, 3, err);
 }
 
+/* What was made for a call that did not start. */
+static void
+take_back(const struct call *c, const struct ends *e)
+{
+	struct keeper *k = c->keeper;
+	struct err ignored;
+
+	if (e->place >= 0)
+		(void)!k->engine->call_end(&k->box, c->id, &ignored);
+	if (c->journal.fd >= 0 || e->file >= 0)
+		journal_remove(k->fds[KEEPER_CALLS], c->id);
+	spill_remove(c);
+}
+
 static int
 begin(struct grant *g, const struct msg_call_start *m, const struct call_options *options,
       const struct digest *request, struct err *err)
 {
-	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1, -1};
+	__attribute__((cleanup(ends_done))) struct ends e = {-1, -1, -1, -1, -1, -1, -1, -1};
 	auto_of(call) struct call *c = NULL;
 	struct err why;
 
@@ -496,11 +509,10 @@ begin(struct grant *g, const struct msg_call_start *m, const struct call_options
 		return refuse(g, m->channel, &why, err);
 	}
 	c->request = *request;
+	ahead_take(g->keeper, c->id, &e.file, &e.place);
 	if (start(c, m, &e, &why) < 0) {
 		log_err(&why, "start a call");
-		if (c->journal.fd >= 0)
-			journal_remove(g->keeper->fds[KEEPER_CALLS], c->id);
-		spill_remove(c);
+		take_back(c, &e);
 		return refuse(g, m->channel, &why, err);
 	}
 	struct call *begun = steal(&c);

@@ -42,21 +42,6 @@ enter(struct call *c, enum call_state state, const char *waits_for)
 
 /* ---- life ---- */
 
-static void
-prepare(void *ctx)
-{
-	struct keeper *k = ctx;
-
-	if (!k->ended)
-		journal_prepare(&k->next_journal, k->fds[KEEPER_CALLS]);
-}
-
-void
-call_prepare(struct keeper *k)
-{
-	loop_defer(&k->loop, prepare, k);
-}
-
 void
 call_free(struct call *c)
 {
@@ -115,6 +100,7 @@ call_begin(struct call *c)
 {
 	link_call(c, &c->keeper->calls);
 	c->keeper->n_calls++;
+	ahead_make(c->keeper); /* while its command starts */
 	excess_begin(c);
 	if (c->launch) {
 		enter(c, CALL_QUEUED, c->shell_words);
@@ -528,7 +514,6 @@ finish(struct call *c)
 	growth_tell(c);
 	join_tell_end(c, notice);
 	growth_end_watchers(c);
-	call_prepare(k);
 	journal_disown(&c->journal);
 	terminal_close(&c->terminal);
 	fd_close(&c->input);

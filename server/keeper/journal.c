@@ -1,7 +1,6 @@
 #include "journal.h"
 
 #include "base/fd.h"
-#include "base/num.h"
 #include "base/path.h"
 #include "base/time.h"
 
@@ -50,31 +49,19 @@ write_header(struct journal *j, const char *call, struct err *err)
 	return fd_pwrite_all(j->fd, h, sizeof h, 0, err);
 }
 
-void
-journal_prepare(struct journal_file *f, int dir)
+int
+journal_create(int dir, const char *call, struct err *err)
 {
 	char name[NAME_BYTES];
-	struct err err;
 
-	if (f->fd >= 0)
-		return;
-	id_new("c_", f->call);
-	name_of(f->call, name);
-	f->fd = path_create(dir, name, 0600, &err);
-}
-
-void
-journal_unprepare(struct journal_file *f, int dir)
-{
-	if (f->fd < 0)
-		return;
-	journal_remove(dir, f->call);
-	fd_close(&f->fd);
+	name_of(call, name);
+	const int fd = path_create(dir, name, 0600, err);
+	return fd < 0 ? err_add(err, "journal of call %s", call) : fd;
 }
 
 int
 journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes,
-	     struct journal_file *take, struct err *err)
+	     int take_file, struct err *err)
 {
 	char name[NAME_BYTES];
 
@@ -88,12 +75,9 @@ journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes,
 			      .punched_to = head,
 			      .owned = true};
 	name_of(call, name);
-	if (take && take->fd >= 0 && strcmp(take->call, call) == 0)
-		j->fd = fd_steal(&take->fd);
-	else
-		j->fd = path_create(dir, name, 0600, err);
+	j->fd = take_file >= 0 ? take_file : journal_create(dir, call, err);
 	if (j->fd < 0)
-		return err_add(err, "journal of call %s", call);
+		return -1;
 	if (write_header(j, call, err) < 0) {
 		fd_close(&j->fd);
 		unlinkat(dir, name, 0);

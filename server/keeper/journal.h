@@ -47,23 +47,14 @@ struct journal_outcome {
 	const char *notice; /* what its user was told at the end; NULL: nothing */
 };
 
-/* The empty file of a call to come: making it can take a millisecond where many files were deleted
- * lately (ext4 looks at each of their inodes), and nobody waits for that before a call. */
-struct journal_file {
-	char call[JOURNAL_ID_BYTES + 1]; /* the id that the call is to have */
-	int fd;				 /* owned; -1: there is none */
-};
-/* Makes one where there is none; a failure is the next journal_open's to tell. */
-void journal_prepare(struct journal_file *f, int dir);
-/* Removes one that was not used. */
-void journal_unprepare(struct journal_file *f, int dir);
-
-/* Creates `<call>.j` in dir (0600), or takes the file that was made for this call, and writes its header;
- * born with an owner.
+/* The empty file of a journal, `<call>.j` in dir, 0600: it can take a while where much was deleted lately
+ * (ext4 looks at each inode), so it may be made before its call is there. */
+int journal_create(int dir, const char *call, struct err *err) must_check;
+/* Writes the header; born with an owner.
  *   bound_bytes   raised to JOURNAL_BOUND_LEAST_BYTES
- *   take          NULL: there was none made */
-int journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes,
-		 struct journal_file *take, struct err *err) must_check;
+ *   take_file     of journal_create; -1: it is made now */
+int journal_open(struct journal *j, int dir, const char *call, uint64_t bound_bytes, int take_file,
+		 struct err *err) must_check;
 void journal_close(struct journal *j);
 /* Takes back the file of a call that did not start. */
 void journal_remove(int dir, const char *call);

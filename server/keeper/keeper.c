@@ -522,7 +522,7 @@ stop(struct keeper *k)
 		k->engine->done(&k->box);
 	grant_close_all(k);
 	call_free_all(k);
-	journal_unprepare(&k->next_journal, k->fds[KEEPER_CALLS]);
+	ahead_drop(k);
 	wire_close(&k->init);
 	err_set(&err, ERR_UNAVAILABLE, "the keeper ends");
 	sockets_end(&k->sockets, &err);
@@ -557,7 +557,7 @@ run(struct keeper *k)
 			log_err(&ignored, "tell the manager");
 		return err_exit(err.code);
 	}
-	call_prepare(k);
+	ahead_make(k);
 	if (loop_run(&k->loop, &err) < 0) {
 		log_err(&err, "run");
 		return err_exit(err.code);
@@ -582,7 +582,7 @@ main(void)
 	    .env = BUF_MAX(65536),
 	    .spool = {.fd = -1},
 	    .once = {.fd = -1},
-	    .next_journal = {.fd = -1},
+	    .ahead = {.file = -1, .place = -1},
 	};
 
 	for (int i = 0; i < KEEPER_FDS; i++)

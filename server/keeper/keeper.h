@@ -10,6 +10,7 @@
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
+ *   ahead.c    made for the next call
  *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
@@ -176,8 +177,6 @@ void call_begin(struct call *c);
 void call_launched(struct call *c);
 /* Of one that is QUEUED: it ends without having run. */
 void call_cancel(struct call *c, const struct journal_outcome *outcome);
-/* What the next call needs is made when this turn ends. */
-void call_prepare(struct keeper *k);
 /* Frees a call that was never begun, or is over. */
 void call_free(struct call *c);
 AUTO_OF(call)
@@ -260,6 +259,20 @@ struct digest request_sum(const struct grant *g, const struct msg_call_start *m,
 /* 1: its channel has joined, or is told of, the call that has this key; 0: there is none. */
 int request_join(struct grant *g, const struct msg_call_start *m, const struct call_options *o,
 		 const struct digest *request, struct err *err) must_check;
+
+/* ---- ahead.c: for the next call ---- */
+
+struct ahead {
+	char call[ID_BYTES]; /* the id that it is to have */
+	int file, place;     /* owned; file -1: nothing is there; place -1: none */
+};
+
+/* When this turn ends. */
+void ahead_make(struct keeper *k);
+/* The id of a call that begins, and what is there for it: else the fds stay as they are. */
+void ahead_take(struct keeper *k, char out_call[ID_BYTES], int *out_file, int *out_place);
+/* Removes what nobody took. */
+void ahead_drop(struct keeper *k);
 
 /* ---- retain.c ---- */
 
@@ -403,7 +416,7 @@ struct keeper {
 	struct watch pid1, listen;
 	struct timer farewell, retain;
 	struct spool spool;
-	struct journal_file next_journal; /* for the next call */
+	struct ahead ahead;
 	struct once once;
 	struct pause pause;
 	struct sockets sockets;

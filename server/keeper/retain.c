@@ -35,7 +35,7 @@ struct kept_list {
 static bool
 lives(const struct keeper *k, const char *call)
 {
-	if (k->next_journal.fd >= 0 && strcmp(k->next_journal.call, call) == 0)
+	if (k->ahead.file >= 0 && strcmp(k->ahead.call, call) == 0)
 		return true;
 	for (const struct call *c = k->calls; c; c = c->next)
 		if (strcmp(c->id, call) == 0)

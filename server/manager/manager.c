@@ -385,7 +385,11 @@ open_dirs(struct manager *m, struct err *err)
 	m->sessions_dir = m->scratch < 0 ? -1 : path_open_dir(m->state, "sessions", 0700, err);
 	m->spares_dir = m->sessions_dir < 0 ? -1 : path_open_dir(m->state, "spares", 0700, err);
 	m->keepers = m->spares_dir < 0 ? -1 : path_open_dir(m->run, "keepers", 0700, err);
-	return m->keepers < 0 ? -1 : 0;
+	if (m->keepers < 0)
+		return -1;
+	path_spread(m->sessions_dir);
+	path_spread(m->spares_dir);
+	return 0;
 }
 
 static int

@@ -83,9 +83,13 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 int
 session_open_dir(struct session *s, struct err *err)
 {
+	if (s->dir >= 0)
+		return 0;
+	s->dir = path_open_dir(s->m->sessions_dir, s->row.id, 0700, err);
 	if (s->dir < 0)
-		s->dir = path_open_dir(s->m->sessions_dir, s->row.id, 0700, err);
-	return s->dir < 0 ? -1 : 0;
+		return -1;
+	path_spread(s->dir); /* journals apart from what the session writes and deletes */
+	return 0;
 }
 
 static int

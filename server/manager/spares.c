@@ -106,6 +106,8 @@ make(struct manager *m, struct err *err)
 	s->next = m->spares;
 	m->spares = s;
 	s->dir = path_open_dir(m->spares_dir, s->row.id, 0700, err);
+	if (s->dir >= 0)
+		path_spread(s->dir);
 	session_enter(s, STEP_START, time_now_ns() + START_MAX_NS, "its first process to start");
 	if (s->dir < 0 || session_start_spare(s, err) < 0) {
 		spares_lost(s, err);

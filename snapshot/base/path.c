@@ -4,9 +4,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -100,6 +102,17 @@ path_open_dir(int dir, const char *name, mode_t mode, struct err *err)
 	if (mkdirat(dir, name, mode) < 0 && errno != EEXIST)
 		return err_sys(err, errno, "make directory %s", name);
 	return path_open(dir, name, O_RDONLY | O_DIRECTORY, err);
+}
+
+void
+path_spread(int dir)
+{
+	int flags; /* of the size that the kernel reads and writes, whatever its name says */
+
+	if (ioctl(dir, FS_IOC_GETFLAGS, &flags) < 0 || (flags & FS_TOPDIR_FL))
+		return;
+	flags |= FS_TOPDIR_FL;
+	(void)!ioctl(dir, FS_IOC_SETFLAGS, &flags);
 }
 
 int

@@ -18,6 +18,10 @@ int path_open(int dir, const char *name, int flags, struct err *err) must_check;
 int path_create(int dir, const char *name, mode_t mode, struct err *err) must_check;
 /* Opens a directory beneath, making it (one level, mode) when it is absent. */
 int path_open_dir(int dir, const char *name, mode_t mode, struct err *err) must_check;
+/* Asks the file system to put each directory in this one into a region of its own, so that making files in
+ * one does not have to pass over what was deleted in another (ext4: ioctl_iflags(2), FS_TOPDIR_FL; measured:
+ * 16 us a file instead of 75 to 1,000). Nothing where it cannot. */
+void path_spread(int dir);
 /* Opens a directory that the operator named, with its links; makes missing ones on the way. */
 int path_open_top(const char *path, mode_t mode, struct err *err) must_check;
 /* The whole of a small file; fails when it is larger than out->max. */

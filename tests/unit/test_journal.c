@@ -120,7 +120,7 @@ static void
 open_one(struct place *p, struct journal *j, uint64_t bound, int *reader)
 {
 	struct err err;
-	assert_int_equal(journal_open(j, p->dir, "c_aaaaaaaaaaaaaaaa", bound, NULL, &err), 0);
+	assert_int_equal(journal_open(j, p->dir, "c_aaaaaaaaaaaaaaaa", bound, -1, &err), 0);
 	*reader = journal_open_reader(p->dir, "c_aaaaaaaaaaaaaaaa", &err);
 	assert_true(*reader >= 0);
 }
@@ -544,36 +544,25 @@ a_reader_takes_nothing_on_trust(void **state)
 	journal_close(&j);
 }
 
-/* The file of the next call, made ahead: taken by the call of that id alone, or removed. */
 static void
-a_file_made_ahead_is_taken_once(void **state)
+a_file_made_ahead_is_the_journal_that_is_opened_on_it(void **state)
 {
 	struct place *p = *state;
-	struct journal_file ahead = {.fd = -1};
 	struct journal j;
+	struct stat made, opened;
 	struct err err;
-	char name[64];
 
-	journal_prepare(&ahead, p->dir);
-	assert_true(ahead.fd >= 0);
-	snprintf(name, sizeof name, "%s.j", ahead.call);
-	assert_int_equal(faccessat(p->dir, name, F_OK, 0), 0);
-	assert_int_equal(journal_open(&j, p->dir, "c_bbbbbbbbbbbbbbbb", 0, &ahead, &err), 0);
-	assert_true(ahead.fd >= 0); /* another call's */
-	journal_close(&j);
-	assert_int_equal(journal_open(&j, p->dir, ahead.call, 0, &ahead, &err), 0);
-	assert_int_equal(ahead.fd, -1);
-	const int reader = journal_open_reader(p->dir, ahead.call, &err);
-	struct stat st;
-	assert_int_equal(fstat(reader, &st), 0);
-	assert_int_equal(st.st_size, JOURNAL_HEADER_BYTES);
+	const int file = journal_create(p->dir, "c_bbbbbbbbbbbbbbbb", &err);
+	assert_int_equal(fstat(file, &made), 0);
+	assert_int_equal(made.st_size, 0);
+	assert_int_equal(journal_open(&j, p->dir, "c_bbbbbbbbbbbbbbbb", 0, file, &err), 0);
+	const int reader = journal_open_reader(p->dir, "c_bbbbbbbbbbbbbbbb", &err);
+	assert_int_equal(fstat(reader, &opened), 0);
+	assert_int_equal(opened.st_ino, made.st_ino);
+	assert_int_equal(opened.st_size, JOURNAL_HEADER_BYTES);
 	close(reader);
 	journal_close(&j);
-	journal_prepare(&ahead, p->dir);
-	snprintf(name, sizeof name, "%s.j", ahead.call);
-	journal_unprepare(&ahead, p->dir);
-	assert_int_equal(faccessat(p->dir, name, F_OK, 0), -1);
-	assert_int_equal(ahead.fd, -1);
+	assert_int_equal(journal_create(p->dir, "c_bbbbbbbbbbbbbbbb", &err), -1);
 }
 
 int
@@ -581,7 +570,7 @@ main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	    T(a_file_made_ahead_is_taken_once),
+	    T(a_file_made_ahead_is_the_journal_that_is_opened_on_it),
 	    T(what_is_written_is_read_back_in_any_pieces),
 	    T(no_frame_crosses_a_segment),
 	    T(past_its_bound_the_middle_goes),
