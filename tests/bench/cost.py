@@ -24,7 +24,8 @@ NOTHING = "journal_is_full"
 # when: before the answer; while the command starts; after the answer; in the manager, beside all that
 FUNCTIONS = [
     ("berth-keeper", "record_reserve", "before", "room in the spool for its end"),
-    ("berth-keeper", "journal_open", "before", "the journal's file"),
+    ("berth-keeper", "journal_create", "spool", "the journal's file, of the next call"),
+    ("berth-keeper", "journal_open", "before", "its header"),
     ("berth-keeper", "journal_start", "before", "its START frame"),
     ("berth-keeper", "journal_open_reader", "before", "conn's fd of it"),
     ("berth-keeper", "keeper_record", "spool", "start and end into the spool, sent to the manager"),
@@ -130,7 +131,7 @@ def main():
         if not what.startswith("  "):
             sums[when] += us
         print(f"| {binary} {function} | {when} | {us:.1f} | {100 * us / p50:.1f} % | {each:.2f} | {mean:.1f} | {what} |")
-    for when, words in (("before", "before the answer"), ("spool", "the spool, while the command starts, and after the answer"),
+    for when, words in (("before", "before the answer"), ("spool", "while the command starts, and after the answer"),
                         ("after", "after the answer"), ("manager", "in the manager, beside it")):
         print(f"{words}: {sums[when]:.0f} us, {100 * sums[when] / p50:.1f} % of p50")
 
