@@ -130,6 +130,17 @@ on_signal(ssh_session ssh, ssh_channel channel, const char *name, void *ctx)
 	}
 }
 
+/* Its presence is the answer "success". */
+static void
+on_agent(ssh_session ssh, ssh_channel channel, void *ctx)
+{
+	struct channel *ch = ctx;
+
+	(void)ssh;
+	(void)channel;
+	ch->wants_agent = ch->state == CHANNEL_OPEN && !ch->conn->control;
+}
+
 /* ---- a channel's life ---- */
 
 struct channel *
@@ -170,6 +181,7 @@ channel_attach(struct channel *ch)
 	    .channel_eof_function = on_eof,
 	    .channel_close_function = on_close,
 	    .channel_signal_function = on_signal,
+	    .channel_auth_agent_req_function = on_agent,
 	};
 	ssh_callbacks_init(&ch->callbacks);
 	ssh_set_channel_callbacks(ch->ssh, &ch->callbacks);

@@ -118,6 +118,7 @@ struct forward {
 	uint32_t port, origin_port; /* of FORWARD_LISTEN: as the client knows it */
 	uint32_t bound_port;	    /* of FORWARD_LISTEN: where it is */
 	bool eof_sent;
+	bool agent; /* of FORWARD_ACCEPTED: at the socket of the client's agent */
 	struct timer opening; /* of FORWARD_ACCEPTED: the client must answer until then */
 };
 
@@ -144,6 +145,7 @@ struct channel {
 	struct buf term;
 	uint32_t columns, rows, x_pixels, y_pixels;
 	struct buf env;	    /* "NAME=VALUE\0" each */
+	bool wants_agent; /* the client's agent, in its environment */
 	bool stdin_null, detach, keyed; /* of its options */
 	uint32_t kind;	    /* as in call_start */
 	struct buf command;
@@ -162,6 +164,9 @@ struct channel {
 	struct buf notice;
 	struct err verb_err;
 };
+
+/* The socket of the client's agent in the session, at the present keeper. */
+enum agent { AGENT_UNKNOWN, AGENT_ASKED, AGENT_KNOWN };
 
 struct conn {
 	struct loop loop;
@@ -199,7 +204,9 @@ struct conn {
 	unsigned alive_missed;
 	uint64_t finished_ns;	/* when the last channel was ended by us, 0: none */
 	uint64_t closing_bytes; /* that the client had received when the closing timer was set */
-	bool had_channel; /* of any kind, or a listener */
+	enum agent agent;
+	char agent_path[129]; /* inside; empty: there is none */
+	bool had_channel;     /* of any kind, or a listener */
 	struct timer idle_timer;
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;
@@ -276,6 +283,10 @@ int forward_ask(struct channel *ch, struct err *err) must_check;
 void forward_opened(struct channel *ch, struct wire *w);
 void forward_listening(struct channel *ch, const struct msg_forward_listening *m);
 void forward_accepted(struct channel *ch, struct wire *w);
+/* True: the channel must wait until it is known where its client's agent is, inside. */
+bool forward_waits_for_agent(struct channel *ch);
+void forward_agent_ready(struct conn *c, const struct msg_agent_ready *m);
+void forward_agent_accepted(struct conn *c, struct wire *w);
 /* One unit of work of a forward's channel; may free it. */
 void forward_step(struct channel *ch);
 

@@ -210,19 +210,17 @@ on_not_taken(void *ctx)
 	channel_enter(ctx, CHANNEL_ENDING);
 }
 
-void
-forward_accepted(struct channel *listener, struct wire *w)
+/* A channel of the client's for a connection that was accepted inside. */
+static void
+accept_channel(struct conn *c, const char *host, uint32_t port, bool agent, struct wire *w)
 {
 	const struct msg_forward_accepted *m = &w->message.forward_accepted;
-	const struct forward *l = listener->forward;
+	struct channel *ch = new_forward(c, FORWARD_ACCEPTED, host, (int)port);
 	struct err err;
 
-	if (listener->state != CHANNEL_LIVE || !l || l->kind != FORWARD_LISTEN)
-		return;
-	struct channel *ch = new_forward(listener->conn, FORWARD_ACCEPTED, l->host,
-					 (int)(l->port ? l->port : l->bound_port));
 	if (!ch)
 		return; /* more than this connection may have: closed again */
+	ch->forward->agent = agent;
 	ch->forward->origin_port = m->origin_port;
 	if (str_copy(m->origin, ch->forward->origin, sizeof ch->forward->origin, &err) < 0 ||
 	    channel_attach(ch) < 0 || take_socket(ch, &w->message.fds[0], &err) < 0) {
@@ -232,6 +230,59 @@ forward_accepted(struct channel *listener, struct wire *w)
 	timer_set(&ch->conn->loop, &ch->forward->opening, time_now_ns() + TAKE_WAIT_NS,
 		  on_not_taken, ch);
 	channel_enter(ch, CHANNEL_ASKED);
+}
+
+void
+forward_accepted(struct channel *listener, struct wire *w)
+{
+	const struct forward *l = listener->forward;
+
+	if (listener->state == CHANNEL_LIVE && l && l->kind == FORWARD_LISTEN)
+		accept_channel(listener->conn, l->host, l->port ? l->port : l->bound_port, false, w);
+}
+
+/* ---- the client's agent ---- */
+
+bool
+forward_waits_for_agent(struct channel *ch)
+{
+	struct conn *c = ch->conn;
+	struct err err;
+
+	if (!ch->wants_agent)
+		return false;
+	if (c->agent == AGENT_UNKNOWN && wire_is_open(&c->manager) &&
+	    wire_send(&c->manager, agent_want, &err, .seq = ch->number) == 0)
+		c->agent = AGENT_ASKED;
+	if (c->agent == AGENT_ASKED)
+		return true;
+	ch->wants_agent = false; /* it goes into the environment once */
+	if (c->agent == AGENT_KNOWN && c->agent_path[0]) {
+		buf_fmt(&ch->env, "SSH_AUTH_SOCK=%s", c->agent_path);
+		buf_char(&ch->env, '\0');
+	}
+	return false;
+}
+
+void
+forward_agent_ready(struct conn *c, const struct msg_agent_ready *m)
+{
+	struct err err;
+
+	if (c->agent != AGENT_ASKED)
+		return;
+	c->agent = AGENT_KNOWN;
+	if (str_copy(m->path, c->agent_path, sizeof c->agent_path, &err) < 0)
+		c->agent_path[0] = '\0';
+	for (struct channel *ch = c->channels; ch; ch = ch->next)
+		if (ch->state == CHANNEL_WANTED && ch->wants_agent)
+			peers_start(ch);
+}
+
+void
+forward_agent_accepted(struct conn *c, struct wire *w)
+{
+	accept_channel(c, "", 0, true, w);
 }
 
 /* ---- what can be no forward ---- */
@@ -269,7 +320,9 @@ is_taken(struct channel *ch)
 {
 	const struct forward *f = ch->forward;
 
-	if (!ssh_channel_is_open(ch->ssh))
+	if (!ssh_channel_is_open(ch->ssh) && f->agent)
+		ssh_channel_open_auth_agent(ch->ssh);
+	else if (!ssh_channel_is_open(ch->ssh))
 		ssh_channel_open_reverse_forward(ch->ssh, f->host, (int)f->port, f->origin,
 						 (int)f->origin_port);
 	if (ch->state == CHANNEL_ASKED && ssh_channel_is_open(ch->ssh)) {

@@ -106,6 +106,9 @@ on_manager_message(struct conn *c)
 		if ((ch = channel_find(c, m->verb_input.seq)))
 			control_feed(ch, &c->manager);
 		return;
+	case MSG_agent_ready:
+		forward_agent_ready(c, &m->agent_ready);
+		return;
 	case MSG_verb_exit:
 		if ((ch = channel_find(c, m->verb_exit.seq)))
 			control_exit(ch, &m->verb_exit);
@@ -128,6 +131,8 @@ on_manager_gone(struct conn *c)
 {
 	wire_close(&c->manager);
 	c->want_sent = false;
+	if (c->agent == AGENT_ASKED)
+		c->agent = AGENT_UNKNOWN;
 	if (!c->proven || c->control || !c->keepers)
 		conn_close(c);
 	else if (has_wanted(c))

@@ -48,6 +48,8 @@ start_call(struct channel *ch)
 			   STR_LIT(""));
 		return;
 	}
+	if (forward_waits_for_agent(ch))
+		return;
 	ch->keeper = k;
 	channel_enter(ch, CHANNEL_ASKED);
 	if (ask_keeper(ch, &err) == 0)
@@ -327,6 +329,10 @@ on_keeper_message(struct keeper_link *k)
 			forward_listening(ch, &m->forward_listening);
 		return;
 	case MSG_forward_accepted:
+		if (m->forward_accepted.request == 0) {
+			forward_agent_accepted(k->conn, &k->wire);
+			return;
+		}
 		if ((ch = channel_find(k->conn, m->forward_accepted.request)) && ch->keeper == k)
 			forward_accepted(ch, &k->wire);
 		return;
@@ -362,8 +368,10 @@ drop_keeper(struct keeper_link *k)
 			*pp = k->next;
 			break;
 		}
-	if (c->keeper == k)
+	if (c->keeper == k) {
 		c->keeper = NULL;
+		c->agent = AGENT_UNKNOWN; /* its socket was that keeper's */
+	}
 	wire_close(&k->wire);
 	loop_defer(&c->loop, free_keeper, k);
 }

@@ -193,6 +193,17 @@ find(struct keeper *k, uint64_t number)
 }
 
 void
+grant_agent(struct keeper *k, const struct msg_agent_listen *m, int take_fd)
+{
+	struct grant *g = find(k, m->grant);
+
+	if (g)
+		tunnel_agent(g, m->name, take_fd);
+	else
+		close(take_fd);
+}
+
+void
 grant_revoke(struct keeper *k, uint64_t number)
 {
 	struct grant *g = find(k, number);

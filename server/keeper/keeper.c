@@ -230,6 +230,8 @@ take_command(struct keeper *k, struct message *m)
 {
 	if (m->id == MSG_grant)
 		grant_open(k, &m->grant, fd_steal(&m->fds[0]));
+	else if (m->id == MSG_agent_listen)
+		grant_agent(k, &m->agent_listen, fd_steal(&m->fds[0]));
 	else if (m->id == MSG_grant_rights)
 		grant_take_rights(k, &m->grant_rights);
 	else if (m->id == MSG_revoke)

@@ -347,6 +347,8 @@ struct grant {
 /* What the next grant may, if that has this number. */
 void grant_take_rights(struct keeper *k, const struct msg_grant_rights *m);
 void grant_open(struct keeper *k, const struct msg_grant *m, int take_fd);
+/* What comes in at take_fd is for the agent of its client. */
+void grant_agent(struct keeper *k, const struct msg_agent_listen *m, int take_fd);
 void grant_revoke(struct keeper *k, uint64_t number);
 void grant_adopt(struct keeper *k, uint64_t number, int fd);
 /* Cuts the link after a failed send or a broken row. */
@@ -361,6 +363,8 @@ void grant_close_all(struct keeper *k);
 /* -1: the link must be cut. */
 int tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
 int tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
+/* name: in spill/. */
+void tunnel_agent(struct grant *g, struct str name, int take_fd);
 /* Nobody wants it any more. number NULL: all of that link. */
 void tunnel_leave(struct keeper *k, const struct grant *g, const uint32_t *number);
 

@@ -47,7 +47,8 @@ struct tunnel {
 	size_t n_wishes, at;
 	uint32_t asked; /* the request to init that is under way, 0: none */
 	struct listener listeners[TRIES_MAX];
-	bool gone; /* off the list */
+	bool agent; /* its socket is spill/host, of the manager's making */
+	bool gone;  /* off the list */
 };
 
 /* ---- life ---- */
@@ -79,6 +80,8 @@ drop(struct tunnel *t)
 		watch_remove(&t->listeners[i].watch);
 		guard_close(&t->listeners[i].fd);
 	}
+	if (t->agent)
+		unlinkat(k->fds[KEEPER_SPILL], t->host, 0);
 	loop_defer(&k->loop, free_later, t);
 }
 
@@ -290,7 +293,8 @@ hand_over(struct tunnel *t, int take_fd, const struct sockaddr_storage *peer)
 	const bool is6 = peer->ss_family == AF_INET6;
 	struct err err;
 
-	inet_ntop(is6 ? AF_INET6 : AF_INET, is6 ? (const void *)&v6->sin6_addr : &v4->sin_addr,
+	if (peer->ss_family != AF_UNIX) /* an agent's has none */
+		inet_ntop(is6 ? AF_INET6 : AF_INET, is6 ? (const void *)&v6->sin6_addr : &v4->sin_addr,
 		  origin, sizeof origin);
 	const struct msg_forward_accepted body = {
 	    .request = t->number,
@@ -306,7 +310,7 @@ static void
 on_incoming(void *ctx, uint32_t events)
 {
 	struct listener *l = ctx;
-	struct sockaddr_storage peer;
+	struct sockaddr_storage peer = {0};
 
 	(void)events;
 	for (int i = 0; i < ACCEPTS_AT_ONCE && !l->tunnel->grant->dead; i++) {
@@ -390,6 +394,27 @@ tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *e
 	}
 	refuse(t, &why);
 	return 0;
+}
+
+/* ---- the agent of the client ---- */
+
+void
+tunnel_agent(struct grant *g, struct str name, int take_fd)
+{
+	struct tunnel *t = begin(g, 0, name, 0, true);
+	struct err err;
+
+	if (!t) {
+		close(take_fd);
+		return;
+	}
+	t->agent = true;
+	t->listeners[0].fd = take_fd;
+	if (watch_add(&g->keeper->loop, &t->listeners[0].watch, take_fd, EPOLLIN, on_incoming,
+		      &t->listeners[0], &err) < 0) {
+		log_err(&err, "listen for an agent");
+		drop(t);
+	}
 }
 
 /* ---- ends ---- */

@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "manager/agent.h"
 #include "manager/do.h"
 #include "manager/reach.h"
 #include "manager/session.h"
@@ -334,6 +335,9 @@ dispatch(struct conn *c)
 		return;
 	case MSG_verb_start:
 		do_verb(c, &msg->verb_start);
+		return;
+	case MSG_agent_want:
+		agent_want(c, msg->agent_want.seq);
 		return;
 	case MSG_verb_input_end:
 		do_input_given(c, &msg->verb_input_end);

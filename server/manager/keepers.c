@@ -520,8 +520,8 @@ is_among(const char *roles, enum principal_role role)
 	return false;
 }
 
-static uint32_t
-forwards_of(const struct conn *c)
+uint32_t
+keeper_forwards_of(const struct conn *c)
 {
 	const struct config *o = &c->m->config;
 
@@ -547,7 +547,7 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	    .user = str_of(c->user),
 	    .peer = str_of(c->peer),
 	};
-	if (wire_send(&s->keeper.wire, grant_rights, err, .grant = c->id, .forwards = forwards_of(c)) < 0 ||
+	if (wire_send(&s->keeper.wire, grant_rights, err, .grant = c->id, .forwards = keeper_forwards_of(c)) < 0 ||
 	    wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
 		return -1;
 	audit_write(&s->m->audit, "channel", AUDIT_TEXT("conn", c->tag),

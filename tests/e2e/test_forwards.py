@@ -1,9 +1,11 @@
 """Forwards: -L, -D, -W, -J into a session, -R out of it, and who may."""
+import os
+import re
 import socket
 import subprocess
 import threading
 
-from conftest import at_most, wait_until
+from conftest import at_most, running, wait_until
 
 ECHO = """
 import socket, threading
@@ -184,3 +186,35 @@ def test_256_connections_at_once(server, name):
     p.wait()
     inside.kill()
     inside.wait()
+
+
+def test_an_agent_is_forwarded_to_whom_may(name):
+    with running("agent_roles = developer, operator\n") as server:
+        agent = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
+        env = dict(os.environ, **dict(re.findall(r"(\w+)=([^;]+);", agent)))
+        try:
+            subprocess.run(["ssh-add", "-q", server.key], env=env, check=True)
+            listed = subprocess.run(["ssh-add", "-l"], env=env, capture_output=True, check=True).stdout
+            argv = server.ssh_argv(name, "ssh-add -l; echo $SSH_AUTH_SOCK", options=("-A",))
+            r = subprocess.run(argv, env=env, capture_output=True, timeout=60)
+            assert r.stdout.startswith(listed) and b"/run/berth/out/agent." in r.stdout, r
+            path = r.stdout.decode().split()[-1]
+            wait_until("its socket to be gone", lambda: server.ssh(name, f"test -e {path}").status == 1)
+            key = server.add_key("orch", 'role="orchestrator"')
+            argv = server.ssh_argv(name, "echo [$SSH_AUTH_SOCK]", options=("-A",), key=key)
+            assert subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout == b"[]\n"
+            # two at once on one connection, and a key of a call is the same call whatever the socket's name
+            argv = server.ssh_argv(name, "ssh-add -l | wc -l", options=("-A", "-o", "SetEnv=BERTH_CALL=k"))
+            assert [subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout for _ in range(2)] == [b"1\n"] * 2
+        finally:
+            os.kill(int(env["SSH_AGENT_PID"]), 15)
+
+
+def test_no_agent_is_forwarded_by_default(server, name):
+    agent = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
+    env = dict(os.environ, **dict(re.findall(r"(\w+)=([^;]+);", agent)))
+    try:
+        r = subprocess.run(server.ssh_argv(name, "echo [$SSH_AUTH_SOCK]", options=("-A",)), env=env, capture_output=True, timeout=60)
+        assert r.stdout == b"[]\n", r
+    finally:
+        os.kill(int(env["SSH_AGENT_PID"]), 15)
