@@ -559,6 +559,7 @@ run(struct keeper *k)
 			log_err(&ignored, "tell the manager");
 		return err_exit(err.code);
 	}
+	tunnel_sweep(k);
 	ahead_make(k);
 	if (loop_run(&k->loop, &err) < 0) {
 		log_err(&err, "run");

@@ -363,6 +363,8 @@ void grant_close_all(struct keeper *k);
 /* -1: the link must be cut. */
 int tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
 int tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
+/* Removes sockets of agents that a keeper which was killed has left. */
+void tunnel_sweep(struct keeper *k);
 /* name: in spill/. */
 void tunnel_agent(struct grant *g, struct str name, int take_fd);
 /* Nobody wants it any more. number NULL: all of that link. */

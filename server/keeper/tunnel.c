@@ -14,7 +14,9 @@
 #include "base/time.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -415,6 +417,23 @@ tunnel_agent(struct grant *g, struct str name, int take_fd)
 		log_err(&err, "listen for an agent");
 		drop(t);
 	}
+}
+
+void
+tunnel_sweep(struct keeper *k)
+{
+	const int fd = openat(k->fds[KEEPER_SPILL], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir) { /* an engine that shows none */
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (const struct dirent *e; (e = readdir(dir));)
+		if (e->d_type == DT_SOCK)
+			unlinkat(dirfd(dir), e->d_name, 0);
+	closedir(dir);
 }
 
 /* ---- ends ---- */

@@ -200,6 +200,13 @@ def test_an_agent_is_forwarded_to_whom_may(name):
             assert r.stdout.startswith(listed) and b"/run/berth/out/agent." in r.stdout, r
             path = r.stdout.decode().split()[-1]
             wait_until("its socket to be gone", lambda: server.ssh(name, f"test -e {path}").status == 1)
+            left = subprocess.Popen(server.ssh_argv(name, "echo up; sleep 300", options=("-A",)), env=env, stdout=subprocess.PIPE)
+            assert left.stdout.readline() == b"up\n"
+            for pid, what in server.keeper_pids():
+                if what == "berth-keeper":
+                    os.kill(pid, 9)
+            assert left.wait(60)
+            assert server.ssh(name, "ls /run/berth/out | grep -c agent").out == b"0\n", "what a killed keeper left"
             key = server.add_key("orch", 'role="orchestrator"')
             argv = server.ssh_argv(name, "echo [$SSH_AUTH_SOCK]", options=("-A",), key=key)
             assert subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout == b"[]\n"
