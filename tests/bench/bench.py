@@ -15,7 +15,7 @@ import asyncssh  # noqa: E402
 import conftest  # noqa: E402
 
 QUICK = "--quick" in sys.argv
-ONLY = [w for w in sys.argv[1:] if not w.startswith("--")]  # sftp: that table alone
+ONLY = [w for w in sys.argv[1:] if not w.startswith("--")]  # sftp, ssh: these tables alone
 KEX, CIPHER = "curve25519-sha256", "aes256-gcm@openssh.com"
 SAME = ["-o", f"KexAlgorithms={KEX}", "-c", CIPHER]
 USER = "berth-bench"
@@ -137,71 +137,80 @@ async def parallel(target, n):
         return time.perf_counter() - began
 
 
+async def idle_memory(target, processes, n):
+    """MiB of PSS that each of n idle connections adds."""
+    async def pss():
+        return sum(pss_of(pid) for pid in processes())
+
+    before = await pss()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(n):
+            await stack.enter_async_context(connect(*target))
+        return (await pss() - before) / n / 1024
+
+
+def pss_of(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+    return 0
+
+
+def descendants(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as f:
+        for child in map(int, f.read().split()):
+            yield child
+            yield from descendants(child)
+
+
+def master_exec(argv, n):
+    """`true` by ssh over a ControlMaster, its client's start included."""
+    with tempfile.TemporaryDirectory(prefix="berth-bench.") as d:
+        mux = ["-o", f"ControlPath={d}/mux"]
+        master = subprocess.Popen(argv("", options=[*mux, "-M", "-N"])[:-1], stdin=subprocess.DEVNULL)
+        conftest.wait_until("the master", lambda: os.path.exists(f"{d}/mux"))
+        times = cold(argv("true", options=mux), n)
+        master.kill()  # it does not always heed SIGTERM
+        master.wait()
+    return times
+
+
+def in_turns(rounds, *measures):
+    """What each measure gave, in turns, so that a slow minute hits all."""
+    results = [[] for _ in measures]
+    for _ in range(rounds):
+        for into, measure in zip(results, measures):
+            got = measure()
+            into.extend(got if isinstance(got, list) else [got])
+    return results
+
+
 def ssh_table(server, sshd):
     ours, theirs = (server.port, "bench", server.key), (sshd.port, USER, sshd.key)
     server.ssh("bench", "true")
-    n = 100 if QUICK else 500
-    mine, his = [], []
-    for _ in range(4):  # alternating, so that a slow minute hits both
-        mine += asyncio.run(exec_latency(ours, n // 4))
-        his += asyncio.run(exec_latency(theirs, n // 4))
-    row("exec `true`, open connection, p50", 1e3 * quantile(mine, .5), 1e3 * quantile(his, .5), "ms", "asyncssh")
-    row("the same, p95", 1e3 * quantile(mine, .95), 1e3 * quantile(his, .95), "ms")
-    row("the same, p99", 1e3 * quantile(mine, .99), 1e3 * quantile(his, .99), "ms")
-    n = 10 if QUICK else 40
-    mine, his = asyncio.run(connect_latency(ours, n)), asyncio.run(connect_latency(theirs, n))
+    argv = [lambda *c, options=(): server.ssh_argv("bench", *c, options=[*SAME, *options]), sshd.argv]
+    n = 25 if QUICK else 50
+    mine, his = in_turns(4 if QUICK else 10, lambda: asyncio.run(exec_latency(ours, n)), lambda: asyncio.run(exec_latency(theirs, n)))
+    for q, what in ((.5, "exec `true`, open connection, p50"), (.95, "the same, p95"), (.99, "the same, p99")):
+        row(what, 1e3 * quantile(mine, q), 1e3 * quantile(his, q), "ms", "asyncssh")
+    n = 5 if QUICK else 20
+    mine, his = in_turns(2, lambda: master_exec(argv[0], n), lambda: master_exec(argv[1], n))
+    row("exec `true` by ssh over a ControlMaster, p50", 1e3 * quantile(mine, .5), 1e3 * quantile(his, .5), "ms", "with the client's start")
+    mine, his = in_turns(2, lambda: asyncio.run(connect_latency(ours, n)), lambda: asyncio.run(connect_latency(theirs, n)))
     row("connect + auth, p50", 1e3 * quantile(mine, .5), 1e3 * quantile(his, .5), "ms", "asyncssh")
-    mine = cold(server.ssh_argv("bench", "true", options=SAME), n)
-    his = cold(sshd.argv("true"), n)
+    mine, his = in_turns(2, lambda: cold(argv[0]("true"), n), lambda: cold(argv[1]("true"), n))
     row("cold `ssh host true`, p50", 1e3 * quantile(mine, .5), 1e3 * quantile(his, .5), "ms", "OpenSSH client")
-    size = 256 if QUICK else 1024
-    rounds = 1 if QUICK else 3
+    size, rounds = (256, 2) if QUICK else (1024, 5)
     command = f"head -c {size}M /dev/zero"
-    mine = [out_rate(server.ssh_argv("bench", command, options=SAME), size) for _ in range(rounds)]
-    his = [out_rate(sshd.argv(command), size) for _ in range(rounds)]
-    row(f"stdout, {size} MiB, median", quantile(mine, .5), quantile(his, .5), "MiB/s", "journalled in full or punched past its bound")
-    mine = [in_rate(server.ssh_argv("bench", "cat > /dev/null", options=SAME), size) for _ in range(rounds)]
-    his = [in_rate(sshd.argv("cat > /dev/null"), size) for _ in range(rounds)]
-    row(f"stdin, {size} MiB, median", quantile(mine, .5), quantile(his, .5), "MiB/s")
-    row("256 parallel calls of 0.3 s", asyncio.run(parallel(ours, 256)), 0, "s", "one connection")
-
-
-def sftp(port, user, key, command):
-    """OpenSSH's sftp, a batch of commands: the seconds it took."""
-    began = time.perf_counter()
-    done = subprocess.run(["sftp", "-q", *conftest.SSH_OPTIONS, *SAME, "-P", str(port), "-i", str(key), "-b", "-", f"{user}@127.0.0.1"],
-                          input=command.encode(), capture_output=True)
-    assert done.returncode == 0, done
-    return time.perf_counter() - began
-
-
-def sftp_table(server, sshd):
-    """Get and put of one large file, in memory at both ends, and of many small ones, in turns."""
-    assert server.verb("new", "bench-sftp", "--tmp", "3G").status == 0
-    sides = [(server.port, "bench-sftp", server.key), (sshd.port, USER, sshd.key)]
-    size, rounds, files = (256, 2, 500) if QUICK else (1024, 9, 5000)
-    get, put, small = ([], []), ([], []), ([], [])
-    with tempfile.TemporaryDirectory(prefix="berth-bench.", dir="/dev/shm") as d:
-        subprocess.run(["sh", "-c", f"head -c {size}M /dev/urandom > {d}/big && mkdir {d}/small && cd {d}/small && "
-                        f"for i in $(seq {files}); do echo $i > $i; done"], check=True)
-        for _ in range(rounds):
-            for i, side in enumerate(sides):
-                there = f"/dev/shm/{USER}"
-                put[i].append(size / sftp(*side, f"put {d}/big {there}"))
-                get[i].append(size / sftp(*side, f"get {there} /dev/null"))
-                if len(get[i]) == 1:
-                    sftp(*side, f"get {there} {d}/got")
-                    subprocess.run(["cmp", f"{d}/big", f"{d}/got"], check=True)
-                    os.unlink(f"{d}/got")
-                sftp(*side, f"rm {there}")
-        for _ in range(2):
-            for i, side in enumerate(sides):
-                small[i].append(sftp(*side, f"put -r {d}/small"))
-                sftp(*side, "rm small/*\nrmdir small")
-    for what, of in ((f"sftp get of {size} MiB, median", get), (f"sftp put of {size} MiB, median", put)):
-        row(what, quantile(of[0], .5), quantile(of[1], .5), "MiB/s", "OpenSSH's client, in turns; /dev/shm there")
-        row("the same, best", max(of[0]), max(of[1]), "MiB/s")
-    row(f"sftp put of {files} small files, median", quantile(small[0], .5), quantile(small[1], .5), "s")
+    mine, his = in_turns(rounds, lambda: out_rate(argv[0](command), size), lambda: out_rate(argv[1](command), size))
+    row(f"stdout, {size} MiB, median", quantile(mine, .5), quantile(his, .5), "MiB/s", f"best {max(mine):.0f} and {max(his):.0f}; journalled, punched past its bound")
+    mine, his = in_turns(rounds, lambda: in_rate(argv[0]("cat > /dev/null"), size), lambda: in_rate(argv[1]("cat > /dev/null"), size))
+    row(f"stdin, {size} MiB, median", quantile(mine, .5), quantile(his, .5), "MiB/s", f"best {max(mine):.0f} and {max(his):.0f}")
+    runs = [asyncio.run(parallel(ours, 256)) for _ in range(3 if QUICK else 50)]
+    row("256 parallel calls of 0.3 s, median", quantile(runs, .5), 0, "s", f"one connection, {len(runs)} runs, all complete, most {max(runs):.2f}")
+    n = 5 if QUICK else 20
+    mine = asyncio.run(idle_memory(ours, lambda: [p for p, what in server.all_pids() if what == "berth-conn"], n))
+    his = asyncio.run(idle_memory(theirs, lambda: descendants(sshd.process.pid), n))
+    row("memory of an idle connection (PSS)", mine, his, "MiB", f"{n} of them")
 
 
 async def new_workspaces(server, n):
@@ -322,7 +331,7 @@ def main():
         with Sshd() as sshd:
             if not ONLY or "sftp" in ONLY:
                 sftp_table(server, sshd)
-            if not ONLY:
+            if not ONLY or "ssh" in ONLY:
                 ssh_table(server, sshd)
         if ONLY:
             return
