@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-enum { PLACES_MORE = 1024 /* that have nothing but failures */ };
+enum {
+	PLACES_MORE = 1024, /* that have nothing but failures */
+	KEYS_TOLD_A_SECOND = 20,
+};
 
 static const struct {
 	const char *name, *words;
@@ -20,6 +23,7 @@ static const struct {
     [DOOR_WAIT] = {"wait", "too many failed logins of its address (login_failures)"},
     [DOOR_ATTEMPTS] = {"attempts", "too many tries to log in (login_attempts)"},
     [DOOR_LATE] = {"late", "did not log in in time (login_grace)"},
+    [DOOR_KEYS] = {"keys", "keys that may not come in, more than are told one by one"},
 };
 
 /* ---- refusals are told, but do not fill a log ---- */
@@ -31,10 +35,9 @@ say(struct door *d, enum door_reason r)
 
 	d->refusals[r].untold = 0;
 	d->refusals[r].told_ns = time_now_ns();
-	log_line("connections refused: %u, the last from %s: %s", n, d->refusals[r].last,
-		 reasons[r].words);
+	log_line("refused: %u, the last from %s: %s", n, d->refusals[r].last, reasons[r].words);
 	audit_write(&d->m->audit, "refuse", AUDIT_TEXT("reason", reasons[r].name),
-		    AUDIT_NUMBER("connections", n), AUDIT_TEXT("peer", d->refusals[r].last));
+		    AUDIT_NUMBER("times", n), AUDIT_TEXT("peer", d->refusals[r].last));
 }
 
 static void
@@ -58,6 +61,21 @@ tell(struct door *d, enum door_reason r, const char *peer)
 		say(d, r);
 	else if (!d->tell.slot)
 		timer_set(&d->m->loop, &d->tell, told_ns + NS_PER_S, on_tell, d);
+}
+
+bool
+door_tells_key(struct door *d, const char *peer)
+{
+	const uint64_t now_ns = time_now_ns();
+
+	if (now_ns - d->keys_ns >= NS_PER_S) {
+		d->keys_ns = now_ns;
+		d->keys = 0;
+	}
+	if (++d->keys <= KEYS_TOLD_A_SECOND)
+		return true;
+	tell(d, DOOR_KEYS, peer);
+	return false;
 }
 
 /* ---- addresses ---- */

@@ -27,6 +27,7 @@ enum door_reason {
 	DOOR_WAIT,     /* login_failures */
 	DOOR_ATTEMPTS, /* login_attempts */
 	DOOR_LATE,     /* login_grace */
+	DOOR_KEYS,     /* keys that were refused, beyond those that are told one by one */
 	DOOR_REASONS
 };
 
@@ -49,6 +50,8 @@ struct door {
 		char last[64]; /* who was refused */
 	} refusals[DOOR_REASONS];
 	struct timer tell;
+	uint64_t keys_ns; /* when the second began in which ... */
+	unsigned keys;    /* ... so many refused keys were told of */
 };
 
 void door_open(struct door *d, struct manager *m);
@@ -60,5 +63,7 @@ bool door_lets_in(struct door *d, int client, const struct source *from, const c
 void door_enter(struct conn *c);
 void door_proven(struct conn *c);
 void door_leave(struct conn *c);
+/* A key was refused: whether that may be told by itself; else it is counted. */
+bool door_tells_key(struct door *d, const char *peer);
 
 #endif

@@ -196,9 +196,11 @@ login_answer(struct conn *c, const struct msg_key_query *m)
 	}
 	note_keys(c->m);
 	const bool ok = login_decide(&c->m->keys, &q, &l, &why) == 0;
-	audit_answer(c, m, &l, ok ? NULL : &why);
-	if (!ok) {
-		c->refused++;
+	c->refused += !ok;
+	if (ok) {
+		audit_answer(c, m, &l, NULL);
+	} else if (door_tells_key(&c->m->door, c->peer)) {
+		audit_answer(c, m, &l, &why);
 		log_err(&why, "%s: user %.*s is refused", c->peer, (int)m->user.len, m->user.at);
 	}
 	if (ok && m->proven)

@@ -15,7 +15,7 @@ def audit(server, kind):
 
 
 def refused(server, reason):
-    return sum(int(line["connections"]) for line in audit(server, "refuse") if line["reason"] == reason)
+    return sum(int(line["times"]) for line in audit(server, "refuse") if line["reason"] == reason)
 
 
 @contextlib.contextmanager
@@ -154,3 +154,18 @@ def test_bad_limits_are_mistakes_of_the_configuration(tmp_path, line, said):
     done = subprocess.run([BUILD / "berthd", "--state", tmp_path / "s", "--run", tmp_path / "r", "--listen", "127.0.0.1:0",
                            "--config", tmp_path / "c"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 78 and said in done.stderr, done
+
+
+def test_refused_keys_do_not_fill_the_logs(name):
+    with running("login_attempts = 1000\n") as server:
+        keys = [strange_key(server, f"k{i}") for i in range(90)]
+        options = [word for key in keys[1:] for word in ("-i", str(key))]
+        clients = [subprocess.Popen(server.ssh_argv(name, "true", key=keys[0], options=options), stdin=subprocess.DEVNULL,
+                                    stderr=subprocess.PIPE) for _ in range(4)]
+        assert all(b"Permission denied" in p.communicate(timeout=60)[1] for p in clients)
+
+        def told():
+            return len([a for a in audit(server, "auth") if a["result"] == "refused"])
+
+        wait_until("all to be told of", lambda: told() + refused(server, "keys") == 360)
+        assert refused(server, "keys") > 0
