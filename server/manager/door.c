@@ -10,7 +10,7 @@
 
 enum {
 	PLACES_MORE = 1024, /* that have nothing but failures */
-	KEYS_TOLD_A_SECOND = 20,
+	KEYS_TOLD_A_SECOND = 100,
 };
 
 static const struct {

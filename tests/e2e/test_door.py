@@ -161,11 +161,11 @@ def test_refused_keys_do_not_fill_the_logs(name):
         keys = [strange_key(server, f"k{i}") for i in range(90)]
         options = [word for key in keys[1:] for word in ("-i", str(key))]
         clients = [subprocess.Popen(server.ssh_argv(name, "true", key=keys[0], options=options), stdin=subprocess.DEVNULL,
-                                    stderr=subprocess.PIPE) for _ in range(4)]
+                                    stderr=subprocess.PIPE) for _ in range(10)]
         assert all(b"Permission denied" in p.communicate(timeout=60)[1] for p in clients)
 
         def told():
             return len([a for a in audit(server, "auth") if a["result"] == "refused"])
 
-        wait_until("all to be told of", lambda: told() + refused(server, "keys") == 360)
+        wait_until("all to be told of", lambda: told() + refused(server, "keys") == 900)
         assert refused(server, "keys") > 0
