@@ -330,13 +330,14 @@ read_conn(void *ctx)
 {
 	struct conn *c = ctx;
 	struct err err;
-	int got;
+	int got = 0;
 
-	while ((got = wire_recv(&c->wire, &err)) == 1)
+	/* what one that was dropped has sent before is not heard any more */
+	while (!c->dropped && (got = wire_recv(&c->wire, &err)) == 1)
 		dispatch(c);
-	if (got == 0)
+	if (!c->dropped && got == 0)
 		return;
-	if (err.code != ERR_UNAVAILABLE)
+	if (!c->dropped && err.code != ERR_UNAVAILABLE)
 		log_err(&err, "connection from %s is cut", c->peer);
 	conn_close(c);
 }

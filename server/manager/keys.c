@@ -55,6 +55,7 @@ load_authorized(struct keys *k)
 
 	if (k->authorized_file.there && path_read(k->dir, "authorized_keys", &text, &err) < 0) {
 		log_err(&err, "authorized_keys stays as it was");
+		k->authorized_file.loaded = false; /* tried again with the next question */
 		return;
 	}
 	forget(k);
@@ -68,6 +69,9 @@ load_authorized(struct keys *k)
 			log_err(&err, "authorized_keys line %u is not used", n);
 		k->n += got > 0;
 	}
+	if (rest.at && rest.len)
+		log_line("authorized_keys: what stands behind the first %d keys is not used",
+			 KEYS_MAX);
 }
 
 static void
@@ -77,12 +81,14 @@ load_revoked(struct keys *k)
 	struct err err;
 
 	revoked_done(&k->revoked);
-	k->loads++;
-	if (k->revoked_file.there && path_read(k->dir, "revoked_keys", &text, &err) < 0)
+	if (k->revoked_file.there && path_read(k->dir, "revoked_keys", &text, &err) < 0) {
 		k->revoked.why = err;
-	else
+		k->revoked_file.loaded = false; /* tried again with the next question */
+	} else {
+		k->loads++;
+		k->revoked_sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
 		revoked_parse(buf_view(&text), &k->revoked);
-	k->revoked_sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
+	}
 	if (k->revoked.why.code != ERR_NONE)
 		log_err(&k->revoked.why, "nobody is let in");
 }

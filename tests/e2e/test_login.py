@@ -97,6 +97,22 @@ def server_popen(server, user, key, *command, options=()):
             p.kill()
 
 
+def test_a_key_expires_without_a_manager_too(own_server, name):
+    server = own_server
+    key = make_key(server)
+    server.ssh(name, "true")
+    until = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 5))
+    allow(server, key, f'expiry-time="{until}"')
+    with server_popen(server, name, key, "echo in; exec cat") as p:
+        assert p.stdout.readline() == b"in\n"
+        server.process.kill()
+        server.process.wait()
+        server.process.stdout.close()
+        p.wait(30)  # its keeper ends the link
+        assert p.returncode != 0
+    server.start()
+
+
 def test_a_key_that_is_removed_is_cut(server, name):
     key = make_key(server)
     file = server.state / "keys" / "authorized_keys"
@@ -322,6 +338,10 @@ def test_a_list_of_revoked_keys_that_is_not_understood_lets_nobody_in(own_server
     shutil.copy(krl, own_server.state / "keys" / "revoked_keys")
     assert is_refused(own_server.ssh(name, "true"))
     (own_server.state / "keys" / "revoked_keys").unlink()
+    assert own_server.ssh(name, "echo in").stdout == "in\n"
+    (own_server.state / "keys" / "revoked_keys").mkdir()
+    assert is_refused(own_server.ssh(name, "true"))
+    (own_server.state / "keys" / "revoked_keys").rmdir()
     assert own_server.ssh(name, "echo in").stdout == "in\n"
 
 
