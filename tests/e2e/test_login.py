@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import Server, at_most, make_server, wait_until
+from conftest import RUNG, Server, at_most, make_server, wait_until
 from test_forwards import echo_server
 
 NAMES = iter(range(10**6))
@@ -162,7 +162,7 @@ def test_a_key_without_pty_gets_none_and_its_commands_run(server, name):
         assert server.ssh(name, "test -t 0; echo $?", key=key).stdout == "1\n"
     allow(server, key := make_key(server), "restrict,pty")
     done = server.ssh(name, "test -t 0; echo $?", key=key, options=["-tt"])
-    assert done.stdout == "0\r\n", done
+    assert done.stdout.endswith("0\r\n"), done
 
 
 def test_a_line_with_an_unknown_option_is_not_used_and_named(server, name):
@@ -187,6 +187,7 @@ def listens(server, name, key, where):
     return server.ssh(name, "echo in", key=key, options=["-o", "ExitOnForwardFailure=yes", "-R", f"{where}:127.0.0.1:1"]).stdout == "in\n"
 
 
+@pytest.mark.skipif(RUNG.startswith("process"), reason="a session of isolation process has no network to forward into")
 def test_forwarding_is_held_to_the_keys_line(server, authority, name):
     inside = echo_server(server, name)
     there, elsewhere = ("-W", "localhost:7007"), ("-W", "127.0.0.1:7007")
@@ -244,7 +245,7 @@ def test_a_certificate_without_permit_pty_gets_none(server, authority, name):
     assert done.status == 255 and "PTY allocation request failed" in done.stderr, done
     assert server.ssh(name, "echo in", key=key).stdout == "in\n"
     with_pty = certify(authority, make_key(server), "-n", name)
-    assert server.ssh(name, "echo in", key=with_pty, options=["-tt"]).stdout == "in\r\n"
+    assert server.ssh(name, "echo in", key=with_pty, options=["-tt"]).stdout.endswith("in\r\n")
 
 
 BROKEN = [
