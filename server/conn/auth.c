@@ -2,8 +2,9 @@
  *
  * Invariants:
  *  1. nothing is granted on a probe: only a signature that libssh has verified asks with proven;
- *  2. a key that the manager does not know, a certificate, a DSA key and a manager that does not
- *     answer are all the same "denied" to the client. */
+ *  2. a key or a certificate that the manager does not take, a DSA key and a manager that does not
+ *     answer are all the same "denied" to the client;
+ *  3. what a key allows comes before the answer that lets it in. */
 #include "conn.h"
 
 #include "base/log.h"
@@ -12,11 +13,56 @@
 void
 auth_count(struct conn *c)
 {
-	if (++c->attempts >= ATTEMPTS_MAX)
-		conn_end(c, "too many attempts to log in");
+	struct err ignored; /* whoever is not there need not hear of it */
+
+	if (++c->attempts < c->attempts_max || c->ended)
+		return;
+	conn_end(c, "too many attempts to log in");
+	(void)!wire_send(&c->manager, attempts_over, &ignored, .attempts = c->attempts);
 }
 
-/* Certificates prove nothing to libssh (it checks no authority); DSA is dead. */
+int
+auth_receive_setup(struct conn *c, uint64_t until_ns, struct err *err)
+{
+	if (wire_recv_wait(&c->manager, until_ns, err) < 0)
+		return -1;
+	if (c->manager.message.id != MSG_conn_login)
+		return err_set(err, ERR_CORRUPT, "the manager said something else than conn_login");
+	const struct msg_conn_login *m = &c->manager.message.conn_login;
+	c->attempts_max = m->attempts;
+	if (str_copy(m->kex, c->kex, sizeof c->kex, err) < 0 ||
+	    str_copy(m->ciphers, c->ciphers, sizeof c->ciphers, err) < 0 ||
+	    str_copy(m->macs, c->macs, sizeof c->macs, err) < 0)
+		return -1;
+	return str_copy(m->host_keys, c->host_keys, sizeof c->host_keys, err);
+}
+
+/* Kinds of user keys stay as libssh has them: it does not answer a signature of a kind that is not
+ * listed, and the client waits for ever. Which are taken is said to the probe (is_accepted_type).
+ */
+int
+auth_set_algorithms(const struct conn *c, ssh_bind bind)
+{
+	const struct {
+		enum ssh_bind_options_e option;
+		const char *names;
+	} lists[] = {
+	    {SSH_BIND_OPTIONS_KEY_EXCHANGE, c->kex},
+	    {SSH_BIND_OPTIONS_CIPHERS_C_S, c->ciphers},
+	    {SSH_BIND_OPTIONS_CIPHERS_S_C, c->ciphers},
+	    {SSH_BIND_OPTIONS_HMAC_C_S, c->macs},
+	    {SSH_BIND_OPTIONS_HMAC_S_C, c->macs},
+	    {SSH_BIND_OPTIONS_HOSTKEY_ALGORITHMS, c->host_keys},
+	};
+
+	for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+		if (ssh_bind_options_set(bind, lists[i].option, lists[i].names) != SSH_OK)
+			return SSH_ERROR;
+	return SSH_OK;
+}
+
+/* Of a certificate libssh has checked that the client holds its key, and nothing else: the manager
+ * does the rest. DSA is dead. */
 static bool
 is_accepted_type(ssh_key key)
 {
@@ -28,9 +74,29 @@ is_accepted_type(ssh_key key)
 	case SSH_KEYTYPE_ED25519:
 	case SSH_KEYTYPE_SK_ECDSA:
 	case SSH_KEYTYPE_SK_ED25519:
+	case SSH_KEYTYPE_RSA_CERT01:
+	case SSH_KEYTYPE_ECDSA_P256_CERT01:
+	case SSH_KEYTYPE_ECDSA_P384_CERT01:
+	case SSH_KEYTYPE_ECDSA_P521_CERT01:
+	case SSH_KEYTYPE_ED25519_CERT01:
+	case SSH_KEYTYPE_SK_ECDSA_CERT01:
+	case SSH_KEYTYPE_SK_ED25519_CERT01:
 		return true;
 	default:
 		return false;
+	}
+}
+
+static int
+receive_answer(struct conn *c, struct err *err)
+{
+	for (;;) {
+		if (wire_recv_wait(&c->manager, c->login_until_ns, err) < 0)
+			return -1;
+		if (c->manager.message.id != MSG_key_allowances)
+			return 0;
+		const struct msg_key_allowances *m = &c->manager.message.key_allowances;
+		allowances_take(&c->allow, m->flags, m->permit_open, m->permit_listen);
 	}
 }
 
@@ -51,7 +117,7 @@ ask(struct conn *c, const char *user, ssh_key key, bool proven, struct err *err)
 		return err_set(err, ERR_USAGE, "a key that is too long");
 	if (wire_send(&c->manager, key_query, err, .user = str_of(user), .key = buf_view(&text),
 		      .proven = proven) < 0 ||
-	    wire_recv_wait(&c->manager, c->login_until_ns, err) < 0) {
+	    receive_answer(c, err) < 0) {
 		conn_end(c, "the manager does not answer");
 		return -1;
 	}

@@ -349,7 +349,7 @@ take_request(struct channel *ch, ssh_message m)
 	case SSH_CHANNEL_REQUEST_SUBSYSTEM:
 		return begin_subsystem(ch, m);
 	case SSH_CHANNEL_REQUEST_PTY:
-		if (ch->state != CHANNEL_OPEN)
+		if (ch->state != CHANNEL_OPEN || !(ch->conn->allow.flags & ALLOW_PTY))
 			return 1;
 		buf_clear(&ch->term);
 		command = ssh_message_channel_request_pty_term(m);

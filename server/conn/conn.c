@@ -36,7 +36,7 @@ enum {
 	LAST_WORDS_S = 30, /* how long a keeper that is busy is waited for at the end */
 	ALIVE_S = 15,
 	ALIVE_MISSED_MAX = 4,
-	CLOSING_S = 15, /* without a byte received: a slow reader opens its window rarely */
+	CLOSING_S = 15,         /* without a byte received: a slow reader opens its window rarely */
 	PACKET_COST_BYTES = 38, /* of framing, padding and MAC: an estimate, at most that much */
 };
 
@@ -323,8 +323,11 @@ run(struct conn *c, struct err *err)
 static int
 receive_setup(struct conn *c, struct err *err)
 {
+	const uint64_t until_ns = time_now_ns() + SETUP_S * NS_PER_S;
+
 	if (wire_open(&c->manager, FD_MANAGER, ROLE_CONN, ROLE_MANAGER, PHASE_UNPROVEN, err) < 0 ||
-	    wire_recv_wait(&c->manager, time_now_ns() + SETUP_S * NS_PER_S, err) < 0)
+	    auth_receive_setup(c, until_ns, err) < 0 ||
+	    wire_recv_wait(&c->manager, until_ns, err) < 0)
 		return err_add(err, "hear from the manager");
 	if (c->manager.message.id != MSG_conn_setup)
 		return err_set(err, ERR_CORRUPT, "the manager said something else than conn_setup");
@@ -356,6 +359,7 @@ init_ssh(struct conn *c, struct err *err)
 	ssh_bind_options_set(bind, SSH_BIND_OPTIONS_PROCESS_CONFIG, &no); /* else it reads /etc/ssh */
 	if (ssh_bind_options_set(bind, SSH_BIND_OPTIONS_IMPORT_KEY, key) != SSH_OK ||
 	    ssh_bind_options_set(bind, SSH_BIND_OPTIONS_BANNER, "berth_" BERTH_VERSION) != SSH_OK ||
+	    auth_set_algorithms(c, bind) != SSH_OK ||
 	    ssh_bind_accept_fd(bind, c->ssh, FD_CLIENT) != SSH_OK)
 		return err_set(err, ERR_INTERNAL, "libssh: %s", ssh_get_error(bind));
 	ssh_bind_free(bind); /* the key was copied into the session */
@@ -474,6 +478,7 @@ release(struct conn *c)
 		ssh_free(c->ssh);
 	}
 	free(c->piece);
+	allowances_done(&c->allow);
 	ssh_finalize();
 }
 

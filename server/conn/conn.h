@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "verbs/allowances.h"
 #include "verbs/options.h"
 #include "verbs/verbs.h"
 #include "wire/journal_read.h"
@@ -36,7 +37,6 @@ enum {
 	TAKEN_IDLE_BYTES = 64 << 10,   /* ... and then: far below what a journal keeps at least */
 	ENV_MAX_BYTES = 65536,
 	COMMAND_MAX_BYTES = 131072,
-	ATTEMPTS_MAX = 20,
 	CALL_TRIES_MAX = 20,
 	CALL_TRIES_AT_ONCE = 3, /* the others wait ... */
 	CALL_AGAIN_MS = 250,	/* ... each this long: a keeper takes seconds to end, at most */
@@ -182,7 +182,9 @@ struct conn {
 	char host_key[16384 + 1], peer[65];
 	uint64_t login_until_ns;
 	uint32_t channels_max;
-	unsigned attempts;
+	unsigned attempts, attempts_max;
+	struct allowances allow; /* owned: what its key lets it do beside calls and verbs */
+	char kex[1025], ciphers[1025], macs[1025], host_keys[1025];
 	bool proven, control;
 	char user[129];
 
@@ -230,6 +232,9 @@ void conn_forget(struct channel *ch);
 /* ---- auth.c ---- */
 
 void auth_init(struct conn *c);
+/* The manager's first words: limits, and what the key exchange may use. */
+int auth_receive_setup(struct conn *c, uint64_t until_ns, struct err *err) must_check;
+int auth_set_algorithms(const struct conn *c, ssh_bind bind) must_check;
 /* Counts one attempt; too many end the connection. */
 void auth_count(struct conn *c);
 

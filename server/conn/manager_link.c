@@ -117,6 +117,9 @@ on_manager_message(struct conn *c)
 		if ((ch = channel_find(c, m->verb_stream.seq)))
 			control_stream(ch, &m->verb_stream);
 		return;
+	case MSG_conn_cut:
+		conn_end(c, "its key may not come in any more");
+		return;
 	case MSG_verb_end:
 		if ((ch = channel_find(c, m->verb_end.seq)))
 			control_end(ch, &m->verb_end);

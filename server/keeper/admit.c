@@ -63,6 +63,8 @@ check(const struct grant *g, const struct msg_call_start *m, struct call_options
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
+	if (m->pty && !(g->allow.flags & ALLOW_PTY))
+		return err_set(err, ERR_DENIED, "its key allows no terminal");
 	if (k->ended || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session has ended");
 	if (k->suspended) {

@@ -10,6 +10,7 @@
 #include "base/time.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 static void
@@ -18,7 +19,8 @@ free_later(void *ctx)
 	struct grant *g = ctx;
 
 	wire_close(&g->conn);
-	buf_free(&g->opens);
+	allowances_done(&g->allow);
+	free(g->key);
 	free(g);
 }
 
@@ -126,24 +128,27 @@ on_until(void *ctx)
 }
 
 void
-grant_take_rights(struct keeper *k, const struct msg_grant_rights *m)
+grant_take_terms(struct keeper *k, const struct msg_grant_terms *m)
 {
-	k->rights.grant = m->grant;
-	k->rights.forwards = m->forwards;
-	buf_free(&k->rights.opens);
-	k->rights.opens = BUF_MAX(8192);
-	buf_str(&k->rights.opens, m->opens);
+	free(k->terms.key);
+	k->terms.key = xstrndup(m->key);
+	k->terms.number = m->grant;
+	k->terms.roles = m->roles;
+	k->terms.forwards = m->forwards;
+	allowances_take(&k->terms.allow, m->flags, m->permit_open, m->permit_listen);
 }
 
+/* Without terms of its own it allows nothing beside calls. */
 static void
-apply_rights(struct keeper *k, struct grant *g)
+take_terms(struct keeper *k, struct grant *g)
 {
-	if (k->rights.grant != g->number)
+	if (!k->terms.key || k->terms.number != g->number)
 		return;
-	g->forwards = k->rights.forwards;
-	g->opens = k->rights.opens;
-	k->rights.grant = 0;
-	k->rights.opens = (struct buf){0};
+	g->key = steal(&k->terms.key);
+	g->roles = k->terms.roles;
+	g->forwards = k->terms.forwards;
+	g->allow = k->terms.allow;
+	k->terms.allow = (struct allowances){0};
 }
 
 void
@@ -162,7 +167,7 @@ grant_open(struct keeper *k, const struct msg_grant *m, int take_fd)
 	}
 	g->keeper = k;
 	g->number = m->grant;
-	apply_rights(k, g);
+	take_terms(k, g);
 	/* the row bounds each text to one byte less than its array */
 	(void)!str_copy(m->principal, g->principal, sizeof g->principal, &err);
 	(void)!str_copy(m->role, g->role, sizeof g->role, &err);
@@ -226,7 +231,9 @@ int
 grant_report_all(struct keeper *k, struct err *err)
 {
 	for (struct grant *g = k->grants; g; g = g->next)
-		if (wire_send(&k->manager, grant_report, err, .grant = g->number,
+		if ((g->key && wire_send(&k->manager, grant_terms_report, err, .grant = g->number,
+					 .key = str_of(g->key), .roles = g->roles) < 0) ||
+		    wire_send(&k->manager, grant_report, err, .grant = g->number,
 			      .principal = str_of(g->principal), .role = str_of(g->role),
 			      .user = str_of(g->user), .peer = str_of(g->peer)) < 0)
 			return -1;

@@ -228,12 +228,12 @@ take_limits(struct keeper *k, const struct msg_limits *m)
 static void
 take_command(struct keeper *k, struct message *m)
 {
-	if (m->id == MSG_grant)
+	if (m->id == MSG_grant_terms)
+		grant_take_terms(k, &m->grant_terms);
+	else if (m->id == MSG_grant)
 		grant_open(k, &m->grant, fd_steal(&m->fds[0]));
 	else if (m->id == MSG_agent_listen)
 		grant_agent(k, &m->agent_listen, fd_steal(&m->fds[0]));
-	else if (m->id == MSG_grant_rights)
-		grant_take_rights(k, &m->grant_rights);
 	else if (m->id == MSG_revoke)
 		grant_revoke(k, m->revoke.grant);
 	else if (m->id == MSG_conn_adopt)
@@ -523,6 +523,8 @@ stop(struct keeper *k)
 	if (k->engine->done)
 		k->engine->done(&k->box);
 	grant_close_all(k);
+	free(k->terms.key);
+	allowances_done(&k->terms.allow);
 	call_free_all(k);
 	ahead_drop(k);
 	wire_close(&k->init);

@@ -23,6 +23,7 @@
 
 #include "base/loop.h"
 #include "base/num.h"
+#include "verbs/allowances.h"
 #include "verbs/options.h"
 #include "wire/wire.h"
 
@@ -339,13 +340,15 @@ struct grant {
 	struct wire conn;
 	struct timer until;
 	char principal[129], role[17], user[129], peer[65];
-	uint32_t forwards; /* enum forward_right */
-	struct buf opens;  /* where it may connect to: "host:port\0" each; empty: anywhere */
+	char *key; /* owned: what was let in, for the next manager */
+	uint32_t roles, forwards; /* forwards: enum forward_right */
+	struct allowances allow; /* owned: of forwarding and terminals */
 	bool dead;
 };
 
-/* What the next grant may, if that has this number. */
-void grant_take_rights(struct keeper *k, const struct msg_grant_rights *m);
+/* Of the grant that comes next. */
+void grant_take_terms(struct keeper *k, const struct msg_grant_terms *m);
+
 void grant_open(struct keeper *k, const struct msg_grant *m, int take_fd);
 /* What comes in at take_fd is for the agent of its client. */
 void grant_agent(struct keeper *k, const struct msg_agent_listen *m, int take_fd);
@@ -428,10 +431,11 @@ struct keeper {
 	struct sockets sockets;
 	struct grant *grants;
 	struct {
-		uint64_t grant;
-		uint32_t forwards;
-		struct buf opens; /* owned */
-	} rights; /* of a grant to come */
+		uint64_t number;
+		char *key; /* owned */
+		uint32_t roles, forwards;
+		struct allowances allow; /* owned */
+	} terms; /* of the next grant */
 	struct tunnel *tunnels; /* owned */
 	uint32_t n_tunnels;
 	struct call *calls, *late; /* late: ended, but something of them lives */

@@ -2,7 +2,7 @@
  * behalf of a conn. The sockets are made inside by init (sockets.h) and go to the conn, which moves the
  * bytes.
  *
- *  1. what a grant may is the manager's word (grant_rights), never the conn's;
+ *  1. what a grant may is the manager's word (grant_terms), never the conn's;
  *  2. a request is answered once; its end, and the end of its link, cancels or closes what it has;
  *  3. a listener is on loopback alone, whatever address was asked for, as sshd without GatewayPorts;
  *  4. each is recorded: what was asked, by whom, and what came of it. */
@@ -157,23 +157,11 @@ fill_wishes(struct tunnel *t, struct err *err)
 	return 0;
 }
 
-/* "host:port" of the rights, host an exact text or *, port a number or *. */
 static bool
-is_within(struct str opens, const char *host, uint16_t port)
+is_permitted(const struct grant *g, const struct tunnel *t)
 {
-	char text[300], any_port[300], any_host[16];
-	struct str one;
-
-	if (!opens.len)
-		return true;
-	snprintf(text, sizeof text, "%s:%u", host, port);
-	snprintf(any_port, sizeof any_port, "%s:*", host);
-	snprintf(any_host, sizeof any_host, "*:%u", port);
-	while (opens.len && str_cut(&opens, '\0', &one))
-		if (str_is(one, text) || str_is(one, any_port) || str_is(one, any_host) ||
-		    str_is(one, "*:*"))
-			return true;
-	return false;
+	return t->listens ? allowances_may_listen(&g->allow, str_of(t->host), t->port)
+			  : allowances_may_open(&g->allow, str_of(t->host), t->port);
 }
 
 static int
@@ -185,9 +173,9 @@ check(const struct tunnel *t, struct err *err)
 
 	if (!(g->forwards & right))
 		return err_set(err, ERR_DENIED, "this key may not forward");
-	if (!t->listens && !is_within(buf_view(&g->opens), t->host, t->port))
-		return err_set(err, ERR_DENIED, "this key may not connect to %.64s:%u", t->host,
-			       t->port);
+	if (!is_permitted(g, t))
+		return err_set(err, ERR_DENIED, "this key may not %s %.64s:%u",
+			       t->listens ? "listen at" : "connect to", t->host, t->port);
 	if (k->ended || k->held || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (k->n_tunnels > TUNNELS_MAX)

@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "manager/agent.h"
 #include "manager/do.h"
+#include "manager/login.h"
 #include "manager/reach.h"
 #include "manager/session.h"
 #include "manager/spawn.h"
@@ -44,6 +45,13 @@ drop_asks(struct conn *c, const uint32_t *seq)
 	}
 }
 
+static struct str
+fit(const char *text, size_t max)
+{
+	const size_t n = strlen(text);
+	return (struct str){text, n < max ? n : max};
+}
+
 static void
 free_conn(void *ctx)
 {
@@ -61,6 +69,8 @@ conn_close(struct conn *c)
 			    AUDIT_TEXT("principal", c->principal));
 
 	timer_cancel(&c->login);
+	door_leave(c);
+	login_forget(c);
 	wire_close(&c->wire);
 	for (struct session *s = m->sessions; s; s = s->next)
 		session_forget_conn(s, c, NULL);
@@ -75,14 +85,28 @@ conn_close(struct conn *c)
 		}
 }
 
-/* A send that fails means a conn that is gone or reads nothing: the link is shut, and the next read
- * of it, which reports the end, closes the conn outside of whatever is under way now. */
-static void
-cut(struct conn *c, const struct err *err)
+/* A send that fails means a conn that is gone or reads nothing. */
+void
+conns_drop(struct conn *c, const struct err *err)
 {
 	log_err(err, "connection from %s is cut", c->peer);
+	c->dropped = true;
 	if (wire_is_open(&c->wire))
 		shutdown(c->wire.fd, SHUT_RDWR);
+}
+
+void
+conns_end(struct conn *c, const struct err *err)
+{
+	struct err ignored; /* whoever is gone is cut already */
+
+	/* It is told first: it has words for its client. That it is ours still is not relied upon.
+	 */
+	(void)!wire_send(&c->wire, conn_cut, &ignored, .why = fit(err->why, 512));
+	for (struct session *s = c->m->sessions; s; s = s->next)
+		if (s->keeper.linked)
+			(void)!wire_send(&s->keeper.wire, revoke, &ignored, .grant = c->id);
+	conns_drop(c, err);
 }
 
 /* ---- answers ---- */
@@ -94,7 +118,7 @@ asker_count(struct asker *a)
 
 	if (a->conn->asked > a->conn->m->config.channels_max) {
 		err_set(&err, ERR_CORRUPT, "%u questions at once", a->conn->asked);
-		cut(a->conn, &err);
+		conns_drop(a->conn, &err);
 		return false;
 	}
 	a->conn->asked++;
@@ -121,19 +145,12 @@ asker_print(struct asker *a, struct str bytes)
 		const size_t n = bytes.len < PIECE ? bytes.len : PIECE;
 		if (wire_send(&a->conn->wire, verb_output, &err, .seq = a->seq,
 			      .bytes = {bytes.at, n}) < 0) {
-			cut(a->conn, &err);
+			conns_drop(a->conn, &err);
 			return;
 		}
 		bytes.at += n;
 		bytes.len -= n;
 	}
-}
-
-static struct str
-fit(const char *text, size_t max)
-{
-	const size_t n = strlen(text);
-	return (struct str){text, n < max ? n : max};
 }
 
 void
@@ -148,7 +165,7 @@ asker_end(struct asker *a, const struct err *failure)
 	if (wire_send(&a->conn->wire, verb_end, &err, .seq = a->seq, .code = e->code,
 		      .what = fit(e->what, 128), .why = fit(e->why, 512),
 		      .hint = fit(e->hint, 160)) < 0)
-		cut(a->conn, &err);
+		conns_drop(a->conn, &err);
 	asker_forget(a);
 }
 
@@ -161,7 +178,7 @@ asker_session(struct asker *a, int keeper_link, const char *notice)
 		return;
 	const struct msg_session_ready ready = {.seq = a->seq, .notice = fit(notice, 512)};
 	if (wire_send_fds(&a->conn->wire, MSG_session_ready, &ready, &keeper_link, 1, &err) < 0)
-		cut(a->conn, &err);
+		conns_drop(a->conn, &err);
 	asker_forget(a);
 }
 
@@ -174,7 +191,7 @@ asker_session_failed(struct asker *a, const struct err *failure)
 		return;
 	if (wire_send(&a->conn->wire, session_failed, &err, .seq = a->seq, .code = failure->code,
 		      .why = fit(failure->why, 512), .hint = fit(failure->hint, 160)) < 0)
-		cut(a->conn, &err);
+		conns_drop(a->conn, &err);
 	asker_forget(a);
 }
 
@@ -187,60 +204,10 @@ conns_note_keys(struct manager *m)
 		return;
 	m->keys_loads = m->keys.loads;
 	audit_write(&m->audit, "keys", AUDIT_NUMBER("keys", m->keys.n),
-		    AUDIT_TEXT("sha256", digest_text(&m->keys.sum).text));
-}
-
-/* A key that is known is told of when it is proven, one that is not when it is asked for. */
-static void
-audit_answer(struct conn *c, const struct msg_key_query *q, const struct key *k, bool ok)
-{
-	char offered[128];
-
-	conns_note_keys(c->m);
-	if (ok && !q->proven)
-		return;
-	keys_fingerprint(q->key, offered);
-	audit_write(&c->m->audit, "auth", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer),
-		    AUDIT_TEXT("result", ok ? "accepted" : "refused"), AUDIT_STR("user", q->user),
-		    AUDIT_TEXT("key", offered), AUDIT_TEXT("principal", k ? k->principal : ""),
-		    AUDIT_TEXT("role", k ? principal_role_name(k->role) : ""));
-}
-
-static void
-answer_key(struct conn *c, const struct msg_key_query *q)
-{
-	struct err err;
-	const struct key *k = keys_find(&c->m->keys, q->key);
-	const bool control = str_is(q->user, "berth");
-	bool ok =
-	    k != NULL; /* whatever the name: conn tells whose key is known what is wrong with it */
-
-	if (ok && k->role == PRINCIPAL_OPERATOR && !c->loopback &&
-	    !c->m->config.operator_anywhere) {
-		log_line("%s: an operator key is let in on loopback only (operator_anywhere)",
-			 c->peer);
-		ok = false;
-	}
-	audit_answer(c, q, k, ok);
-	if (ok && q->proven) {
-		snprintf(c->user, sizeof c->user, "%.*s", (int)q->user.len, q->user.at);
-		snprintf(c->principal, sizeof c->principal, "%s", k->principal);
-		c->role = k->role;
-		c->scope = k->scope;
-		c->control = control;
-		c->proven = true;
-		timer_cancel(&c->login);
-		log_line("%s: %s is %s %s", c->peer, c->user, principal_role_name(c->role),
-			 c->principal);
-	}
-	const char *role = ok ? principal_role_name(k->role) : "";
-	if (wire_send(&c->wire, key_answer, &err, .ok = ok, .control = ok && control,
-		      .role = fit(role, 16), .principal = fit(ok ? k->principal : "", 128)) < 0) {
-		cut(c, &err);
-		return;
-	}
-	if (c->proven)
-		c->wire.phase = PHASE_OPEN;
+		    AUDIT_TEXT("sha256", digest_text(&m->keys.sum).text),
+		    AUDIT_TEXT("revoked_sha256", m->keys.revoked_file.there
+						     ? digest_text(&m->keys.revoked_sum).text
+						     : ""));
 }
 
 /* A first channel on a session: found, made, or refused with a reason. */
@@ -328,7 +295,10 @@ dispatch(struct conn *c)
 
 	switch ((int)msg->id) {
 	case MSG_key_query:
-		answer_key(c, &msg->key_query);
+		login_answer(c, &msg->key_query);
+		return;
+	case MSG_attempts_over:
+		c->gave_up = true;
 		return;
 	case MSG_session_want:
 		want_session(c, msg->session_want.seq);
@@ -360,13 +330,14 @@ read_conn(void *ctx)
 {
 	struct conn *c = ctx;
 	struct err err;
-	int got;
+	int got = 0;
 
-	while ((got = wire_recv(&c->wire, &err)) == 1)
+	/* what one that was dropped has sent before is not heard any more */
+	while (!c->dropped && (got = wire_recv(&c->wire, &err)) == 1)
 		dispatch(c);
-	if (got == 0)
+	if (!c->dropped && got == 0)
 		return;
-	if (err.code != ERR_UNAVAILABLE)
+	if (!c->dropped && err.code != ERR_UNAVAILABLE)
 		log_err(&err, "connection from %s is cut", c->peer);
 	conn_close(c);
 }
@@ -378,25 +349,35 @@ login_over(void *ctx)
 	struct err err;
 
 	err_set(&err, ERR_TIMEOUT, "no authentication in time");
-	cut(c, &err);
+	conns_drop(c, &err);
 }
 
 /* ---- life ---- */
 
 static void
-name_peer(struct conn *c, const struct sockaddr_storage *from)
+name_peer(const struct sockaddr_storage *from, char out[64])
 {
-	char host[INET6_ADDRSTRLEN] = "?";
+	const struct source s = source_of(from);
+	const char *host = s.text[0] ? s.text : "?";
 
-	if (from->ss_family == AF_INET6) {
-		const struct sockaddr_in6 *a = (const void *)from;
-		inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof host);
-		snprintf(c->peer, sizeof c->peer, "[%s]:%u", host, ntohs(a->sin6_port));
-	} else {
-		const struct sockaddr_in *a = (const void *)from;
-		inet_ntop(AF_INET, &a->sin_addr, host, sizeof host);
-		snprintf(c->peer, sizeof c->peer, "%s:%u", host, ntohs(a->sin_port));
-	}
+	if (from->ss_family == AF_INET6)
+		snprintf(out, 64, "[%s]:%u", host,
+			 ntohs(((const struct sockaddr_in6 *)(const void *)from)->sin6_port));
+	else
+		snprintf(out, 64, "%s:%u", host,
+			 ntohs(((const struct sockaddr_in *)(const void *)from)->sin_port));
+}
+
+/* The address of what name_peer wrote. */
+static struct source
+peer_source(struct str peer)
+{
+	while (peer.len && peer.at[peer.len - 1] != ':')
+		peer.len--;
+	peer.len -= peer.len > 0;
+	if (peer.len > 2 && peer.at[0] == '[' && peer.at[peer.len - 1] == ']')
+		peer = (struct str){peer.at + 1, peer.len - 2};
+	return source_parse(peer);
 }
 
 static struct conn *
@@ -405,7 +386,6 @@ conn_new(struct manager *m)
 	struct conn *c = xnew(1, sizeof *c);
 
 	c->m = m;
-	c->loopback = m->listen_loopback;
 	if (getrandom(&c->id, sizeof c->id, 0) != sizeof c->id)
 		abort();
 	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
@@ -435,7 +415,11 @@ conn_start(struct conn *c, int client, struct err *err)
 	const char *const argv[] = {uid, uid, NULL};
 	if (spawn_process(m->libexec, "berth-conn", argv, fds, 2, &c->pid, &pidfd, err) < 0)
 		return -1;
-	if (wire_send(&c->wire, conn_setup, err, .host_key = buf_view(&m->keys.host),
+	if (wire_send(&c->wire, conn_login, err, .attempts = (uint32_t)m->config.login_attempts,
+		      .kex = str_of(m->algorithms.kex), .ciphers = str_of(m->algorithms.ciphers),
+		      .macs = str_of(m->algorithms.macs),
+		      .host_keys = STR_LIT(ALGORITHMS_HOST_KEYS)) < 0 ||
+	    wire_send(&c->wire, conn_setup, err, .host_key = buf_view(&m->keys.host),
 		      .peer = str_of(c->peer), .login_ns = m->config.login_grace,
 		      .channels_max = (uint32_t)m->config.channels_max,
 		      .hostname = str_of(m->hostname)) < 0)
@@ -445,34 +429,45 @@ conn_start(struct conn *c, int client, struct err *err)
 	return wire_watch(&c->wire, &m->loop, read_conn, c, err);
 }
 
+static void
+accept_one(struct listener *l, int client, const struct sockaddr_storage *from)
+{
+	struct manager *m = l->m;
+	const struct source source = source_of(from);
+	const int one = 1;
+	char peer[64];
+	struct err err;
+
+	name_peer(from, peer);
+	if (reach_is_refused(m, client, from) || !door_lets_in(&m->door, client, &source, peer))
+		return;
+	setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	struct conn *c = conn_new(m);
+	snprintf(c->peer, sizeof c->peer, "%s", peer);
+	c->source = source;
+	c->roles = l->roles;
+	door_enter(c);
+	audit_write(&m->audit, "connect", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer));
+	if (conn_start(c, client, &err) < 0) {
+		log_err(&err, "connection from %s is refused", c->peer);
+		conn_close(c);
+	}
+}
+
 void
-conns_accept(struct manager *m)
+conns_accept(struct listener *l)
 {
 	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
 		struct sockaddr_storage from = {0};
 		socklen_t n = sizeof from;
-		struct err err;
-		const int one = 1;
-		auto_close int client =
-		    accept4(m->listen, (struct sockaddr *)&from, &n, SOCK_CLOEXEC);
+		auto_close int client = accept4(l->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC);
 		if (client < 0) {
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 				log_line("accept: %s", strerrordesc_np(errno));
 			return;
 		}
-		if (m->n_conns >= m->config.connections_max || m->stopping)
-			continue;
-		if (reach_is_refused(m, client, &from))
-			continue;
-		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		struct conn *c = conn_new(m);
-		name_peer(c, &from);
-		audit_write(&m->audit, "connect", AUDIT_TEXT("conn", c->tag),
-			    AUDIT_TEXT("peer", c->peer));
-		if (conn_start(c, client, &err) < 0) {
-			log_err(&err, "connection from %s is refused", c->peer);
-			conn_close(c);
-		}
+		if (!l->m->stopping)
+			accept_one(l, client, &from);
 	}
 }
 
@@ -495,11 +490,13 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struc
 	snprintf(c->peer, sizeof c->peer, "%.*s", (int)r->peer.len, r->peer.at);
 	snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
 	snprintf(c->principal, sizeof c->principal, "%.*s", (int)r->principal.len, r->principal.at);
+	c->source = peer_source(str_of(c->peer));
+	if (s->keeper.terms.key && s->keeper.terms.grant == r->grant) {
+		c->key = steal(&s->keeper.terms.key);
+		c->roles = s->keeper.terms.roles;
+	}
 	/* Its rights are its key's, as they are now: none when that is gone. */
-	const struct key *k = keys_find_principal(&m->keys, c->principal);
-	c->role = k ? k->role : PRINCIPAL_NOBODY;
-	if (k)
-		c->scope = k->scope;
+	login_adopt(c, principal_role_parse(r->role));
 	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_OPEN, err) < 0 ||
 	    wire_watch(&c->wire, &m->loop, read_conn, c, err) < 0) {
 		conn_close(c);

@@ -3,6 +3,8 @@
 #define BERTH_CONNS_H
 
 #include "manager/manager.h"
+#include "manager/sources.h"
+#include "verbs/allowances.h"
 
 struct conn {
 	struct conn *next;
@@ -14,8 +16,21 @@ struct conn {
 	char peer[64], user[128], principal[128];
 	enum principal_role role;
 	struct scope scope;
-	bool proven, control, loopback;
+	bool proven, control;
+	bool dropped;	    /* its link is shut, and its end will be read of it */
 	struct timer login; /* the end of its time to authenticate */
+	/* who it is (login_conn.c) */
+	unsigned roles;		  /* that its listener lets in */
+	char *key;		  /* owned: what was let in, as in key_query */
+	struct allowances allow;  /* owned */
+	uint64_t until_s;	  /* wall clock; 0: no end */
+	struct timer expiry;
+	/* how it knocked (door.c) */
+	struct source source;
+	struct door_place *place; /* lent: of its address; NULL: it is not counted */
+	uint64_t opened_ns;
+	unsigned queries, refused;
+	bool gave_up; /* its conn has ended it for its many attempts */
 	unsigned asked;     /* questions without an answer; bounded by channels_max */
 };
 
@@ -29,8 +44,13 @@ struct asker {
 
 /* Tells the audit log when authorized_keys has changed. */
 void conns_note_keys(struct manager *m);
-/* Accepts what waits on the listener. */
-void conns_accept(struct manager *m);
+/* Accepts what waits on a listener. */
+struct listener;
+void conns_accept(struct listener *l);
+/* Shuts the link: the next read of it closes the conn, outside of whatever is under way now. */
+void conns_drop(struct conn *c, const struct err *err);
+/* Ends a connection that was let in: its links to sessions too. */
+void conns_end(struct conn *c, const struct err *err);
 /* A conn of an earlier manager, known to the keeper of s: a new link, whose other end is put in
  * *out. A keeper can speak of conns of its own session alone; their rights are those of their keys
  * now. */

@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "manager/do.h"
 #include "manager/imported.h"
+#include "manager/login.h"
 #include "manager/plain.h"
 #include "manager/session.h"
 #include "manager/spares.h"
@@ -17,6 +18,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -98,6 +100,12 @@ dispatch(struct session *s)
 	case MSG_call_record:
 		records_add(s, &msg->call_record);
 		return;
+	case MSG_grant_terms_report:
+		free(s->keeper.terms.key);
+		s->keeper.terms.key = xstrndup(msg->grant_terms_report.key);
+		s->keeper.terms.grant = msg->grant_terms_report.grant;
+		s->keeper.terms.roles = msg->grant_terms_report.roles;
+		return;
 	case MSG_grant_report:
 		adopt(s, &msg->grant_report);
 		return;
@@ -169,6 +177,8 @@ keeper_close(struct session *s)
 	s->keeper.linked = false;
 	fd_close(&s->keeper.pidfd);
 	s->keeper.pid = 0;
+	free(s->keeper.terms.key);
+	s->keeper.terms.key = NULL;
 }
 
 #define DEATH_MAX_MS    10000
@@ -524,9 +534,11 @@ uint32_t
 keeper_forwards_of(const struct conn *c)
 {
 	const struct config *o = &c->m->config;
-
-	return (is_among(o->forward_roles, c->role) ? FORWARD_CONNECTS | FORWARD_LISTENS : 0u) |
-	       (is_among(o->agent_roles, c->role) ? FORWARD_AGENT : 0u);
+	const bool ports = is_among(o->forward_roles, c->role) &&
+			   c->allow.flags & ALLOW_PORT_FORWARDING;
+	const bool agent =
+	    is_among(o->agent_roles, c->role) && c->allow.flags & ALLOW_AGENT_FORWARDING;
+	return (ports ? FORWARD_CONNECTS | FORWARD_LISTENS : 0u) | (agent ? FORWARD_AGENT : 0u);
 }
 
 int
@@ -540,15 +552,20 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 		return -1;
 	auto_close int theirs = pair[0];
 	auto_close int conns = pair[1];
+	if (wire_send(&s->keeper.wire, grant_terms, err, .grant = c->id, .key = permits_text(c->key),
+		      .roles = c->roles, .forwards = keeper_forwards_of(c), .flags = c->allow.flags,
+		      .permit_open = permits_text(c->allow.open),
+		      .permit_listen = permits_text(c->allow.listen)) < 0)
+		return -1;
 	const struct msg_grant grant = {
 	    .grant = c->id,
 	    .principal = str_of(c->principal),
 	    .role = str_of(principal_role_name(c->role)),
 	    .user = str_of(c->user),
 	    .peer = str_of(c->peer),
+	    .until_ns = login_deadline_ns(c),
 	};
-	if (wire_send(&s->keeper.wire, grant_rights, err, .grant = c->id, .forwards = keeper_forwards_of(c)) < 0 ||
-	    wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
+	if (wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
 		return -1;
 	audit_write(&s->m->audit, "channel", AUDIT_TEXT("conn", c->tag),
 		    AUDIT_TEXT("session", s->row.id), AUDIT_TEXT("name", s->row.name),

@@ -1,6 +1,4 @@
-/* authorized_keys as sshd(8) describes it, with two options of ours: role="…" and sessions="…".
- * A line with an option that we do not honour is refused as a whole: to ignore a restriction would
- * be to widen it. */
+/* STATE/keys: what is read again when it changes, and what the first start makes. */
 #include "keys.h"
 #include "base/digest.h"
 #include "base/fd.h"
@@ -8,241 +6,114 @@
 #include "base/path.h"
 #include "manager/spawn.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KEYS_FILE_MAX_BYTES = 4 << 20, KEYS_MAX = 16384, KEY_BLOB_MAX_BYTES = 16384 };
-
-static const char *const key_types[] = {
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "ssh-rsa",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-};
-
-static bool
-is_key_type(struct str word)
-{
-	for (size_t i = 0; i < sizeof key_types / sizeof *key_types; i++)
-		if (str_is(word, key_types[i]))
-			return true;
-	return false;
-}
-
-static struct str
-cut_word(struct str *rest)
-{
-	while (rest->len && (rest->at[0] == ' ' || rest->at[0] == '\t')) {
-		rest->at++;
-		rest->len--;
-	}
-	size_t n = 0;
-	bool quoted = false;
-	while (n < rest->len && (quoted || (rest->at[n] != ' ' && rest->at[n] != '\t'))) {
-		if (rest->at[n] == '"')
-			quoted = !quoted;
-		n++;
-	}
-	const struct str word = {rest->at, n};
-	rest->at += n;
-	rest->len -= n;
-	return word;
-}
-
-/* name="value" off the front of an option list. */
-static bool
-cut_option(struct str *rest, struct str *name, struct str *value)
-{
-	if (rest->len == 0)
-		return false;
-	size_t n = 0;
-	while (n < rest->len && rest->at[n] != '=' && rest->at[n] != ',')
-		n++;
-	*name = (struct str){rest->at, n};
-	*value = (struct str){rest->at + n, 0};
-	if (n + 1 < rest->len && rest->at[n] == '=' && rest->at[n + 1] == '"') {
-		const size_t from = n + 2;
-		for (n = from; n < rest->len && rest->at[n] != '"';)
-			n++;
-		*value = (struct str){rest->at + from, n - from};
-		n = n < rest->len ? n + 1 : n;
-	}
-	if (n < rest->len &&
-	    rest->at[n] == ',') /* else the next name begins with what stands here */
-		n++;
-	rest->at += n;
-	rest->len -= n;
-	return true;
-}
-
-static int
-parse_options(struct str options, struct key *out, struct err *err)
-{
-	struct str name, value;
-
-	while (cut_option(&options, &name, &value)) {
-		if (str_is(name, "role")) {
-			out->role = principal_role_parse(value);
-			if (out->role == PRINCIPAL_NOBODY)
-				return err_set(err, ERR_CONFIG, "no such role: %.*s",
-					       (int)value.len, value.at);
-		} else if (str_is(name, "sessions")) {
-			if (scope_parse(value, &out->scope, err) < 0)
-				return -1;
-		} else if (!str_is(name, "no-pty") && !str_is(name, "no-port-forwarding") &&
-			   !str_is(name, "no-agent-forwarding") &&
-			   !str_is(name, "no-x11-forwarding") && !str_is(name, "no-user-rc")) {
-			return err_set(err, ERR_CONFIG, "option not supported: %.*s", (int)name.len,
-				       name.at);
-		}
-	}
-	return 0;
-}
-
-/* SHA256:<base64 without padding>, as ssh-keygen -l prints it, then the comment. */
-static int
-name_principal(struct key *k, struct str blob, struct str comment, struct err *err)
-{
-	auto_free unsigned char *raw = try_new(1, blob.len + 4);
-	unsigned char sum[64];
-
-	if (!raw)
-		return err_set(err, ERR_CONFIG, "no memory for a key");
-	const int n = EVP_DecodeBlock(raw, (const unsigned char *)blob.at, (int)blob.len);
-	if (n < 16)
-		return err_set(err, ERR_CONFIG, "the key is not base64");
-	size_t len = (size_t)n;
-	for (size_t i = blob.len; i > 0 && blob.at[i - 1] == '='; i--)
-		len--;
-	const struct digest d = digest_of((struct str){(const char *)raw, len});
-	EVP_EncodeBlock(sum, d.at, DIGEST_BYTES);
-	sum[43] = '\0'; /* 32 bytes are 43 digits and one = */
-	char tail[56] = "";
-	size_t used = 0;
-	for (size_t i = 0; i < comment.len && used < sizeof tail - 1; i++)
-		if (isgraph((unsigned char)comment.at[i]))
-			tail[used++] = comment.at[i];
-	snprintf(k->principal, sizeof k->principal, "SHA256:%s%s%s", (const char *)sum,
-		 used ? " " : "", tail);
-	return 0;
-}
-
-int
-keys_parse_line(struct str line, struct key *out, struct err *err)
-{
-	struct key k = {.role = PRINCIPAL_ORCHESTRATOR};
-
-	while (line.len && strchr(" \t\r\n", line.at[line.len - 1]))
-		line.len--;
-	struct str rest = line;
-	struct str word = cut_word(&rest);
-	if (word.len == 0 || word.at[0] == '#')
-		return 0;
-	if (!is_key_type(word)) {
-		if (parse_options(word, &k, err) < 0)
-			return -1;
-		word = cut_word(&rest);
-		if (!is_key_type(word))
-			return err_set(err, ERR_CONFIG, "not a kind of key: %.*s",
-				       (int)(word.len > 60 ? 60 : word.len), word.at);
-	}
-	const struct str blob = cut_word(&rest);
-	if (blob.len < 16 || blob.len > KEY_BLOB_MAX_BYTES)
-		return err_set(err, ERR_CONFIG, "a key of %zu bytes", blob.len);
-	if (name_principal(&k, blob, rest, err) < 0)
-		return -1;
-	k.blob = xstrndup(blob);
-	*out = k;
-	return 1;
-}
+enum { KEYS_FILE_MAX_BYTES = 4 << 20, KEYS_MAX = 16384, KEY_TEXT_MAX_BYTES = 16384 };
 
 static void
 forget(struct keys *k)
 {
 	for (size_t i = 0; i < k->n; i++)
-		free(k->list[i].blob);
+		key_done(&k->list[i]);
 	free(k->list);
 	k->list = NULL;
 	k->n = 0;
 }
 
+/* Whether the file is another than it was; *f is how it is now. */
+static bool
+has_changed(int dir, const char *name, struct keys_file *f)
+{
+	struct keys_file now = {.loaded = true};
+	struct stat st;
+
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		now.there = true;
+		now.inode = st.st_ino;
+		now.size = st.st_size;
+		now.changed = st.st_ctim;
+	} else {
+		now.there = errno != ENOENT; /* else it is there, and cannot be seen */
+	}
+	const bool same = f->loaded && f->there == now.there && f->inode == now.inode &&
+			  f->size == now.size && f->changed.tv_sec == now.changed.tv_sec &&
+			  f->changed.tv_nsec == now.changed.tv_nsec;
+	*f = now;
+	return !same;
+}
+
 static void
-reload(struct keys *k)
+load_authorized(struct keys *k)
 {
 	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
 	struct err err;
-	struct stat st;
 
-	if (fstatat(k->dir, "authorized_keys", &st, AT_SYMLINK_NOFOLLOW) < 0) {
-		forget(k);
-		k->loads += k->loaded;
-		k->sum = digest_of((struct str){"", 0});
-		k->loaded = false;
-		return;
-	}
-	if (k->loaded && st.st_mtim.tv_sec == k->mtime.tv_sec &&
-	    st.st_mtim.tv_nsec == k->mtime.tv_nsec && st.st_size == k->size)
-		return;
-	if (path_read(k->dir, "authorized_keys", &text, &err) < 0) {
+	if (k->authorized_file.there && path_read(k->dir, "authorized_keys", &text, &err) < 0) {
 		log_err(&err, "authorized_keys stays as it was");
+		k->authorized_file.loaded = false; /* tried again with the next question */
 		return;
 	}
 	forget(k);
 	k->loads++;
-	k->sum = digest_of(buf_view(&text));
+	k->sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
 	k->list = xnew(KEYS_MAX, sizeof *k->list); /* untouched pages cost nothing */
 	struct str rest = buf_view(&text), line;
 	for (unsigned n = 1; str_cut(&rest, '\n', &line) && k->n < KEYS_MAX; n++) {
-		const int got = keys_parse_line(line, &k->list[k->n], &err);
+		const int got = key_line_parse(line, &k->list[k->n], &err);
 		if (got < 0)
 			log_err(&err, "authorized_keys line %u is not used", n);
 		k->n += got > 0;
 	}
-	k->mtime = st.st_mtim;
-	k->size = st.st_size;
-	k->loaded = true;
+	if (rest.at && rest.len)
+		log_line("authorized_keys: what stands behind the first %d keys is not used",
+			 KEYS_MAX);
+}
+
+static void
+load_revoked(struct keys *k)
+{
+	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
+	struct err err;
+
+	revoked_done(&k->revoked);
+	if (k->revoked_file.there && path_read(k->dir, "revoked_keys", &text, &err) < 0) {
+		k->revoked.why = err;
+		k->revoked_file.loaded = false; /* tried again with the next question */
+	} else {
+		k->loads++;
+		k->revoked_sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
+		revoked_parse(buf_view(&text), &k->revoked);
+	}
+	if (k->revoked.why.code != ERR_NONE)
+		log_err(&k->revoked.why, "nobody is let in");
+}
+
+void
+keys_reload(struct keys *k)
+{
+	if (has_changed(k->dir, "authorized_keys", &k->authorized_file))
+		load_authorized(k);
+	if (has_changed(k->dir, "revoked_keys", &k->revoked_file))
+		load_revoked(k);
 }
 
 const struct key *
-keys_find(struct keys *k, struct str text)
+keys_next(const struct keys *k, struct str blob, bool authority, const struct key *last)
 {
-	struct str type, rest = text;
-
-	reload(k);
-	if (!str_cut(&rest, ' ', &type) || !rest.at)
-		return NULL;
-	for (size_t i = 0; i < k->n; i++)
-		if (str_is(rest, k->list[i].blob))
+	for (size_t i = last ? (size_t)(last - k->list) + 1 : 0; i < k->n; i++)
+		if (k->list[i].authority == authority && str_equal(blob, key_blob(&k->list[i])))
 			return &k->list[i];
 	return NULL;
 }
 
-void
-keys_fingerprint(struct str text, char out[128])
-{
-	struct key k = {.role = PRINCIPAL_NOBODY};
-	struct str type;
-	struct err ignored;
-
-	out[0] = '\0';
-	if (str_cut(&text, ' ', &type) && text.at && text.len <= KEY_BLOB_MAX_BYTES &&
-	    name_principal(&k, text, (struct str){"", 0}, &ignored) == 0)
-		snprintf(out, 128, "%s", k.principal);
-}
-
 const struct key *
-keys_find_principal(struct keys *k, const char *principal)
+keys_find_principal(const struct keys *k, const char *principal)
 {
-	reload(k);
 	for (size_t i = 0; i < k->n; i++)
 		if (strcmp(k->list[i].principal, principal) == 0)
 			return &k->list[i];
@@ -279,7 +150,7 @@ make_key(const struct keys *k, const char *name, const char *comment, struct err
 static int
 authorize_operator(const struct keys *k, struct err *err)
 {
-	auto_buf text = BUF_MAX(KEY_BLOB_MAX_BYTES);
+	auto_buf text = BUF_MAX(KEY_TEXT_MAX_BYTES);
 
 	if (path_exists(k->dir, "authorized_keys"))
 		return 0;
@@ -295,7 +166,7 @@ authorize_operator(const struct keys *k, struct err *err)
 int
 keys_open(struct keys *k, int state_dir, const char *state_path, struct err *err)
 {
-	*k = (struct keys){.dir = -1, .host = BUF_MAX(KEY_BLOB_MAX_BYTES)};
+	*k = (struct keys){.dir = -1, .host = BUF_MAX(KEY_TEXT_MAX_BYTES)};
 	k->dir = path_open_dir(state_dir, "keys", 0700, err);
 	if (k->dir < 0)
 		return err_add(err, "%s/keys", state_path);
@@ -305,7 +176,7 @@ keys_open(struct keys *k, int state_dir, const char *state_path, struct err *err
 		keys_close(k);
 		return -1;
 	}
-	reload(k);
+	keys_reload(k);
 	return 0;
 }
 
@@ -313,6 +184,7 @@ void
 keys_close(struct keys *k)
 {
 	forget(k);
+	revoked_done(&k->revoked);
 	buf_free(&k->host);
 	fd_close(&k->dir);
 }

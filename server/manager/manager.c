@@ -1,14 +1,17 @@
 /* berthd, the manager.
  *   holds      the index, the mounts, the cgroups, every link to keepers, conns and workers
  *   may        everything: it runs as root
- *   never      parses SSH, reads an archive or anything that a session wrote, waits for a peer,
- *              stands in the path of a call's bytes */
+ *   never      parses SSH (but for certificates, see cert.h), reads an archive or anything that a
+ * session wrote, waits for a peer, stands in the path of a call's bytes */
 #include "manager.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/algorithms.h"
 #include "manager/imported.h"
+#include "manager/libssh.h"
+#include "manager/login.h"
 #include "manager/session.h"
 #include "manager/sftp_files.h"
 #include "manager/spares.h"
@@ -16,11 +19,9 @@
 #include "manager/takeover.h"
 #include "manager/trial.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,7 +29,6 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,90 +188,6 @@ load_config(struct config *c, const struct args *a, struct err *err)
 	return 0;
 }
 
-/* ---- the listener ---- */
-
-static int
-parse_address(const char *text, struct sockaddr_storage *out, socklen_t *len, struct err *err)
-{
-	const char *colon = strrchr(text, ':');
-	char host[128];
-	uint64_t port;
-
-	if (!colon || (size_t)(colon - text) >= sizeof host)
-		return err_set(err, ERR_CONFIG, "not of the form ADDR:PORT");
-	if (num_parse(str_of(colon + 1), 0, 65535, &port, err) < 0) {
-		err->code = ERR_CONFIG;
-		return -1;
-	}
-	snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
-	const size_t n = strlen(host);
-	struct sockaddr_in *v4 = (void *)out;
-	struct sockaddr_in6 *v6 = (void *)out;
-	*out = (struct sockaddr_storage){0};
-	if (n > 2 && host[0] == '[' && host[n - 1] == ']') {
-		host[n - 1] = '\0';
-		v6->sin6_family = AF_INET6;
-		v6->sin6_port = htons((uint16_t)port);
-		*len = sizeof *v6;
-		return inet_pton(AF_INET6, host + 1, &v6->sin6_addr) == 1
-			   ? 0
-			   : err_set(err, ERR_CONFIG, "not an IPv6 address: %s", host + 1);
-	}
-	v4->sin_family = AF_INET;
-	v4->sin_port = htons((uint16_t)port);
-	*len = sizeof *v4;
-	return inet_pton(AF_INET, host, &v4->sin_addr) == 1
-		   ? 0
-		   : err_set(err, ERR_CONFIG, "not an address: %s", host);
-}
-
-static bool
-is_loopback(const struct sockaddr_storage *a)
-{
-	if (a->ss_family == AF_INET6)
-		return IN6_IS_ADDR_LOOPBACK(
-		    &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
-	const struct sockaddr_in *v4 = (const void *)a;
-	return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
-}
-
-static int
-open_listen(struct manager *m, struct err *err)
-{
-	struct sockaddr_storage a;
-	socklen_t n;
-	const int one = 1;
-
-	if (parse_address(m->config.listen, &a, &n, err) < 0)
-		return err_add(err, "listen on %s", m->config.listen);
-	m->listen = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (m->listen < 0)
-		return err_sys(err, errno, "make a socket");
-	setsockopt(m->listen, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(m->listen, (struct sockaddr *)&a, n) < 0 || listen(m->listen, 1024) < 0) {
-		err_sys(err, errno, "listen on %s", m->config.listen);
-		return err_hint(err, "another server has it; choose another with --listen");
-	}
-	n = sizeof a;
-	if (getsockname(m->listen, (struct sockaddr *)&a, &n) < 0)
-		return err_sys(err, errno, "read the address of a socket");
-	m->listen_loopback = is_loopback(&a);
-	const char *colon = strrchr(m->config.listen, ':');
-	const uint16_t port = a.ss_family == AF_INET6
-				  ? ((struct sockaddr_in6 *)(void *)&a)->sin6_port
-				  : ((struct sockaddr_in *)(void *)&a)->sin_port;
-	snprintf(m->listen_text, sizeof m->listen_text, "%.*s:%u", (int)(colon - m->config.listen),
-		 m->config.listen, ntohs(port));
-	return 0;
-}
-
-static void
-on_listen(void *ctx, uint32_t events)
-{
-	(void)events;
-	conns_accept(ctx);
-}
-
 /* ---- signals ---- */
 
 enum { PAUSES_AT_ONCE = 16 };
@@ -401,6 +317,21 @@ try_rung(void *ctx, enum rung r, struct err *err)
 	return trial_run(&m->config, m->libexec, r, &ignored, err);
 }
 
+static int
+check(const struct manager *m, struct err *err)
+{
+	auto_buf libssh = BUF_MAX(512);
+	struct err hole = {0};
+	const bool is_good = libssh_check("/var/lib/dpkg", &libssh, &hole) == 0;
+
+	if (trial_check(&m->config, m->libexec, err) < 0)
+		return -1;
+	printf("%-10s %s\n", "libssh", is_good ? buf_cstr(&libssh) : hole.why);
+	if (!is_good)
+		*err = hole;
+	return is_good ? 0 : -1;
+}
+
 /* The configuration, what is installed beside us, and what this process becomes: before files are
  * opened, since on some rungs it is somebody else from here on. */
 static int
@@ -409,12 +340,15 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
+	    listeners_parse(&m->listeners, &m->config, err) < 0 ||
+	    sources_check(str_of(m->config.login_exempt), err) < 0 ||
+	    algorithms_parse(&m->config, &m->algorithms, err) < 0 ||
 	    networks_parse(m->config.networks, m->config.network, &m->networks, err) < 0 ||
 	    spawn_find_libexec(m->libexec, sizeof m->libexec, err) < 0)
 		return -1;
 	umask(0077);
 	if (a->check)
-		return trial_check(&m->config, m->libexec, err);
+		return check(m, err);
 	if (rung_choose(m->config.isolation, try_rung, m, out, err) < 0 || rung_enter(out, err) < 0)
 		return -1;
 	log_line("isolation is %s%s%s", rung_name(out->rung), out->lacks[0] ? ": " : "", out->lacks);
@@ -449,13 +383,14 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	}
 	if (open_signals(m, err) < 0)
 		return -1;
+	door_open(&m->door, m);
 	gethostname(m->hostname, sizeof m->hostname - 1);
 	m->state = path_open_top(m->config.state, 0700, err);
 	if (m->state < 0)
 		return -1;
 	if (lock_state(m, err) < 0 || index_open(&m->index, m->state, err) < 0)
 		return err_add(err, "%s", m->config.state);
-	if (open_listen(m, err) < 0)
+	if (listeners_open(m, err) < 0)
 		return -1;
 	m->run = path_open_top(m->config.run, 0700, err);
 	if (m->run < 0)
@@ -486,15 +421,11 @@ serve(struct manager *m, struct err *err)
 {
 	if (disk_begin(m, err) < 0)
 		return -1;
-	if (watch_add(&m->loop, &m->listen_watch, m->listen, EPOLLIN, on_listen, m, err) < 0 ||
+	if (listeners_watch(m, err) < 0 || login_watch(m, err) < 0 ||
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
 	spares_begin(m);
-	printf("berthd: listening on %s\n", m->listen_text);
-	fflush(stdout);
-	const char *colon = strrchr(m->listen_text, ':');
-	log_line("to begin: ssh -p %s -i %s/keys/operator demo@%.*s", colon + 1, m->config.state,
-		 (int)(colon - m->listen_text), m->listen_text);
+	listeners_announce(m);
 	return loop_run(&m->loop, err);
 }
 
@@ -525,7 +456,9 @@ close_all(struct manager *m)
 	while (m->sessions)
 		session_free(m->sessions);
 	means_end(m);
-	watch_remove(&m->listen_watch);
+	listeners_close(&m->listeners);
+	login_unwatch(m);
+	door_close(&m->door);
 	watch_remove(&m->signals_watch);
 	if (m->node.open)
 		node_close(&m->node);
@@ -537,9 +470,9 @@ close_all(struct manager *m)
 		records_free(m);
 		loop_done(&m->loop);
 	}
-	int *const fds[] = {&m->state,        &m->run,     &m->store,   &m->cache,
-			    &m->sessions_dir, &m->keepers, &m->scratch, &m->lock,
-			    &m->listen,       &m->signals, &m->image, &m->spares_dir};
+	int *const fds[] = {&m->state,        &m->run,     &m->store,     &m->cache,
+			    &m->sessions_dir, &m->keepers, &m->scratch,   &m->lock,
+			    &m->signals,      &m->image,   &m->spares_dir};
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		fd_close(fds[i]);
 	free(m->cached);
@@ -557,7 +490,7 @@ main(int argc, char **argv)
 				   .keepers = -1,
 				   .scratch = -1,
 				   .lock = -1,
-				   .listen = -1,
+				   .keys_notify = -1,
 				   .signals = -1,
 				   .image = -1,
 				   .keys.dir = -1,

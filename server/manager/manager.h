@@ -7,7 +7,10 @@
 #include "config.h"
 #include "index/rows.h"
 #include "manager/audit.h"
+#include "manager/algorithms.h"
+#include "manager/door.h"
 #include "manager/keys.h"
+#include "manager/listeners.h"
 #include "manager/mount_list.h"
 #include "manager/node_name.h"
 #include "manager/networks.h"
@@ -36,16 +39,20 @@ struct manager {
 	struct keys keys;
 	unsigned keys_loads; /* of keys, as the audit log has them */
 	struct audit audit;
-	char libexec[4096], hostname[256], listen_text[128];
+	char libexec[4096], hostname[256];
 	int state, run;                                   /* owned directories */
 	int store, cache, sessions_dir, keepers, scratch; /* owned directories */
 	int spares_dir;                                   /* owned */
-	int lock, listen, signals, image;                 /* owned */
-	bool listen_loopback;
+	int lock, signals, image;                         /* owned */
+	struct listeners listeners;
+	struct door door;
+	struct algorithms algorithms;
+	int keys_notify; /* owned: inotify of STATE/keys (login_conn.c) */
+	struct watch keys_watch;
 	char image_name[80];
 	char node_name[NODE_NAME_BYTES];
 	struct mounts_allowed mounts; /* what sessions may be shown of the node */
-	struct watch listen_watch, signals_watch;
+	struct watch signals_watch;
 	struct session *sessions; /* owned list, by name */
 	struct session *spares;   /* owned list: spares.c */
 	struct timer spares_timer;

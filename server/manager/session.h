@@ -78,6 +78,11 @@ struct keeper {
 	pid_t pid;
 	bool linked; /* the wire is open */
 	bool unnamed; /* it waits for its session's name (spares.c) */
+	struct {
+		uint64_t grant;
+		char *key; /* owned */
+		unsigned roles;
+	} terms; /* of the grant_report that comes next */
 };
 
 /* So many start at once, spares among them: more would take each other's processors, and each would

@@ -210,6 +210,9 @@ def test_an_agent_is_forwarded_to_whom_may(name):
             key = server.add_key("orch", 'role="orchestrator"')
             argv = server.ssh_argv(name, "echo [$SSH_AUTH_SOCK]", options=("-A",), key=key)
             assert subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout == b"[]\n"
+            key = server.add_key("dev", 'role="developer",no-agent-forwarding')
+            argv = server.ssh_argv(name, "echo [$SSH_AUTH_SOCK]", options=("-A",), key=key)
+            assert subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout == b"[]\n"
             # two at once on one connection, and a key of a call is the same call whatever the socket's name
             argv = server.ssh_argv(name, "ssh-add -l | wc -l", options=("-A", "-o", "SetEnv=BERTH_CALL=k"))
             assert [subprocess.run(argv, env=env, capture_output=True, timeout=60).stdout for _ in range(2)] == [b"1\n"] * 2

@@ -215,6 +215,8 @@ grant_conn(struct rig *r, uint64_t number, struct wire *conn)
 				    .role = STR_LIT("developer"),
 				    .user = STR_LIT("demo"),
 				    .peer = STR_LIT("127.0.0.1:1")};
+	MUST(wire_send(&r->manager, grant_terms, err, .grant = number, .key = STR_LIT("x KEY"),
+		       .roles = 6, .flags = ALLOW_ALL));
 	MUST(wire_send_fds(&r->manager, MSG_grant, &m, &pair[0], 1, err));
 	close(pair[0]);
 	MUST(wire_open(conn, pair[1], ROLE_CONN, ROLE_KEEPER, PHASE_OPEN, err));

@@ -468,6 +468,11 @@ a_new_manager_takes_over_calls_grants_and_records(void **state)
 	assert_int_equal(m->keeper_state.frozen, 0); /* thawed, and admits again */
 	assert_int_equal(m->keeper_state.held, 0);
 	m = manager_next(r);
+	assert_int_equal(m->id, MSG_grant_terms_report);
+	assert_int_equal(m->grant_terms_report.grant, 1);
+	assert_true(str_is(m->grant_terms_report.key, "x KEY"));
+	assert_int_equal(m->grant_terms_report.roles, 6);
+	m = manager_next(r);
 	assert_int_equal(m->id, MSG_grant_report);
 	assert_int_equal(m->grant_report.grant, 1);
 	assert_true(str_is(m->grant_report.principal, "tester"));
