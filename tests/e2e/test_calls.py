@@ -524,3 +524,13 @@ def test_on_a_full_disk_lost_output_is_told_and_no_end_is_forgotten(small_disk, 
         server.remove()
     finally:
         server.discard()
+
+
+def test_what_was_made_for_a_next_call_goes_with_the_session(server, name):
+    assert [server.ssh(name, f"echo {i}").out for i in range(3)] == [b"0\n", b"1\n", b"2\n"]
+    calls = server.state / "sessions" / server.session(name)["id"] / "calls"
+    assert len(list(calls.glob("*.j"))) == 4 and sorted(p.stat().st_size > 0 for p in calls.glob("*.j")) == [False, True, True, True]
+    assert server.verb("pause", name).status == 0
+    assert len(list(calls.glob("*.j"))) == 3
+    assert server.ssh(name, "echo 3").out == b"3\n"
+    assert len(server.json("calls", name)) == 4
