@@ -5,7 +5,10 @@ import socket
 import subprocess
 import threading
 
-from conftest import at_most, running, wait_until
+import pytest
+from conftest import RUNG, at_most, running, wait_until
+
+pytestmark = pytest.mark.skipif(RUNG.startswith("process"), reason="a session of the rung process may open no socket of the internet")
 
 ECHO = """
 import socket, threading
