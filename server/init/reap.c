@@ -28,6 +28,12 @@ reap_init(struct err *err)
 	return 0;
 }
 
+void
+reap_leave(void)
+{
+	munmap(exec_errnos, REAP_CALLS_MAX * sizeof *exec_errnos);
+}
+
 int
 reap_reserve(uint32_t call)
 {
@@ -86,10 +92,12 @@ reap_one(struct reaped *out)
 	const pid_t pid = wait4(-1, &status, WNOHANG, &usage);
 	if (pid <= 0)
 		return -1;
+	out->pid = pid;
 	for (int i = 0; i < calls_top; i++) {
 		if (!calls[i].used || calls[i].pid != pid)
 			continue;
 		*out = (struct reaped){
+		    .pid = pid,
 		    .call = calls[i].call,
 		    .wait_status = (uint32_t)status,
 		    .exec_errno = (uint32_t)exec_errnos[i],

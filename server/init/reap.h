@@ -14,6 +14,7 @@
 enum { REAP_CALLS_MAX = 4096 };
 
 struct reaped {
+	pid_t pid;
 	uint32_t call;
 	uint32_t wait_status; /* as wait(2) */
 	uint32_t exec_errno;  /* 0: the command was executed */
@@ -21,6 +22,8 @@ struct reaped {
 };
 
 int reap_init(struct err *err) must_check;
+/* In a child that is no call's: it shares nothing with us any more. */
+void reap_leave(void);
 /* A place for a call: its number, -1 when all are taken or the call lives already. */
 int reap_reserve(uint32_t call);
 void reap_set_pid(int place, pid_t pid);
@@ -28,7 +31,7 @@ void reap_release(int place);
 /* Where the child leaves the errno of an exec that failed: memory shared with it. */
 int *reap_exec_errno(int place);
 
-/* Collects one dead child: 1 it was a call's (out is filled), 0 an orphan, -1 there is none. */
+/* Collects one dead child: 1 it was a call's (out is filled), 0 another (its pid is), -1 there is none. */
 int reap_one(struct reaped *out);
 /* To a call's process group, or its first process while it has no group of its own yet. */
 void reap_signal(uint32_t call, int signal);

@@ -140,7 +140,7 @@ on_pid1(void *ctx, uint32_t events)
 			call_exited(k, &k->init.message.init_exited);
 	wire_close(&k->init);
 	err_set(&err, ERR_UNAVAILABLE, "the session has ended");
-	sockets_end(&k->sockets, &err);
+	tunnel_init_gone(k, &err);
 	/* Where init's end is not that of all others */
 	if (k->engine->keeps_kill && k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "end what init has left");
@@ -164,7 +164,7 @@ init_failed(struct keeper *k, const struct err *why)
 	if (why->code != ERR_UNAVAILABLE)
 		log_err(why, "init is cut");
 	wire_close(&k->init);
-	sockets_end(&k->sockets, why);
+	tunnel_init_gone(k, why);
 	if (k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "kill the session");
 }
@@ -500,7 +500,7 @@ start(struct keeper *k, struct err *err)
 	if (fcntl(MANAGER_SOCKET, F_SETFD, FD_CLOEXEC) < 0)
 		return err_sys(err, errno, "find the manager's socket");
 	k->room = xnew(1, JOURNAL_WRITE_MAX_BYTES);
-	sockets_init(&k->sockets, &k->loop, &k->init);
+	tunnel_init(k);
 	if (loop_init(&k->loop, err) < 0 ||
 	    wire_open(&k->manager, MANAGER_SOCKET, ROLE_KEEPER, ROLE_MANAGER, PHASE_OPEN, err) < 0)
 		return -1;
@@ -529,7 +529,7 @@ stop(struct keeper *k)
 	ahead_drop(k);
 	wire_close(&k->init);
 	err_set(&err, ERR_UNAVAILABLE, "the keeper ends");
-	sockets_end(&k->sockets, &err);
+	tunnel_init_gone(k, &err);
 	wire_close(&k->manager);
 	record_close(&k->spool);
 	once_close(&k->once);

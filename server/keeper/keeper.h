@@ -10,7 +10,7 @@
  *   ask.c      what the manager asks about one call                 retain.c    old journals
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
- *   ahead.c    made for the next call
+ *   ahead.c    made for the next call                               resolve.c   host names, as inside
  *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
@@ -19,6 +19,7 @@
 #include "journal.h"
 #include "once.h"
 #include "record.h"
+#include "resolve.h"
 #include "sockets.h"
 
 #include "base/loop.h"
@@ -363,6 +364,9 @@ void grant_close_all(struct keeper *k);
 
 /* ---- tunnel.c: connections into the session's network and listeners in it ---- */
 
+void tunnel_init(struct keeper *k);
+/* What was asked of init comes to nothing. */
+void tunnel_init_gone(struct keeper *k, const struct err *why);
 /* -1: the link must be cut. */
 int tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err) must_check;
 int tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *err) must_check;
@@ -429,6 +433,7 @@ struct keeper {
 	struct once once;
 	struct pause pause;
 	struct sockets sockets;
+	struct resolver resolver;
 	struct grant *grants;
 	struct {
 		uint64_t number;

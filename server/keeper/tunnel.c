@@ -5,7 +5,10 @@
  *  1. what a grant may is the manager's word (grant_terms), never the conn's;
  *  2. a request is answered once; its end, and the end of its link, cancels or closes what it has;
  *  3. a listener is on loopback alone, whatever address was asked for, as sshd without GatewayPorts;
- *  4. each is recorded: what was asked, by whom, and what came of it. */
+ *  4. what a key may reach is judged by the host as it was asked for, before its name is resolved: an
+ *     address that a name leads to is permitted because the name is, never the other way round;
+ *  5. a name's addresses are tried one after the other, RESOLVE_MOST at most;
+ *  6. each is recorded: what was asked, at which address, by whom, and what came of it. */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -24,12 +27,14 @@
 #include <unistd.h>
 
 #define OPEN_MAX_NS   (30 * NS_PER_S)
+#define TRY_MAX_NS    (10 * NS_PER_S) /* where there is another address */
 #define LISTEN_MAX_NS (5 * NS_PER_S)
 
 enum {
 	TUNNELS_MAX = 512,     /* of one session: on their way, and listeners */
 	ACCEPTS_AT_ONCE = 16,
-	TRIES_MAX = 2,		/* ::1 behind 127.0.0.1 */
+	LISTENERS_MAX = 2,     /* ::1 behind 127.0.0.1 */
+	TRIES_MAX = RESOLVE_MOST,
 };
 
 struct listener {
@@ -47,8 +52,9 @@ struct tunnel {
 	uint16_t port;
 	struct socket_wish wishes[TRIES_MAX]; /* to be tried in this order; listeners: all that can be */
 	size_t n_wishes, at;
-	uint32_t asked; /* the request to init that is under way, 0: none */
-	struct listener listeners[TRIES_MAX];
+	uint32_t asked, resolving; /* the request to init that is under way, 0: none */
+	bool resolved; /* host is a name of inside, and the wishes what it leads to */
+	struct listener listeners[LISTENERS_MAX];
 	bool agent; /* its socket is spill/host, of the manager's making */
 	bool gone;  /* off the list */
 };
@@ -78,7 +84,9 @@ drop(struct tunnel *t)
 	k->n_tunnels--;
 	if (t->asked)
 		sockets_cancel(&k->sockets, t->asked);
-	for (size_t i = 0; i < TRIES_MAX; i++) {
+	if (t->resolving)
+		resolve_cancel(&k->resolver, t->resolving);
+	for (size_t i = 0; i < LISTENERS_MAX; i++) {
 		watch_remove(&t->listeners[i].watch);
 		guard_close(&t->listeners[i].fd);
 	}
@@ -87,14 +95,29 @@ drop(struct tunnel *t)
 	loop_defer(&k->loop, free_later, t);
 }
 
+/* " (10.0.0.1)": the address that a name has led to, the last that was tried. */
+static void
+say_address(const struct tunnel *t, char *out, size_t n)
+{
+	char text[INET6_ADDRSTRLEN] = "?";
+
+	out[0] = '\0';
+	if (!t->resolved)
+		return;
+	const struct socket_wish *w = &t->wishes[t->at < t->n_wishes ? t->at : t->n_wishes - 1];
+	inet_ntop(w->family == 6 ? AF_INET6 : AF_INET, w->address, text, sizeof text);
+	snprintf(out, n, " (%s)", text);
+}
+
 static void
 record(const struct tunnel *t, const char *result)
 {
-	char what[CALL_COMMAND_BYTES];
+	char what[CALL_COMMAND_BYTES], address[INET6_ADDRSTRLEN + 4];
 
-	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s: %s", t->listens ? "listen" : "connect",
+	say_address(t, address, sizeof address);
+	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s%s: %s", t->listens ? "listen" : "connect",
 		 strchr(t->host, ':') ? "[" : "", t->host, strchr(t->host, ':') ? "]" : "", t->port,
-		 t->origin[0] ? " for " : "", t->origin, result);
+		 address, t->origin[0] ? " for " : "", t->origin, result);
 	struct msg_call_record r = {
 	    .kind = STR_LIT("forward"),
 	    .principal = str_of(t->grant->principal),
@@ -135,9 +158,9 @@ wish(struct tunnel *t, unsigned family, const void *address)
 	memcpy(w->address, address, family == 6 ? 16 : 4);
 }
 
-/* An address, or a name of the session itself: others are not resolved here. */
-static int
-fill_wishes(struct tunnel *t, struct err *err)
+/* An address, or a name of the session itself. False: a name that must be resolved inside. */
+static bool
+fill_wishes(struct tunnel *t)
 {
 	const struct keeper *k = t->grant->keeper;
 	uint8_t address[16];
@@ -150,11 +173,8 @@ fill_wishes(struct tunnel *t, struct err *err)
 		wish(t, 4, address);
 	} else if (inet_pton(AF_INET6, t->host, address) == 1) {
 		wish(t, 6, address);
-	} else {
-		err_set(err, ERR_UNAVAILABLE, "%.64s is not an address", t->host);
-		return err_hint(err, "names are not resolved in a session: give an address");
 	}
-	return 0;
+	return t->n_wishes > 0;
 }
 
 static bool
@@ -197,7 +217,7 @@ begin(struct grant *g, uint32_t number, struct str host, uint32_t port, bool lis
 	t->listens = listens;
 	t->port = (uint16_t)port;
 	(void)!str_copy(host, t->host, sizeof t->host, &err); /* the row bounds it */
-	for (size_t i = 0; i < TRIES_MAX; i++)
+	for (size_t i = 0; i < LISTENERS_MAX; i++)
 		t->listeners[i] = (struct listener){.tunnel = t, .fd = -1};
 	t->next = g->keeper->tunnels;
 	g->keeper->tunnels = t;
@@ -248,9 +268,37 @@ try_next(struct tunnel *t, const struct err *last)
 		refuse(t, last);
 		return;
 	}
-	if (sockets_open(&k->sockets, &t->wishes[t->at], 1, time_now_ns() + OPEN_MAX_NS,
-			 on_connected, t, &t->asked, &err) < 0)
+	const uint64_t most_ns = t->at + 1 < t->n_wishes ? TRY_MAX_NS : OPEN_MAX_NS;
+	if (sockets_open(&k->sockets, &t->wishes[t->at], 1, time_now_ns() + most_ns, on_connected, t,
+			 &t->asked, &err) < 0)
 		refuse(t, &err);
+}
+
+static void
+on_resolved(void *ctx, const struct resolve_address *found, size_t n, const struct err *failure)
+{
+	struct tunnel *t = ctx;
+
+	t->resolving = 0;
+	if (failure) {
+		refuse(t, failure);
+		return;
+	}
+	t->resolved = true;
+	for (size_t i = 0; i < n; i++)
+		wish(t, found[i].family, found[i].bytes);
+	try_next(t, NULL);
+}
+
+static int
+resolve(struct tunnel *t, struct err *err)
+{
+	struct keeper *k = t->grant->keeper;
+
+	if (!resolve_is_name(str_of(t->host)))
+		return err_set(err, ERR_USAGE, "%.64s is neither an address nor a host name", t->host);
+	return resolve_ask(&k->resolver, str_of(t->host), k->uid, k->gid, on_resolved, t,
+			   &t->resolving, err);
 }
 
 int
@@ -264,9 +312,13 @@ tunnel_open(struct grant *g, const struct msg_forward_open *m, struct err *err)
 	(void)!str_copy(m->origin, t->origin, sizeof t->origin, &why);
 	if (m->port < 1 || m->port > 65535)
 		err_set(&why, ERR_USAGE, "no such port");
-	else if (check(t, &why) == 0 && fill_wishes(t, &why) == 0) {
-		try_next(t, NULL);
-		return 0;
+	else if (check(t, &why) == 0) {
+		if (fill_wishes(t)) {
+			try_next(t, NULL);
+			return 0;
+		}
+		if (resolve(t, &why) == 0)
+			return 0;
 	}
 	refuse(t, &why);
 	return 0;
@@ -378,7 +430,7 @@ tunnel_listen(struct grant *g, const struct msg_forward_listen *m, struct err *e
 		return no_memory(g, m->request, err);
 	if (m->port > 65535)
 		err_set(&why, ERR_USAGE, "no such port");
-	else if (check(t, &why) == 0 && fill_wishes(t, &why) == 0) {
+	else if (check(t, &why) == 0 && fill_wishes(t)) {
 		listen_next(t);
 		return 0;
 	}
@@ -424,7 +476,21 @@ tunnel_sweep(struct keeper *k)
 	closedir(dir);
 }
 
-/* ---- ends ---- */
+/* ---- begin and ends ---- */
+
+void
+tunnel_init(struct keeper *k)
+{
+	sockets_init(&k->sockets, &k->loop, &k->init);
+	resolve_init(&k->resolver, &k->loop, &k->init);
+}
+
+void
+tunnel_init_gone(struct keeper *k, const struct err *why)
+{
+	resolve_end(&k->resolver, why);
+	sockets_end(&k->sockets, why);
+}
 
 void
 tunnel_leave(struct keeper *k, const struct grant *g, const uint32_t *number)

@@ -79,6 +79,19 @@ enum forward_right { FORWARD_CONNECTS = 1, FORWARD_LISTENS = 2, FORWARD_AGENT = 
  * or the route that makes every address the session's own, which is no socket. */
 enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };
 
+/* What comes of an init_resolve, in its pipe: one byte of these; after FOUND up to RESOLVE_MOST
+ * addresses, each the byte 4 or 6 and RESOLVE_ADDRESS_BYTES in network order (of IPv4 the first four,
+ * then zeros), the best first. Then the end. */
+enum resolve_result {
+	RESOLVE_FOUND = 1,
+	RESOLVE_UNKNOWN,   /* there is no such name */
+	RESOLVE_NO_SERVER, /* not in /etc/hosts, and no name server that could be asked */
+	RESOLVE_SILENT,    /* no name server has answered */
+	RESOLVE_FAILED,
+	RESOLVE_BUSY, /* init has begun none: there are too many */
+};
+enum { RESOLVE_MOST = 8, RESOLVE_ADDRESS_BYTES = 16, RESOLVE_MAX_S = 10, RESOLVE_AT_ONCE = 16 };
+
 /* In exec_errno of init_exited: it is of chdir(2), not of execve(2). */
 enum { INIT_NO_CWD = 1 << 16 };
 
