@@ -245,17 +245,22 @@ def test_of_forty_addresses_eight_are_tried(joined, name):
     assert "connect many.test:7203 (127.0.1." in told(joined, "many.test:7203")
 
 
+def status_of(pid):
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
 def resolvers(server):
     """Children of this server's inits that resolve: pid and status."""
-    found = []
-    for pid, what in server.keeper_pids():
-        if what != "berth-init":
-            continue
-        text = pathlib.Path(f"/proc/{pid}/status").read_text()
-        status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    keepers, found = {str(pid) for pid, _ in server.all_pids()}, []
+    for pid in (p.name for p in pathlib.Path("/proc").glob("[0-9]*")):
         with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{status['PPid'].strip()}/exe").rsplit("/", 1)[-1].startswith("berth-init"):
-                found.append((pid, status))
+            status = status_of(pid)
+            if status["Name"] != "berth-init" or status["PPid"] in keepers:
+                continue
+            parent = status_of(status["PPid"])
+            if parent["Name"] == "berth-init" and parent["PPid"] in keepers:
+                found.append((int(pid), status))
     return found
 
 
