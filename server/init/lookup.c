@@ -1,8 +1,8 @@
 /* Invariants
- *  1. init resolves nothing: a child does, which holds one pipe and no right that its user has not, and
- *     shares no memory with init;
- *  2. nobody waits for a child: it is ended by its alarm, by the keeper's closing of the pipe, or by any
- *     signal that ends a process of the session;
+ *  1. init resolves nothing: a child does, which holds one pipe and no right that its user has
+ *     not, and shares no memory with init;
+ *  2. nobody waits for a child: it is ended by its alarm, by the keeper's closing of the pipe, or
+ *     by any signal that ends a process of the session;
  *  3. at most RESOLVE_AT_ONCE run;
  *  4. what a child says is as good as any word of the session: the keeper looks at it. */
 #include "lookup.h"
@@ -85,8 +85,8 @@ next_line(FILE *f, char line[LINE_BYTES])
 	return true;
 }
 
-/* getaddrinfo(3) reads it too, but asks DNS where the name is not there, and a session without a name
- * server would wait for an answer of nobody. */
+/* getaddrinfo(3) reads it too, but asks DNS where the name is not there, and a session without a
+ * name server would wait for an answer of nobody. */
 static void
 look_in_hosts(const char *path, const char *name, struct answer *a)
 {
@@ -141,8 +141,8 @@ has_server(const char *path)
 	for (int n = 0; !has && n < SERVERS_MAX && next_line(f, line);) {
 		char *rest = line;
 		const char *word = next_word(&rest);
-		if (!word || strcmp(word, "nameserver") != 0)
-			continue;
+		if (word != line || strcmp(word, "nameserver") != 0)
+			continue; /* or one with spaces before it, which musl does not take */
 		word = next_word(&rest);
 		has = word && has_way(word);
 		n++;
@@ -173,11 +173,12 @@ look_up(const char *name, struct answer *a)
 	const int number = getaddrinfo(name, NULL, &hints, &list);
 	a->bytes[0] = (uint8_t)result_of(number, ask);
 	for (const struct addrinfo *i = number == 0 ? list : NULL; i; i = i->ai_next)
-		add_address(a, i->ai_family,
-			    i->ai_family == AF_INET
-				? (const void *)&((const struct sockaddr_in *)(const void *)i->ai_addr)
-				      ->sin_addr
-				: &((const struct sockaddr_in6 *)(const void *)i->ai_addr)->sin6_addr);
+		add_address(
+		    a, i->ai_family,
+		    i->ai_family == AF_INET
+			? (const void *)&((const struct sockaddr_in *)(const void *)i->ai_addr)
+			      ->sin_addr
+			: &((const struct sockaddr_in6 *)(const void *)i->ai_addr)->sin6_addr);
 	if (number == 0)
 		freeaddrinfo(list);
 }
@@ -189,8 +190,8 @@ give_up_rights(uint32_t uid, uint32_t gid)
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	const struct __user_cap_data_struct none[2] = {{0}};
 
-	if ((uid || gid) &&
-	    (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0))
+	if ((uid || gid) && (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 ||
+			     setresuid(uid, uid, uid) < 0))
 		return -1;
 	return syscall(SYS_capset, &head, none) < 0 ? -1 : 0;
 }

@@ -31,7 +31,7 @@ void reap_release(int place);
 /* Where the child leaves the errno of an exec that failed: memory shared with it. */
 int *reap_exec_errno(int place);
 
-/* Collects one dead child: 1 it was a call's (out is filled), 0 another (its pid is), -1 there is none. */
+/* Collects one dead child: 1 it was a call's (out is filled), 0 another's (its pid is), -1 none. */
 int reap_one(struct reaped *out);
 /* To a call's process group, or its first process while it has no group of its own yet. */
 void reap_signal(uint32_t call, int signal);

@@ -1,9 +1,9 @@
 /* Invariants
  *  1. a question ends once: an answer, a failure, its deadline, or resolve_cancel;
- *  2. an answer is bytes of the session's: at most ANSWER_MAX_BYTES are read, without a wait, and all of
- *     them keep to wire.h's form, or there is none;
- *  3. init is asked AT_ONCE at a time: less than it takes, because it counts a child until it has reaped
- *     it; the others wait here;
+ *  2. an answer is bytes of the session's: at most ANSWER_MAX_BYTES count, read without a wait,
+ *     and all of them keep to wire.h's form, or there is none;
+ *  3. init is asked AT_ONCE at a time: less than it takes, because it counts a child until it has
+ *     reaped it; the others wait here;
  *  4. a callback may ask again: its own question is off the list by then. */
 #include "resolve.h"
 
@@ -49,7 +49,8 @@ refuse(const char *name, enum resolve_result result, struct err *err)
 		return err_set(err, ERR_ABSENT, "no host %.64s is known inside", name);
 	case RESOLVE_NO_SERVER:
 		err_set(err, ERR_ABSENT,
-			"%.64s is not in the session's /etc/hosts, and it has no name server", name);
+			"%.64s is not in the session's /etc/hosts, and no name server can be asked",
+			name);
 		return err_hint(err, "give an address, or a line in /etc/hosts of the session");
 	case RESOLVE_SILENT:
 		return err_set(err, ERR_TIMEOUT, "no name server of the session answered for %.64s",
@@ -78,8 +79,8 @@ parse_one(const uint8_t *at, struct resolve_address *out)
 
 /* How many addresses; -1 and why there is none. */
 static int
-parse_answer(const char *name, const uint8_t *at, size_t n, struct resolve_address out[RESOLVE_MOST],
-	     struct err *err)
+parse_answer(const char *name, const uint8_t *at, size_t n,
+	     struct resolve_address out[RESOLVE_MOST], struct err *err)
 {
 	if (n == 0)
 		return err_set(err, ERR_UNAVAILABLE, "nothing was said of %.64s inside", name);

@@ -1,6 +1,6 @@
-/* Host names as the session sees them: its /etc/hosts, its name servers, its network. A child of its
- * init looks (init/lookup.c) and says what it found into a pipe of ours; each word of that is a claim of
- * the session's, good for a connection of the session's network and for nothing else. */
+/* Host names as the session sees them: its /etc/hosts, its name servers, its network. A child of
+ * its init looks (init/lookup.c) and says what it found into a pipe of ours; each word of that is a
+ * claim of the session's, good for a connection of the session's network and for nothing else. */
 #ifndef BERTH_RESOLVE_H
 #define BERTH_RESOLVE_H
 
@@ -19,7 +19,7 @@ struct resolve_address {
 	uint8_t bytes[RESOLVE_ADDRESS_BYTES]; /* network order; of IPv4 the first four */
 };
 
-/* Called once for a question. failure NULL: 1 to RESOLVE_MOST addresses, to be tried in this order. */
+/* Called once for a question. failure NULL: 1 to RESOLVE_MOST addresses, to be tried in order. */
 typedef void (*resolve_fn)(void *ctx, const struct resolve_address *found, size_t n,
 			   const struct err *failure);
 

@@ -5,8 +5,8 @@
  *  1. what a grant may is the manager's word (grant_terms), never the conn's;
  *  2. a request is answered once; its end, and the end of its link, cancels or closes what it has;
  *  3. a listener is on loopback alone, whatever address was asked for, as sshd without GatewayPorts;
- *  4. what a key may reach is judged by the host as it was asked for, before its name is resolved: an
- *     address that a name leads to is permitted because the name is, never the other way round;
+ *  4. what a key may reach is judged by the host as it was asked for, before its name is resolved:
+ *     an address that a name leads to is permitted because the name is, never the other way round;
  *  5. a name's addresses are tried one after the other, RESOLVE_MOST at most;
  *  6. each is recorded: what was asked, at which address, by whom, and what came of it. */
 #include "keeper.h"
@@ -53,7 +53,7 @@ struct tunnel {
 	struct socket_wish wishes[TRIES_MAX]; /* to be tried in this order; listeners: all that can be */
 	size_t n_wishes, at;
 	uint32_t asked, resolving; /* the request to init that is under way, 0: none */
-	bool resolved; /* host is a name of inside, and the wishes what it leads to */
+	bool resolved;             /* host is a name of inside, and the wishes what it leads to */
 	struct listener listeners[LISTENERS_MAX];
 	bool agent; /* its socket is spill/host, of the manager's making */
 	bool gone;  /* off the list */
@@ -269,8 +269,8 @@ try_next(struct tunnel *t, const struct err *last)
 		return;
 	}
 	const uint64_t most_ns = t->at + 1 < t->n_wishes ? TRY_MAX_NS : OPEN_MAX_NS;
-	if (sockets_open(&k->sockets, &t->wishes[t->at], 1, time_now_ns() + most_ns, on_connected, t,
-			 &t->asked, &err) < 0)
+	if (sockets_open(&k->sockets, &t->wishes[t->at], 1, time_now_ns() + most_ns, on_connected,
+			 t, &t->asked, &err) < 0)
 		refuse(t, &err);
 }
 
@@ -296,7 +296,8 @@ resolve(struct tunnel *t, struct err *err)
 	struct keeper *k = t->grant->keeper;
 
 	if (!resolve_is_name(str_of(t->host)))
-		return err_set(err, ERR_USAGE, "%.64s is neither an address nor a host name", t->host);
+		return err_set(err, ERR_USAGE, "%.64s is neither an address nor a host name",
+			       t->host);
 	return resolve_ask(&k->resolver, str_of(t->host), k->uid, k->gid, on_resolved, t,
 			   &t->resolving, err);
 }

@@ -80,8 +80,8 @@ enum forward_right { FORWARD_CONNECTS = 1, FORWARD_LISTENS = 2, FORWARD_AGENT = 
 enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };
 
 /* What comes of an init_resolve, in its pipe: one byte of these; after FOUND up to RESOLVE_MOST
- * addresses, each the byte 4 or 6 and RESOLVE_ADDRESS_BYTES in network order (of IPv4 the first four,
- * then zeros), the best first. Then the end. */
+ * addresses, each the byte 4 or 6 and RESOLVE_ADDRESS_BYTES in network order (of IPv4 the first
+ * four, then zeros), the best first. Then the end. */
 enum resolve_result {
 	RESOLVE_FOUND = 1,
 	RESOLVE_UNKNOWN,   /* there is no such name */

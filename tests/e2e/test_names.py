@@ -104,7 +104,7 @@ def test_without_a_network_an_unknown_name_fails_at_once_and_says_why(server, na
     with at_most(4):
         r = server.ssh(name, options=("-W", "nowhere.example:80"))
     assert r.status == 255 and "forwarding failed" in r.stderr, r
-    assert "nowhere.example is not in the session's /etc/hosts, and it has no name server" in told(server, "nowhere.example")
+    assert "nowhere.example is not in the session's /etc/hosts, and no name server can be asked" in told(server, "nowhere.example")
     for target, words in (("no_name/.:80", "no_name/."), ("-x:80", "-x")):
         assert ask(server, name, target).status == 255
         assert "is neither an address nor a host name" in told(server, words)
@@ -165,6 +165,13 @@ def test_names_on_the_other_rungs(name, rung):
         with hello(server, name, "127.0.0.1", 7101):
             assert ask(server, name, "four.inside:7101").out == b"hello from 127.0.0.1"
         assert ask(server, name, "nowhere.example:80").status == 255
+        assert server.ssh(name, "rm /etc/hosts; mkfifo /etc/hosts").status == 0
+        p = server.popen(name, options=("-W", "hangs.inside:80"))
+        wait_until("it to hang", lambda: resolvers(server), 8)
+        with at_most(5):
+            assert server.verb("pause", "--force", name).status == 0
+        p.communicate(timeout=20)
+        assert not resolvers(server)
 
 
 # ---- DNS ----

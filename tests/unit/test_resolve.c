@@ -1,5 +1,5 @@
-/* The keeper's half of "resolve this name inside": with an init that this test plays, and what may be said
- * in a child's name. */
+/* The keeper's half of "resolve this name inside": with an init that this test plays, and what may
+ * be said in a child's name. */
 #include "server/keeper/resolve.c"
 
 #include <setjmp.h>
@@ -146,7 +146,9 @@ say(const void *bytes, size_t n)
 }
 
 #define FOUR(a, b, c, d) "\4" a b c d "\0\0\0\0\0\0\0\0\0\0\0\0"
-#define SIX		 "\6" "\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\1"
+#define SIX                                                                                        \
+	"\6"                                                                                       \
+	"\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\1"
 
 static void
 test_addresses_come_in_the_order_of_the_answer(void **state)
@@ -187,7 +189,7 @@ test_each_reason_has_its_words(void **state)
 		const char *why;
 	} all[] = {
 	    {RESOLVE_UNKNOWN, ERR_ABSENT, "no host db.example is known"},
-	    {RESOLVE_NO_SERVER, ERR_ABSENT, "it has no name server"},
+	    {RESOLVE_NO_SERVER, ERR_ABSENT, "no name server can be asked"},
 	    {RESOLVE_SILENT, ERR_TIMEOUT, "no name server of the session answered"},
 	    {RESOLVE_FAILED, ERR_UNAVAILABLE, "could not be resolved"},
 	    {RESOLVE_BUSY, ERR_UNAVAILABLE, "too many names"},
@@ -218,11 +220,13 @@ test_lies_and_garbage_are_no_answer(void **state)
 	refused("\7");
 	refused("\xff");
 	refused("\1\4\1\2\3\4");
-	refused("\2" FOUR("\1", "\2", "\3", "\4"));	      /* a failure with addresses */
+	refused("\2" FOUR("\1", "\2", "\3", "\4")); /* a failure with addresses */
 	refused("\0" FOUR("\1", "\2", "\3", "\4"));
-	refused("\1" "\5\1\2\3\4\0\0\0\0\0\0\0\0\0\0\0\0");   /* no such family */
-	refused("\1" "\4\1\2\3\4\0\0\0\0\0\0\0\0\0\0\0\1");   /* more than an address */
-	refused("\1" FOUR("\1", "\2", "\3", "\4") "\4");      /* half of another one */
+	refused("\1"
+		"\5\1\2\3\4\0\0\0\0\0\0\0\0\0\0\0\0"); /* no such family */
+	refused("\1"
+		"\4\1\2\3\4\0\0\0\0\0\0\0\0\0\0\0\1");   /* more than an address */
+	refused("\1" FOUR("\1", "\2", "\3", "\4") "\4"); /* half of another one */
 	refused("\1" FOUR("\1", "\2", "\3", "\4") FOUR("\1", "\2", "\3", "\4") "\0" SIX);
 	memset(bytes, 4, sizeof bytes);
 	bytes[0] = RESOLVE_FOUND;
@@ -346,7 +350,7 @@ static void
 test_what_can_be_a_name(void **state)
 {
 	char text[300];
-	static const char *const no[] = {"",	  "-a",	 ".a",	 "a b",	 "a/b",	  "a\nb", "::1",
+	static const char *const no[] = {"",      "-a",  ".a",   "a b",  "a/b",      "a\nb", "::1",
 					 "[::1]", "a%1", "a:80", "a\\b", "\xc3\xa9", "a,b",  "*"};
 	static const char *const yes[] = {"a", "db", "DB.example.", "x_y.z-1", "127.1", "1"};
 	(void)state;
