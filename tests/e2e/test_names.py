@@ -350,5 +350,5 @@ def test_many_at_once_to_one_name(joined, name):
         with at_most(60):
             socks = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(60)]
             assert {all_of(s) for s in socks} == {b"hello from 127.0.0.1"}
-        p.terminate()
+        p.kill()
         p.communicate()
