@@ -287,6 +287,7 @@ turn(struct conn *c)
 		if (!ch)
 			break;
 		channel_step(ch);
+		stuck_step();
 	}
 	wake_stalled(c); /* a step may have received what another channel waited for */
 	const bool blocked = conn_is_blocked(c);
@@ -311,6 +312,7 @@ run(struct conn *c, struct err *err)
 		turn(c);
 		if (c->ended)
 			break;
+		stuck_step();
 		if (loop_turn(&c->loop, c->ready || c->ssh_ready ? 0 : UINT64_MAX, err) < 0)
 			return -1;
 	}
@@ -434,6 +436,7 @@ serve(struct conn *c, unsigned uid, unsigned gid, struct err *err)
 		return err_add(err, "begin");
 	log_init("berth-conn", c->peer);
 	raise_files_limit();
+	stuck_watch();
 	if (loop_init(&c->loop, err) < 0 || confine_conn(uid, gid, err) < 0)
 		return err_add(err, "begin");
 	if (exchange_keys(c, err) < 0)
@@ -458,6 +461,7 @@ send_last_words(struct conn *c)
 static void
 release(struct conn *c)
 {
+	c->ended = true;
 	while (c->channels) {
 		peers_leave(c->channels);
 		channel_drop(c->channels);

@@ -7,7 +7,9 @@
  *     resumed, a host far away) the channel is accepted, and closed if there is nothing;
  *  2. each half of a connection ends for itself; the channel is closed when both have;
  *  3. a listener is a channel without SSH's: it is asked for again when its session has a new keeper;
- *  4. a connection that was accepted inside is closed again when the client does not take it in time. */
+ *  4. a connection that was accepted inside is closed again when the client refuses it, or does not take
+ *     it in time. The channel stays until the client has answered: libssh ends the connection over an
+ *     answer for one that is gone. */
 #include "conn.h"
 
 #include "base/fd.h"
@@ -104,6 +106,7 @@ forward_take_open(struct conn *c, ssh_message m)
 		channel_enter(ch, CHANNEL_ENDING); /* freed by its step: it stands in a queue */
 		return 1;
 	}
+	ch->opened = true;
 	ssh_message_channel_request_open_reply_accept_channel(m, ch->ssh);
 	return 0;
 }
@@ -314,22 +317,35 @@ end(struct channel *ch)
 	channel_drop(ch);
 }
 
-/* The client is asked to open a channel for what was accepted inside. True: it has. */
-static bool
-is_taken(struct channel *ch)
+/* Whoever connected inside need not wait for the client to answer. */
+static void
+let_go(struct channel *ch)
 {
-	const struct forward *f = ch->forward;
+	flow_end_input(ch);
+	watch_remove(&ch->out.watch);
+	fd_close(&ch->out.pipe);
+}
 
-	if (!ssh_channel_is_open(ch->ssh) && f->agent)
-		ssh_channel_open_auth_agent(ch->ssh);
-	else if (!ssh_channel_is_open(ch->ssh))
-		ssh_channel_open_reverse_forward(ch->ssh, f->host, (int)f->port, f->origin,
-						 (int)f->origin_port);
-	if (ch->state == CHANNEL_ASKED && ssh_channel_is_open(ch->ssh)) {
-		timer_cancel(&ch->forward->opening);
-		channel_enter(ch, CHANNEL_LIVE);
-	}
-	return ch->state == CHANNEL_LIVE;
+/* The client is asked to open a channel for what was accepted inside, and has not answered. */
+static bool
+is_unanswered(struct channel *ch)
+{
+	struct forward *f = ch->forward;
+
+	if (f->kind != FORWARD_ACCEPTED || ch->opened || (!f->asked && ch->state == CHANNEL_ENDING))
+		return false;
+	f->asked = true;
+	const int answer =
+	    f->agent ? ssh_channel_open_auth_agent(ch->ssh)
+		     : ssh_channel_open_reverse_forward(ch->ssh, f->host, (int)f->port, f->origin,
+							(int)f->origin_port);
+	if (answer == SSH_AGAIN)
+		return true;
+	ch->opened = answer == SSH_OK;
+	timer_cancel(&f->opening);
+	if (ch->state == CHANNEL_ASKED)
+		channel_enter(ch, ch->opened ? CHANNEL_LIVE : CHANNEL_ENDING);
+	return false;
 }
 
 /* Both halves are at their end, or the client has closed. */
@@ -345,15 +361,15 @@ forward_step(struct channel *ch)
 {
 	struct conn *c = ch->conn;
 
-	if (is_over(ch)) {
-		end(ch);
+	const uint64_t progress = conn_progress(c);
+	if (is_unanswered(ch)) {
+		if (ch->state == CHANNEL_ENDING)
+			let_go(ch);
+		conn_stall(ch, progress); /* a packet of the client's decides */
 		return;
 	}
-	const uint64_t progress = conn_progress(c);
-	if (ch->forward->kind == FORWARD_LISTEN)
-		return;
-	if (ch->forward->kind == FORWARD_ACCEPTED && ch->state == CHANNEL_ASKED && !is_taken(ch)) {
-		conn_stall(ch, progress); /* a packet of the client's decides */
+	if (is_over(ch)) {
+		end(ch);
 		return;
 	}
 	if (ch->state != CHANNEL_LIVE)
