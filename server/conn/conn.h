@@ -299,11 +299,11 @@ int forward_ask(struct channel *ch, struct err *err) must_check;
 /* What keepers say. */
 void forward_opened(struct channel *ch, struct wire *w);
 void forward_listening(struct channel *ch, const struct msg_forward_listening *m);
-void forward_accepted(struct channel *ch, struct wire *w);
+void forward_accepted(struct channel *listener);
 /* True: the channel must wait until it is known where its client's agent is, inside. */
 bool forward_waits_for_agent(struct channel *ch);
 void forward_agent_ready(struct conn *c, const struct msg_agent_ready *m);
-void forward_agent_accepted(struct conn *c, struct wire *w);
+void forward_agent_accepted(struct keeper_link *k);
 /* One unit of work of a forward's channel; may free it. */
 void forward_step(struct channel *ch);
 

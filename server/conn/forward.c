@@ -9,7 +9,9 @@
  *  3. a listener is a channel without SSH's: it is asked for again when its session has a new keeper;
  *  4. a connection that was accepted inside is closed again when the client refuses it, or does not take
  *     it in time. The channel stays until the client has answered: libssh ends the connection over an
- *     answer for one that is gone. */
+ *     answer for one that is gone;
+ *  5. the end of the keeper's link is a connection's end, when what has come is read: a socket keeps the
+ *     network of a session that is gone, and a key that was taken away moves nothing more. */
 #include "conn.h"
 
 #include "base/fd.h"
@@ -137,7 +139,6 @@ forward_opened(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED || !ch->forward || ch->forward->kind != FORWARD_OPEN)
 		return;
-	ch->keeper = NULL; /* it has no part in it any more */
 	if (take_socket(ch, &w->message.fds[0], &err) < 0) {
 		log_err(&err, "forward");
 		channel_enter(ch, CHANNEL_ENDING);
@@ -215,18 +216,19 @@ on_not_taken(void *ctx)
 
 /* A channel of the client's for a connection that was accepted inside. */
 static void
-accept_channel(struct conn *c, const char *host, uint32_t port, bool agent, struct wire *w)
+accept_channel(struct keeper_link *k, const char *host, uint32_t port, bool agent)
 {
-	const struct msg_forward_accepted *m = &w->message.forward_accepted;
-	struct channel *ch = new_forward(c, FORWARD_ACCEPTED, host, (int)port);
+	const struct msg_forward_accepted *m = &k->wire.message.forward_accepted;
+	struct channel *ch = new_forward(k->conn, FORWARD_ACCEPTED, host, (int)port);
 	struct err err;
 
 	if (!ch)
 		return; /* more than this connection may have: closed again */
 	ch->forward->agent = agent;
+	ch->keeper = k;
 	ch->forward->origin_port = m->origin_port;
 	if (str_copy(m->origin, ch->forward->origin, sizeof ch->forward->origin, &err) < 0 ||
-	    channel_attach(ch) < 0 || take_socket(ch, &w->message.fds[0], &err) < 0) {
+	    channel_attach(ch) < 0 || take_socket(ch, &k->wire.message.fds[0], &err) < 0) {
 		channel_enter(ch, CHANNEL_ENDING);
 		return;
 	}
@@ -236,12 +238,12 @@ accept_channel(struct conn *c, const char *host, uint32_t port, bool agent, stru
 }
 
 void
-forward_accepted(struct channel *listener, struct wire *w)
+forward_accepted(struct channel *listener)
 {
 	const struct forward *l = listener->forward;
 
 	if (listener->state == CHANNEL_LIVE && l && l->kind == FORWARD_LISTEN)
-		accept_channel(listener->conn, l->host, l->port ? l->port : l->bound_port, false, w);
+		accept_channel(listener->keeper, l->host, l->port ? l->port : l->bound_port, false);
 }
 
 /* ---- the client's agent ---- */
@@ -283,9 +285,9 @@ forward_agent_ready(struct conn *c, const struct msg_agent_ready *m)
 }
 
 void
-forward_agent_accepted(struct conn *c, struct wire *w)
+forward_agent_accepted(struct keeper_link *k)
 {
-	accept_channel(c, "", 0, true, w);
+	accept_channel(k, "", 0, true);
 }
 
 /* ---- what can be no forward ---- */

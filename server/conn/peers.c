@@ -330,11 +330,11 @@ on_keeper_message(struct keeper_link *k)
 		return;
 	case MSG_forward_accepted:
 		if (m->forward_accepted.request == 0) {
-			forward_agent_accepted(k->conn, &k->wire);
+			forward_agent_accepted(k);
 			return;
 		}
 		if ((ch = channel_find(k->conn, m->forward_accepted.request)) && ch->keeper == k)
-			forward_accepted(ch, &k->wire);
+			forward_accepted(ch);
 		return;
 	case MSG_call_ended:
 		if ((ch = channel_find(k->conn, m->call_ended.channel)) && ch->keeper == k)
@@ -388,8 +388,6 @@ on_keeper_gone(struct keeper_link *k)
 		if (ch->forward && ch->forward->kind == FORWARD_LISTEN) {
 			ch->tries = 0;
 			channel_enter(ch, CHANNEL_OPEN); /* wanted of the next one, but it wants none */
-		} else if (ch->forward && ch->state == CHANNEL_LIVE) {
-			continue; /* its socket tells its end */
 		} else if (ch->state == CHANNEL_LIVE && !ch->end_known) {
 			ch->lost = true;
 			ch->out.follow = false;
