@@ -5,7 +5,8 @@
  *  1. what a grant may is the manager's word (grant_terms), never the conn's;
  *  2. a request is answered once; its end, and the end of its link, cancels or closes what it has;
  *  3. a listener is on loopback alone, whatever address was asked for, as sshd without GatewayPorts;
- *  4. each is recorded: what was asked, by whom, and what came of it. */
+ *  4. each is recorded: what was asked, by whom, and what came of it. Where the manager is away and the
+ *     spool fills, none is opened, and no refusal takes the room that the ends of calls need. */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -92,6 +93,8 @@ record(const struct tunnel *t, const char *result)
 {
 	char what[CALL_COMMAND_BYTES];
 
+	if (!record_has_half(&t->grant->keeper->spool))
+		return;
 	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s: %s", t->listens ? "listen" : "connect",
 		 strchr(t->host, ':') ? "[" : "", t->host, strchr(t->host, ':') ? "]" : "", t->port,
 		 t->origin[0] ? " for " : "", t->origin, result);
@@ -176,6 +179,8 @@ check(const struct tunnel *t, struct err *err)
 	if (!is_permitted(g, t))
 		return err_set(err, ERR_DENIED, "this key may not %s %.64s:%u",
 			       t->listens ? "listen at" : "connect to", t->host, t->port);
+	if (!record_has_half(&k->spool))
+		return err_set(err, ERR_AGAIN, "the records of this session wait for the manager");
 	if (k->ended || k->held || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (k->n_tunnels > TUNNELS_MAX)
