@@ -181,8 +181,14 @@ pump(struct conn *c)
 			conn_end(c, c->channels ? "the client is gone" : NULL);
 	}
 	ack_at_once(c);
-	if (ssh_get_status(c->ssh) & (SSH_CLOSED | SSH_CLOSED_ERROR))
-		conn_end(c, NULL);
+}
+
+/* libssh closes the socket where it finds it broken, which may be within any of its calls: then no event
+ * of it comes any more. */
+static bool
+is_gone(const struct conn *c)
+{
+	return (ssh_get_status(c->ssh) & (SSH_CLOSED | SSH_CLOSED_ERROR)) || !ssh_is_connected(c->ssh);
 }
 
 /* ---- timers ---- */
@@ -289,6 +295,10 @@ turn(struct conn *c)
 		channel_step(ch);
 		stuck_step();
 	}
+	if (is_gone(c))
+		conn_end(c, c->channels ? "the client is gone" : NULL);
+	if (c->ended)
+		return;
 	wake_stalled(c); /* a step may have received what another channel waited for */
 	const bool blocked = conn_is_blocked(c);
 	if (blocked && given(c) - c->queued_base > QUEUED_MAX_BYTES)
