@@ -169,6 +169,18 @@ on_client(void *ctx, uint32_t events)
 	c->ssh_ready = true;
 }
 
+/* For the log: what the client did wrong; that it left, only where it had something to wait for. */
+static const char *
+why_gone(const struct conn *c)
+{
+	const char *error = ssh_get_error(c->ssh);
+
+	if (ssh_get_error_code(c->ssh) == SSH_FATAL && !strstr(error, "SSH_MSG_DISCONNECT") &&
+	    strncmp(error, "Socket error", 12) != 0)
+		return error;
+	return c->channels ? "the client is gone" : NULL;
+}
+
 static void
 pump(struct conn *c)
 {
@@ -178,7 +190,7 @@ pump(struct conn *c)
 	for (int i = 0; i < READS_MAX && result != SSH_AGAIN && !c->ended; i++) {
 		result = ssh_event_dopoll(c->event, 0);
 		if (result == SSH_ERROR)
-			conn_end(c, c->channels ? "the client is gone" : NULL);
+			conn_end(c, why_gone(c));
 	}
 	ack_at_once(c);
 }
@@ -296,7 +308,7 @@ turn(struct conn *c)
 		stuck_step();
 	}
 	if (is_gone(c))
-		conn_end(c, c->channels ? "the client is gone" : NULL);
+		conn_end(c, why_gone(c));
 	if (c->ended)
 		return;
 	wake_stalled(c); /* a step may have received what another channel waited for */

@@ -1,10 +1,13 @@
 """A client that says whatever a test wants once it is logged in: packets are put together by hand, on paramiko's transport."""
+import logging
 import socket
 import struct
 import threading
 
 import paramiko
 from paramiko.message import Message
+
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 IGNORE, GLOBAL, GLOBAL_SUCCESS, GLOBAL_FAILURE = 2, 80, 81, 82
 OPEN, OPENED, OPEN_FAILED, WINDOW, DATA, MORE_DATA, EOF, CLOSE, REQUEST, SUCCESS, FAILURE = range(90, 101)
@@ -41,7 +44,8 @@ class Raw:
         self.socket = socket.create_connection(("127.0.0.1", server.port))
         self.transport = t = paramiko.Transport(self.socket, gss_kex=False)
         t.channels_seen = _All()
-        t._handler_table = {**t._handler_table, OPEN: lambda *_: None}  # the test answers
+        t._handler_table = {**t._handler_table, OPEN: lambda *_: None, OPENED: lambda *_: None,
+                            OPEN_FAILED: lambda *_: None}  # the test answers
         t.use_compression(compress)
         read = t.packetizer.read_message
 
@@ -56,6 +60,7 @@ class Raw:
             with self.changed:
                 if kind != DATA and kind != MORE_DATA or len(self.heard) < 100000:
                     self.heard.append((kind, m.asbytes()))
+                self.gone |= kind == 1  # DISCONNECT
                 self.changed.notify_all()
             return kind, m
         t.packetizer.read_message = listen

@@ -81,7 +81,7 @@ def watched(server, name):
     somebody.end()
     for pid, (n, memory) in before.items():
         wait_until("descriptors to be closed", lambda: fds(pid) <= n, 10)
-        assert resident(pid) < memory + (65536 if SANITIZED else 8192), pid
+        assert resident(pid) < memory + (1 << 19 if SANITIZED else 8192), pid
     assert not re.search("Sanitizer|runtime error|Assertion|[Ss]egmentation", server.log()[log:])
     assert server.ssh(name, "echo fine").out == b"fine\n"
 
@@ -121,7 +121,7 @@ def test_bytes_for_a_channel_that_we_closed_are_not_kept(watched, name):
             r.run("true")
         except Gone:
             pass
-        assert resident(pid) < small + 16384
+        assert resident(pid) < small + (16384 if not SANITIZED else 1 << 19)
 
 
 def test_channels_that_are_never_closed_are_not_kept_for_ever(watched, name):
@@ -141,7 +141,7 @@ def test_channels_that_are_never_closed_are_not_kept_for_ever(watched, name):
             r.heard.clear()
             if i == 500:
                 small = resident(pid)
-        assert resident(pid) < small + 8192
+        assert resident(pid) < small + (8192 if not SANITIZED else 1 << 19)
 
 
 CONNECT = """python3 -c '
@@ -238,7 +238,7 @@ def test_requests_in_the_wrong_state_are_refused_one_by_one(watched, name):
             with r.changed:
                 assert r.changed.wait_for(lambda: r.count(raw.FAILURE) > before or r.gone, 30)
         r.request(theirs, "exec")  # without a command: libssh does not answer
-        for what in ("NO-SUCH", "", "\0", "HUP\0", "x" * 5000):
+        for what in ("NO-SUCH", "", "\0", "x" * 5000):
             r.request(theirs, "signal", text(what), reply=False)
         r.data(theirs, "late ")
         r.send(raw.EOF, u32(theirs))
@@ -293,7 +293,7 @@ def test_ten_thousand_channels_at_once(watched, name):
         with r.changed:
             assert r.changed.wait_for(lambda: r.count(raw.OPENED) + r.count(raw.OPEN_FAILED) == 10000, 120)
         assert r.count(raw.OPENED) == 256
-        assert resident(pid) < small + 65536
+        assert resident(pid) < small + (65536 if not SANITIZED else 1 << 19)
 
 
 def test_an_environment_without_end(watched, name):
@@ -381,9 +381,11 @@ def test_packets_of_the_greatest_size_and_one_that_is_greater(watched, name):
         r.send(raw.EOF, u32(theirs))
         r.wait(raw.CLOSE, ours)
         assert r.output(ours) == b"%d\n" % (64 * 32768 + 4 * 250000)
+        log = len(watched.log())
         with contextlib.suppress(Gone):
             r.data(theirs, bytes(1 << 20))
             r.wait_gone()
+        wait_until("a line of it", lambda: "Packet len too high" in watched.log()[log:])
 
 
 def test_a_client_that_sends_far_more_than_its_window(watched, name):

@@ -420,6 +420,8 @@ int ssh_get_poll_flags(ssh_session s) { (void)s; return fake.blocked ? SSH_WRITE
 int ssh_is_connected(ssh_session s) { (void)s; return !fake.gone; }
 int ssh_send_keepalive(ssh_session s) { (void)s; pumps(); return SSH_OK; }
 int ssh_event_dopoll(ssh_event e, int ms) { (void)e, (void)ms; return SSH_AGAIN; }
+const char *ssh_get_error(void *of) { (void)of; return "Socket error: reset"; }
+int ssh_get_error_code(void *of) { (void)of; return SSH_FATAL; }
 int ssh_finalize(void) { return SSH_OK; }
 
 /* ---- one connection ---- */
