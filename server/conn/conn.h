@@ -214,6 +214,7 @@ struct conn {
 	enum agent agent;
 	char agent_path[129]; /* inside; empty: there is none */
 	bool had_channel;     /* of any kind, or a listener */
+	uint64_t forward_wait_from_ns; /* before, no answer to an open is waited for */
 	struct timer idle_timer;
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;

@@ -4,7 +4,8 @@
  *
  *  1. libssh wants its answer in the callback: the keeper is waited for, OPEN_WAIT at most, so that a
  *     client hears of a closed port as from sshd. Where it takes longer (a session that must be
- *     resumed, a host far away) the channel is accepted, and closed if there is nothing;
+ *     resumed, a host far away) the channel is accepted, and closed if there is nothing; so are those
+ *     that follow for OPEN_REST;
  *  2. each half of a connection ends for itself; the channel is closed when both have;
  *  3. a listener is a channel without SSH's: it is asked for again when its session has a new keeper;
  *  4. a connection that was accepted inside is closed again when the client refuses it, or does not take
@@ -24,6 +25,7 @@
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* as in channel.c */
 
 #define OPEN_WAIT_NS   (250 * NS_PER_MS)
+#define OPEN_REST_NS   (5 * NS_PER_S)  /* after a wait in vain: nothing else moves while one waits */
 #define LISTEN_WAIT_NS (10 * NS_PER_S) /* the port must be told: its session may have to be resumed */
 #define TAKE_WAIT_NS   (30 * NS_PER_S)
 #define ALONE_NS       (8 * NS_PER_S)
@@ -103,7 +105,10 @@ forward_take_open(struct conn *c, ssh_message m)
 	if (origin && str_copy(str_of(origin), ch->forward->origin, sizeof ch->forward->origin, &err) < 0)
 		ch->forward->origin[0] = '\0'; /* it is for the record alone */
 	begin(ch);
-	wait_for_answer(ch, OPEN_WAIT_NS);
+	if (time_now_ns() >= c->forward_wait_from_ns)
+		wait_for_answer(ch, OPEN_WAIT_NS);
+	if (ch->state == CHANNEL_WANTED || ch->state == CHANNEL_ASKED)
+		c->forward_wait_from_ns = time_now_ns() + OPEN_REST_NS;
 	if (ch->state == CHANNEL_ENDING || channel_attach(ch) < 0) {
 		channel_enter(ch, CHANNEL_ENDING); /* freed by its step: it stands in a queue */
 		return 1;

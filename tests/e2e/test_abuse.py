@@ -503,3 +503,82 @@ def test_channels_opened_and_closed_in_any_order(watched, name):
             with r.changed:
                 assert r.changed.wait_for(lambda: r.count(raw.CLOSE) == 256 or r.gone, 60)
             assert not r.gone and r.run("exit 9") == 9
+
+
+# ---- storms; BERTH_TEST_STORMS: how many of each ----
+
+STORMS = int(os.environ.get("BERTH_TEST_STORMS", "1"))
+
+
+def test_256_channels_at_once_each_with_its_own_output_and_exit(watched, name):
+    for storm in range(STORMS):
+        with Raw(watched, name) as r:
+            channels = [r.open() for _ in range(256)]
+            for ours, theirs in channels:
+                r.exec(theirs, f"echo {storm} {ours}; exit {ours % 100}", reply=False)
+            for ours, theirs in channels:
+                r.wait(raw.CLOSE, ours)
+            for ours, theirs in channels:
+                assert r.output(ours) == b"%d %d\n" % (storm, ours), r.output(ours, raw.MORE_DATA)
+                assert r.status(ours) == ours % 100
+
+
+def test_sizes_and_signals_in_a_storm_of_rekeys(watched, name):
+    for storm in range(STORMS):
+        chance = random.Random(storm)
+        with Raw(watched, name) as r:
+            ours, theirs = r.open()
+            r.pty(theirs)
+            r.exec(theirs, "trap : WINCH USR1 USR2; echo up; until read line; do :; done; stty size; echo $line")
+            r.wait(raw.DATA, ours)
+            for i in range(600):
+                r.request(theirs, "window-change", u32(chance.randrange(1, 500)), u32(chance.randrange(1, 500)), u32(0), u32(0), reply=False)
+                r.request(theirs, "signal", text(chance.choice(["USR1", "USR2", "WINCH"])), reply=False)
+                if i % 150 == 149:
+                    r.transport.renegotiate_keys()
+            r.request(theirs, "window-change", u32(101), u32(33), u32(0), u32(0), reply=False)
+            assert r.run("true") == 0  # a round trip: what was sent before is there
+            r.data(theirs, "end\n")
+            r.wait(raw.CLOSE, ours)
+            assert b"33 101\r\nend\r\n" in r.output(ours), r.output(ours)[-300:]
+
+
+def test_a_client_that_leaves_early_while_256_channels_run(watched, name):
+    others = conns(watched)
+    for storm in range(4 * STORMS):
+        chance = random.Random(storm)
+        r = Raw(watched, name)
+        with contextlib.suppress(Gone):
+            channels = [r.open() for _ in range(256)]
+            chance.shuffle(channels)
+            for ours, theirs in channels[:200]:
+                r.exec(theirs, chance.choice(["yes", "echo a; sleep 100", "cat", "head -c 300000 /dev/zero"]), reply=False)
+            for ours, theirs in channels[:chance.randrange(200)]:
+                r.send(raw.CLOSE, u32(theirs))
+            if storm % 2:
+                r.send(1, u32(11), text("bye"), text(""))
+        r.kill()
+        wait_until("its end", lambda: conns(watched) <= others, 30)
+
+
+DEAF = """exec python3 -uc '
+import socket, time
+s = socket.socket(); s.bind(("127.0.0.1", 7010)); s.listen(0)
+full = []
+for _ in range(8):
+    c = socket.socket(); c.setblocking(False); c.connect_ex(("127.0.0.1", 7010)); full.append(c)
+print("up"); time.sleep(100)
+'"""
+
+
+def test_hosts_that_do_not_answer_do_not_hold_up_the_connection(watched, name):
+    inside = watched.popen(name, DEAF)
+    assert inside.stdout.readline() == b"up\n"
+    with Raw(watched, name) as r:
+        assert r.run("true") == 0
+        with at_most(4):  # 40 times a quarter of a second else
+            for _ in range(40):
+                r.ask_open(kind="direct-tcpip", more=text("127.0.0.1") + u32(7010) + text("here") + u32(1))
+            assert r.run("exit 3") == 3
+    inside.kill()
+    inside.wait()
