@@ -1,7 +1,7 @@
-/* One SSH connection after login: a client, a keeper and a manager that do anything in any order, also
- * while libssh is in the middle of a write, and break off at any time. libssh is a fake that behaves as
- * 0.10 was read: it pumps in most of its calls, opens windows when it is read from, frees a channel when
- * both sides have closed it. What it is never to be asked is claimed. */
+/* One SSH connection after login: a client, a keeper and a manager that do anything in any order,
+ * also while libssh is in the middle of a write, and break off at any time. libssh is a fake that
+ * behaves as 0.10 was read: it pumps in most of its calls, opens windows when it is read from,
+ * frees a channel when both sides have closed it. What it is never to be asked is claimed. */
 #include "fuzz.h"
 
 #include "base/time.h"
@@ -15,8 +15,8 @@
 static int fuzz_poll(struct pollfd *fds, nfds_t n, int ms);
 static uint64_t fuzz_now(void);
 
-#define main conn_main
-#define poll fuzz_poll
+#define main        conn_main
+#define poll        fuzz_poll
 #define time_now_ns fuzz_now
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -82,9 +82,13 @@ some_channel(void)
 static void
 ask(int type, int subtype, ssh_channel ch)
 {
-	static const char *const texts[] = {"", "true", "sftp", "show demo", "BERTH_CALL", "LC_A", "localhost",
-					    "call input c_aaaaaaaaaaaaaaaa", "help"};
-	struct ssh_message_struct m = {.type = type, .subtype = subtype, .channel = ch,
+	static const char *const texts[] = {
+	    "",           "true", "sftp",      "show demo",
+	    "BERTH_CALL", "LC_A", "localhost", "call input c_aaaaaaaaaaaaaaaa",
+	    "help"};
+	struct ssh_message_struct m = {.type = type,
+				       .subtype = subtype,
+				       .channel = ch,
 				       .text = texts[byte() % (sizeof texts / sizeof *texts)],
 				       .number = (int)(byte() * 300)};
 
@@ -103,7 +107,8 @@ send_bytes(ssh_channel ch)
 	ch->n += n;
 	if (!ch->n || !ch->callbacks || !ch->callbacks->channel_data_function)
 		return;
-	const int took = ch->callbacks->channel_data_function(NULL, ch, ch->held, ch->n, 0, ch->callbacks->userdata);
+	const int took = ch->callbacks->channel_data_function(NULL, ch, ch->held, ch->n, 0,
+							      ch->callbacks->userdata);
 	CLAIM(took >= 0 && (uint32_t)took <= ch->n);
 	memmove(ch->held, ch->held + took, ch->n - (uint32_t)took);
 	ch->n -= (uint32_t)took;
@@ -119,9 +124,12 @@ forget_if_over(ssh_channel ch)
 static void
 client_acts(void)
 {
-	static const int requests[] = {SSH_CHANNEL_REQUEST_EXEC,	  SSH_CHANNEL_REQUEST_SHELL,
-				       SSH_CHANNEL_REQUEST_PTY,		  SSH_CHANNEL_REQUEST_ENV,
-				       SSH_CHANNEL_REQUEST_WINDOW_CHANGE, SSH_CHANNEL_REQUEST_SUBSYSTEM,
+	static const int requests[] = {SSH_CHANNEL_REQUEST_EXEC,
+				       SSH_CHANNEL_REQUEST_SHELL,
+				       SSH_CHANNEL_REQUEST_PTY,
+				       SSH_CHANNEL_REQUEST_ENV,
+				       SSH_CHANNEL_REQUEST_WINDOW_CHANGE,
+				       SSH_CHANNEL_REQUEST_SUBSYSTEM,
 				       SSH_CHANNEL_REQUEST_X11};
 	const unsigned deed = byte() % 12;
 	ssh_channel ch;
@@ -132,8 +140,10 @@ client_acts(void)
 	} else if (deed == 1) {
 		ask(SSH_REQUEST_CHANNEL_OPEN, SSH_CHANNEL_DIRECT_TCPIP, NULL);
 	} else if (deed == 2) {
-		ask(SSH_REQUEST_GLOBAL, byte() % 2 ? SSH_GLOBAL_REQUEST_TCPIP_FORWARD
-						   : SSH_GLOBAL_REQUEST_CANCEL_TCPIP_FORWARD, NULL);
+		ask(SSH_REQUEST_GLOBAL,
+		    byte() % 2 ? SSH_GLOBAL_REQUEST_TCPIP_FORWARD
+			       : SSH_GLOBAL_REQUEST_CANCEL_TCPIP_FORWARD,
+		    NULL);
 	} else if (deed == 3) {
 		for (int i = 0; i < OWN_MAX; i++)
 			if (fake.channels[i].state == FAKE_OPENING) {
@@ -155,7 +165,8 @@ client_acts(void)
 			ch->callbacks->channel_close_function(NULL, ch, ch->callbacks->userdata);
 		forget_if_over(ch);
 	} else if (deed == 9 && ch->callbacks && ch->callbacks->channel_signal_function) {
-		ch->callbacks->channel_signal_function(NULL, ch, byte() % 2 ? "TERM" : "x", ch->callbacks->userdata);
+		ch->callbacks->channel_signal_function(NULL, ch, byte() % 2 ? "TERM" : "x",
+						       ch->callbacks->userdata);
 	} else if (deed == 10) {
 		ch->window += byte() * 64;
 	} else {
@@ -190,7 +201,8 @@ keeper_acts(void)
 	struct wire *w = &fake.keeper;
 	const unsigned deed = byte() % 11;
 	const uint32_t n = some_number();
-	int journal = memfd_create("journal", MFD_CLOEXEC), growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), pair[2];
+	int journal = memfd_create("journal", MFD_CLOEXEC),
+	    growth = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), pair[2];
 
 	drain(w);
 	CLAIM(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
@@ -198,27 +210,44 @@ keeper_acts(void)
 	if (!wire_is_open(w))
 		;
 	else if (deed == 0)
-		(void)!wire_send_fds(w, MSG_call_started, &(struct msg_call_started){.channel = n, .call = STR_LIT("c_a")}, three, 3, &e);
+		(void)!wire_send_fds(
+		    w, MSG_call_started,
+		    &(struct msg_call_started){.channel = n, .call = STR_LIT("c_a")}, three, 3, &e);
 	else if (deed == 1)
-		(void)!wire_send_fds(w, MSG_call_piped, &(struct msg_call_piped){.channel = n, .call = STR_LIT("c_a")}, two, 2, &e);
+		(void)!wire_send_fds(w, MSG_call_piped,
+				     &(struct msg_call_piped){.channel = n, .call = STR_LIT("c_a")},
+				     two, 2, &e);
 	else if (deed == 2)
-		(void)!wire_send(w, call_refused, &e, .channel = n, .code = byte() % 2 ? ERR_AGAIN : ERR_DENIED, .why = STR_LIT("so"));
+		(void)!wire_send(w, call_refused, &e, .channel = n,
+				 .code = byte() % 2 ? ERR_AGAIN : ERR_DENIED, .why = STR_LIT("so"));
 	else if (deed == 3)
-		(void)!wire_send(w, call_ended, &e, .channel = n, .exit_status = byte(), .signal = byte() % 70,
+		(void)!wire_send(w, call_ended, &e, .channel = n, .exit_status = byte(),
+				 .signal = byte() % 70,
 				 .notice = byte() % 2 ? STR_LIT("said") : STR_LIT(""));
 	else if (deed == 4)
-		(void)!wire_send(w, call_notice, &e, .channel = n, .text = STR_LIT("it stands still"));
+		(void)!wire_send(w, call_notice, &e, .channel = n,
+				 .text = STR_LIT("it stands still"));
 	else if (deed == 5)
-		(void)!wire_send_fds(w, MSG_call_joined, &(struct msg_call_joined){.channel = n, .call = STR_LIT("c_a"),
-				     .live = byte() % 2, .owner = byte() % 2, .feed = byte() % 2}, three, 3, &e);
+		(void)!wire_send_fds(w, MSG_call_joined,
+				     &(struct msg_call_joined){.channel = n,
+							       .call = STR_LIT("c_a"),
+							       .live = byte() % 2,
+							       .owner = byte() % 2,
+							       .feed = byte() % 2},
+				     three, 3, &e);
 	else if (deed == 6)
-		(void)!wire_send_fds(w, MSG_forward_opened, &(struct msg_forward_opened){.request = n}, pair, 1, &e);
+		(void)!wire_send_fds(w, MSG_forward_opened,
+				     &(struct msg_forward_opened){.request = n}, pair, 1, &e);
 	else if (deed == 7)
-		(void)!wire_send(w, forward_failed, &e, .request = n, .code = byte() % 2 ? ERR_AGAIN : ERR_DENIED);
+		(void)!wire_send(w, forward_failed, &e, .request = n,
+				 .code = byte() % 2 ? ERR_AGAIN : ERR_DENIED);
 	else if (deed == 8)
 		(void)!wire_send(w, forward_listening, &e, .request = n, .port = 1 + byte());
 	else if (deed == 9)
-		(void)!wire_send_fds(w, MSG_forward_accepted, &(struct msg_forward_accepted){.request = n, .origin = STR_LIT("::1")}, pair, 1, &e);
+		(void)!wire_send_fds(
+		    w, MSG_forward_accepted,
+		    &(struct msg_forward_accepted){.request = n, .origin = STR_LIT("::1")}, pair, 1,
+		    &e);
 	else
 		wire_close(w);
 	if (byte() % 2)
@@ -242,14 +271,19 @@ manager_acts(void)
 		return;
 	if (deed < 2) {
 		wire_close(&fake.keeper);
-		CLAIM(wire_pair(pair, &e) == 0 && wire_open(&fake.keeper, pair[0], ROLE_KEEPER, ROLE_CONN, PHASE_OPEN, &e) == 0);
-		(void)!wire_send_fds(w, MSG_session_ready, &(struct msg_session_ready){.seq = fake.conn.want_seq, .notice = STR_LIT("resumed")},
+		CLAIM(wire_pair(pair, &e) == 0 && wire_open(&fake.keeper, pair[0], ROLE_KEEPER,
+							    ROLE_CONN, PHASE_OPEN, &e) == 0);
+		(void)!wire_send_fds(w, MSG_session_ready,
+				     &(struct msg_session_ready){.seq = fake.conn.want_seq,
+								 .notice = STR_LIT("resumed")},
 				     &pair[1], 1, &e);
 		close(pair[1]);
 	} else if (deed == 2) {
-		(void)!wire_send(w, session_failed, &e, .seq = fake.conn.want_seq, .code = ERR_ABSENT, .why = STR_LIT("no"));
+		(void)!wire_send(w, session_failed, &e, .seq = fake.conn.want_seq,
+				 .code = ERR_ABSENT, .why = STR_LIT("no"));
 	} else if (deed == 3) {
-		(void)!wire_send(w, verb_output, &e, .seq = some_number(), .bytes = STR_LIT("words\n"));
+		(void)!wire_send(w, verb_output, &e, .seq = some_number(),
+				 .bytes = STR_LIT("words\n"));
 	} else if (deed == 4) {
 		(void)!wire_send(w, verb_end, &e, .seq = some_number(), .code = byte() % 3);
 	} else if (byte() % 4 == 0) {
@@ -313,9 +347,21 @@ written(ssh_channel ch, const void *bytes, uint32_t n)
 	return (int)sent;
 }
 
-int ssh_channel_write(ssh_channel ch, const void *b, uint32_t n) { return written(ch, b, n); }
-int ssh_channel_write_stderr(ssh_channel ch, const void *b, uint32_t n) { return written(ch, b, n); }
-uint32_t ssh_channel_window_size(ssh_channel ch) { return ch->window; }
+int
+ssh_channel_write(ssh_channel ch, const void *b, uint32_t n)
+{
+	return written(ch, b, n);
+}
+int
+ssh_channel_write_stderr(ssh_channel ch, const void *b, uint32_t n)
+{
+	return written(ch, b, n);
+}
+uint32_t
+ssh_channel_window_size(ssh_channel ch)
+{
+	return ch->window;
+}
 
 int
 ssh_channel_read_nonblocking(ssh_channel ch, void *out, uint32_t n, int is_err)
@@ -342,7 +388,8 @@ ssh_channel_send_eof(ssh_channel ch)
 int
 ssh_channel_close(ssh_channel ch)
 {
-	CLAIM(ch->used && !ch->freed && ch->state == FAKE_OPEN); /* else it has no number of the client's */
+	CLAIM(ch->used && !ch->freed &&
+	      ch->state == FAKE_OPEN); /* else it has no number of the client's */
 	ch->close_sent = true;
 	pumps();
 	return SSH_OK;
@@ -357,7 +404,8 @@ ssh_channel_free(ssh_channel ch)
 }
 
 int
-ssh_channel_open_reverse_forward(ssh_channel ch, const char *host, int port, const char *source, int source_port)
+ssh_channel_open_reverse_forward(ssh_channel ch, const char *host, int port, const char *source,
+				 int source_port)
 {
 	(void)host, (void)port, (void)source, (void)source_port;
 	CLAIM(ch->used && !ch->freed);
@@ -389,40 +437,193 @@ ssh_message_channel_request_open_reply_accept_channel(ssh_message m, ssh_channel
 	return SSH_OK;
 }
 
-int ssh_channel_is_open(ssh_channel ch) { return ch->state == FAKE_OPEN && !ch->closed && !ch->close_sent; }
-void ssh_channel_set_blocking(ssh_channel ch, int b) { (void)ch, (void)b; }
-int ssh_set_channel_callbacks(ssh_channel ch, ssh_channel_callbacks cb) { ch->callbacks = cb; return SSH_OK; }
-int ssh_remove_channel_callbacks(ssh_channel ch, ssh_channel_callbacks cb) { (void)cb; ch->callbacks = NULL; return SSH_OK; }
-int ssh_channel_request_send_exit_status(ssh_channel ch, int n) { (void)n; CLAIM(ch->state == FAKE_OPEN); pumps(); return SSH_OK; }
-int ssh_channel_request_send_exit_signal(ssh_channel ch, const char *a, int b, const char *c, const char *d)
-{ (void)a, (void)b, (void)c, (void)d; CLAIM(ch->state == FAKE_OPEN); pumps(); return SSH_OK; }
-int ssh_message_type(ssh_message m) { return m->type; }
-int ssh_message_subtype(ssh_message m) { return m->subtype; }
-ssh_channel ssh_message_channel_request_channel(ssh_message m) { return m->channel; }
-int ssh_message_channel_request_reply_success(ssh_message m) { CLAIM(!m->answered); m->answered = true; return SSH_OK; }
-int ssh_message_global_request_reply_success(ssh_message m, uint16_t p) { (void)p; m->answered = true; return SSH_OK; }
-const char *ssh_message_channel_request_command(ssh_message m) { return m->text; }
-const char *ssh_message_channel_request_subsystem(ssh_message m) { return m->text; }
-const char *ssh_message_channel_request_env_name(ssh_message m) { return m->text; }
-const char *ssh_message_channel_request_env_value(ssh_message m) { return m->text; }
-const char *ssh_message_channel_request_pty_term(ssh_message m) { return m->text; }
-int ssh_message_channel_request_pty_width(ssh_message m) { return m->number; }
-int ssh_message_channel_request_pty_height(ssh_message m) { return m->number; }
-int ssh_message_channel_request_pty_pxwidth(ssh_message m) { return m->number; }
-int ssh_message_channel_request_pty_pxheight(ssh_message m) { return m->number; }
-const char *ssh_message_channel_request_open_destination(ssh_message m) { return m->text; }
-int ssh_message_channel_request_open_destination_port(ssh_message m) { return m->number; }
-const char *ssh_message_channel_request_open_originator(ssh_message m) { return m->text; }
-const char *ssh_message_global_request_address(ssh_message m) { return m->text; }
-int ssh_message_global_request_port(ssh_message m) { return m->number % 3; }
-int ssh_get_status(ssh_session s) { (void)s; return (fake.blocked ? SSH_WRITE_PENDING : 0) | (fake.gone ? SSH_CLOSED_ERROR : 0); }
-int ssh_get_poll_flags(ssh_session s) { (void)s; return fake.blocked ? SSH_WRITE_PENDING : 0; }
-int ssh_is_connected(ssh_session s) { (void)s; return !fake.gone; }
-int ssh_send_keepalive(ssh_session s) { (void)s; pumps(); return SSH_OK; }
-int ssh_event_dopoll(ssh_event e, int ms) { (void)e, (void)ms; return SSH_AGAIN; }
-const char *ssh_get_error(void *of) { (void)of; return "Socket error: reset"; }
-int ssh_get_error_code(void *of) { (void)of; return SSH_FATAL; }
-int ssh_finalize(void) { return SSH_OK; }
+int
+ssh_channel_is_open(ssh_channel ch)
+{
+	return ch->state == FAKE_OPEN && !ch->closed && !ch->close_sent;
+}
+void
+ssh_channel_set_blocking(ssh_channel ch, int b)
+{
+	(void)ch, (void)b;
+}
+int
+ssh_set_channel_callbacks(ssh_channel ch, ssh_channel_callbacks cb)
+{
+	ch->callbacks = cb;
+	return SSH_OK;
+}
+int
+ssh_remove_channel_callbacks(ssh_channel ch, ssh_channel_callbacks cb)
+{
+	(void)cb;
+	ch->callbacks = NULL;
+	return SSH_OK;
+}
+int
+ssh_channel_request_send_exit_status(ssh_channel ch, int n)
+{
+	(void)n;
+	CLAIM(ch->state == FAKE_OPEN);
+	pumps();
+	return SSH_OK;
+}
+int
+ssh_channel_request_send_exit_signal(ssh_channel ch, const char *a, int b, const char *c,
+				     const char *d)
+{
+	(void)a, (void)b, (void)c, (void)d;
+	CLAIM(ch->state == FAKE_OPEN);
+	pumps();
+	return SSH_OK;
+}
+int
+ssh_message_type(ssh_message m)
+{
+	return m->type;
+}
+int
+ssh_message_subtype(ssh_message m)
+{
+	return m->subtype;
+}
+ssh_channel
+ssh_message_channel_request_channel(ssh_message m)
+{
+	return m->channel;
+}
+int
+ssh_message_channel_request_reply_success(ssh_message m)
+{
+	CLAIM(!m->answered);
+	m->answered = true;
+	return SSH_OK;
+}
+int
+ssh_message_global_request_reply_success(ssh_message m, uint16_t p)
+{
+	(void)p;
+	m->answered = true;
+	return SSH_OK;
+}
+const char *
+ssh_message_channel_request_command(ssh_message m)
+{
+	return m->text;
+}
+const char *
+ssh_message_channel_request_subsystem(ssh_message m)
+{
+	return m->text;
+}
+const char *
+ssh_message_channel_request_env_name(ssh_message m)
+{
+	return m->text;
+}
+const char *
+ssh_message_channel_request_env_value(ssh_message m)
+{
+	return m->text;
+}
+const char *
+ssh_message_channel_request_pty_term(ssh_message m)
+{
+	return m->text;
+}
+int
+ssh_message_channel_request_pty_width(ssh_message m)
+{
+	return m->number;
+}
+int
+ssh_message_channel_request_pty_height(ssh_message m)
+{
+	return m->number;
+}
+int
+ssh_message_channel_request_pty_pxwidth(ssh_message m)
+{
+	return m->number;
+}
+int
+ssh_message_channel_request_pty_pxheight(ssh_message m)
+{
+	return m->number;
+}
+const char *
+ssh_message_channel_request_open_destination(ssh_message m)
+{
+	return m->text;
+}
+int
+ssh_message_channel_request_open_destination_port(ssh_message m)
+{
+	return m->number;
+}
+const char *
+ssh_message_channel_request_open_originator(ssh_message m)
+{
+	return m->text;
+}
+const char *
+ssh_message_global_request_address(ssh_message m)
+{
+	return m->text;
+}
+int
+ssh_message_global_request_port(ssh_message m)
+{
+	return m->number % 3;
+}
+int
+ssh_get_status(ssh_session s)
+{
+	(void)s;
+	return (fake.blocked ? SSH_WRITE_PENDING : 0) | (fake.gone ? SSH_CLOSED_ERROR : 0);
+}
+int
+ssh_get_poll_flags(ssh_session s)
+{
+	(void)s;
+	return fake.blocked ? SSH_WRITE_PENDING : 0;
+}
+int
+ssh_is_connected(ssh_session s)
+{
+	(void)s;
+	return !fake.gone;
+}
+int
+ssh_send_keepalive(ssh_session s)
+{
+	(void)s;
+	pumps();
+	return SSH_OK;
+}
+int
+ssh_event_dopoll(ssh_event e, int ms)
+{
+	(void)e, (void)ms;
+	return SSH_AGAIN;
+}
+const char *
+ssh_get_error(void *of)
+{
+	(void)of;
+	return "Socket error: reset";
+}
+int
+ssh_get_error_code(void *of)
+{
+	(void)of;
+	return SSH_FATAL;
+}
+int
+ssh_finalize(void)
+{
+	return SSH_OK;
+}
 
 /* ---- one connection ---- */
 
@@ -452,7 +653,8 @@ begin_connection(void)
 	CLAIM(loop_init(&c->loop, &e) == 0 && wire_pair(pair, &e) == 0);
 	CLAIM(watch_add(&c->loop, &c->watch, c->fd, EPOLLIN, on_client, c, &e) == 0);
 	CLAIM(wire_open(&fake.manager, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_OPEN, &e) == 0);
-	CLAIM(wire_open(&c->manager, pair[1], ROLE_CONN, ROLE_MANAGER, PHASE_OPEN, &e) == 0 && manager_link_watch(c, &e) == 0);
+	CLAIM(wire_open(&c->manager, pair[1], ROLE_CONN, ROLE_MANAGER, PHASE_OPEN, &e) == 0 &&
+	      manager_link_watch(c, &e) == 0);
 }
 
 int

@@ -1,5 +1,5 @@
-/* A journal as a conn reads it: its keeper, or the disk, may have written anything. Pieces of any size
- * tell of the same bytes. */
+/* A journal as a conn reads it: its keeper, or the disk, may have written anything. Pieces of any
+ * size tell of the same bytes. */
 #include "fuzz.h"
 
 #include "wire/journal_read.h"

@@ -14,8 +14,8 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
 	while (first < n && bytes[first]) /* a manifest, a NUL, a config */
 		first++;
-	const struct str config = first < n ? text_of(bytes + first + 1, n - first - 1)
-					    : text_of(bytes, n);
+	const struct str config =
+	    first < n ? text_of(bytes + first + 1, n - first - 1) : text_of(bytes, n);
 	if (manifest_parse(text_of(bytes, first), &m, &err) == 0 &&
 	    manifest_parse_config(config, &m, &err) == 0) {
 		auto_buf out = BUF_MAX(MANIFEST_MAX_BYTES);

@@ -1,4 +1,5 @@
-/* What sftp-server says of files, which a session can write too; and its lines on their way to the manager. */
+/* What sftp-server says of files, which a session can write too; and its lines on their way to the
+ * manager. */
 #include "fuzz.h"
 
 #include "keeper/sftp_log.h"

@@ -1,5 +1,5 @@
-/* The user `berth`: a command of a client in conn, and what a conn sends the manager. What conn lets
- * through, the manager takes. */
+/* The user `berth`: a command of a client in conn, and what a conn sends the manager. What conn
+ * lets through, the manager takes. */
 #include "fuzz.h"
 
 #include "verbs/verbs.h"
@@ -19,7 +19,8 @@ as_words(struct str command)
 		return;
 	}
 	if (request_encode(&r, &args, &err) == 0)
-		CLAIM(request_decode(str_of(r.verb->name), buf_view(&args), r.json, &again, &err) == 0);
+		CLAIM(request_decode(str_of(r.verb->name), buf_view(&args), r.json, &again, &err) ==
+		      0);
 }
 
 static void
