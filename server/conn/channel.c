@@ -141,6 +141,48 @@ on_agent(ssh_session ssh, ssh_channel channel, void *ctx)
 	ch->wants_agent = ch->state == CHANNEL_OPEN && !ch->conn->control;
 }
 
+/* ---- a channel that we have closed lives on in libssh until the client closes it too ---- */
+
+/* What was on its way is dropped with the channel; libssh would keep any amount. */
+static int
+on_late_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int is_err, void *ctx)
+{
+	(void)ssh;
+	(void)channel;
+	(void)bytes;
+	(void)is_err;
+	if (n > WINDOW_MAX_BYTES)
+		conn_end(ctx, "the client goes on sending to a channel that was closed");
+	return 0; /* taking it would open the window again */
+}
+
+static void
+on_late_close(ssh_session ssh, ssh_channel channel, void *ctx)
+{
+	struct conn *c = ctx;
+
+	(void)ssh;
+	(void)channel;
+	c->unclosed--;
+}
+
+static void
+close_ssh(struct channel *ch)
+{
+	struct conn *c = ch->conn;
+
+	if (!ch->client_closed) {
+		c->late.userdata = c;
+		c->late.channel_data_function = on_late_data;
+		c->late.channel_close_function = on_late_close;
+		ssh_callbacks_init(&c->late);
+		ssh_set_channel_callbacks(ch->ssh, &c->late);
+		if (++c->unclosed > UNCLOSED_MAX)
+			conn_end(c, "the client does not close its channels");
+	}
+	ssh_channel_close(ch->ssh);
+}
+
 /* ---- a channel's life ---- */
 
 struct channel *
@@ -200,6 +242,7 @@ open_channel(struct conn *c, ssh_message m)
 		channel_drop(ch);
 		return 1;
 	}
+	ch->opened = true;
 	ssh_message_channel_request_open_reply_accept_channel(m, ch->ssh);
 	return 0;
 }
@@ -211,7 +254,8 @@ channel_drop(struct channel *ch)
 
 	if (ch->ssh) { /* closing it pumps: from here on no callback finds us */
 		ssh_remove_channel_callbacks(ch->ssh, &ch->callbacks);
-		ssh_channel_close(ch->ssh);
+		if (ch->opened || ssh_channel_is_open(ch->ssh))
+			close_ssh(ch); /* else it would be the client's number 0 that is closed */
 		ssh_channel_free(ch->ssh);
 	}
 	conn_forget(ch); /* what was sent before may have pumped in work for it */

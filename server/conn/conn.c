@@ -169,6 +169,18 @@ on_client(void *ctx, uint32_t events)
 	c->ssh_ready = true;
 }
 
+/* For the log: what the client did wrong; that it left, only where it had something to wait for. */
+static const char *
+why_gone(const struct conn *c)
+{
+	const char *error = ssh_get_error(c->ssh);
+
+	if (ssh_get_error_code(c->ssh) == SSH_FATAL && !strstr(error, "SSH_MSG_DISCONNECT") &&
+	    strncmp(error, "Socket error", 12) != 0)
+		return error;
+	return c->channels ? "the client is gone" : NULL;
+}
+
 static void
 pump(struct conn *c)
 {
@@ -178,11 +190,17 @@ pump(struct conn *c)
 	for (int i = 0; i < READS_MAX && result != SSH_AGAIN && !c->ended; i++) {
 		result = ssh_event_dopoll(c->event, 0);
 		if (result == SSH_ERROR)
-			conn_end(c, c->channels ? "the client is gone" : NULL);
+			conn_end(c, why_gone(c));
 	}
 	ack_at_once(c);
-	if (ssh_get_status(c->ssh) & (SSH_CLOSED | SSH_CLOSED_ERROR))
-		conn_end(c, NULL);
+}
+
+/* libssh closes the socket where it finds it broken, which may be within any of its calls: then no event
+ * of it comes any more. */
+static bool
+is_gone(const struct conn *c)
+{
+	return (ssh_get_status(c->ssh) & (SSH_CLOSED | SSH_CLOSED_ERROR)) || !ssh_is_connected(c->ssh);
 }
 
 /* ---- timers ---- */
@@ -287,7 +305,12 @@ turn(struct conn *c)
 		if (!ch)
 			break;
 		channel_step(ch);
+		stuck_step();
 	}
+	if (is_gone(c))
+		conn_end(c, why_gone(c));
+	if (c->ended)
+		return;
 	wake_stalled(c); /* a step may have received what another channel waited for */
 	const bool blocked = conn_is_blocked(c);
 	if (blocked && given(c) - c->queued_base > QUEUED_MAX_BYTES)
@@ -311,6 +334,7 @@ run(struct conn *c, struct err *err)
 		turn(c);
 		if (c->ended)
 			break;
+		stuck_step();
 		if (loop_turn(&c->loop, c->ready || c->ssh_ready ? 0 : UINT64_MAX, err) < 0)
 			return -1;
 	}
@@ -434,6 +458,7 @@ serve(struct conn *c, unsigned uid, unsigned gid, struct err *err)
 		return err_add(err, "begin");
 	log_init("berth-conn", c->peer);
 	raise_files_limit();
+	stuck_watch();
 	if (loop_init(&c->loop, err) < 0 || confine_conn(uid, gid, err) < 0)
 		return err_add(err, "begin");
 	if (exchange_keys(c, err) < 0)
@@ -458,6 +483,7 @@ send_last_words(struct conn *c)
 static void
 release(struct conn *c)
 {
+	c->ended = true;
 	while (c->channels) {
 		peers_leave(c->channels);
 		channel_drop(c->channels);

@@ -37,6 +37,7 @@ enum {
 	TAKEN_IDLE_BYTES = 64 << 10,   /* ... and then: far below what a journal keeps at least */
 	ENV_MAX_BYTES = 65536,
 	COMMAND_MAX_BYTES = 131072,
+	UNCLOSED_MAX = 1024, /* channels that the client does not close, though we have */
 	CALL_TRIES_MAX = 20,
 	CALL_TRIES_AT_ONCE = 3, /* the others wait ... */
 	CALL_AGAIN_MS = 250,	/* ... each this long: a keeper takes seconds to end, at most */
@@ -119,6 +120,7 @@ struct forward {
 	uint32_t bound_port;	    /* of FORWARD_LISTEN: where it is */
 	bool eof_sent;
 	bool agent; /* of FORWARD_ACCEPTED: at the socket of the client's agent */
+	bool asked; /* of FORWARD_ACCEPTED: the client, to open it */
 	struct timer opening; /* of FORWARD_ACCEPTED: the client must answer until then */
 };
 
@@ -139,6 +141,7 @@ struct channel {
 	enum queue queue;
 	struct channel *queue_next;
 	uint64_t stalled_at; /* conn_progress then */
+	bool opened; /* with the client: it has a number of its own */
 	bool client_eof, client_closed;
 
 	bool pty;
@@ -199,6 +202,8 @@ struct conn {
 	struct channel *channels; /* owned list */
 	unsigned channels_n;
 	uint32_t last_number;
+	struct ssh_channel_callbacks_struct late; /* of channels that we have closed */
+	unsigned unclosed;			  /* by the client, of those */
 	struct channel *ready, **ready_tail, *stalled, **stalled_tail;
 	size_t text_bytes;
 	char *piece; /* owned: FLOW_PIECE_BYTES, used within one step */
@@ -209,6 +214,7 @@ struct conn {
 	enum agent agent;
 	char agent_path[129]; /* inside; empty: there is none */
 	bool had_channel;     /* of any kind, or a listener */
+	uint64_t forward_wait_from_ns; /* before, no answer to an open is waited for */
 	struct timer idle_timer;
 	bool closing; /* no manager, no keeper: end what is left, then the connection */
 	bool ended;
@@ -228,6 +234,13 @@ void conn_ready(struct channel *ch);
 void conn_stall(struct channel *ch, uint64_t progress);
 /* It is in neither queue: it is about to be freed. */
 void conn_forget(struct channel *ch);
+
+/* ---- stuck.c ---- */
+
+/* From here on a step that takes seconds of processor time ends the process. */
+void stuck_watch(void);
+/* A step has ended. */
+void stuck_step(void);
 
 /* ---- auth.c ---- */
 
@@ -287,11 +300,11 @@ int forward_ask(struct channel *ch, struct err *err) must_check;
 /* What keepers say. */
 void forward_opened(struct channel *ch, struct wire *w);
 void forward_listening(struct channel *ch, const struct msg_forward_listening *m);
-void forward_accepted(struct channel *ch, struct wire *w);
+void forward_accepted(struct channel *listener);
 /* True: the channel must wait until it is known where its client's agent is, inside. */
 bool forward_waits_for_agent(struct channel *ch);
 void forward_agent_ready(struct conn *c, const struct msg_agent_ready *m);
-void forward_agent_accepted(struct conn *c, struct wire *w);
+void forward_agent_accepted(struct keeper_link *k);
 /* One unit of work of a forward's channel; may free it. */
 void forward_step(struct channel *ch);
 

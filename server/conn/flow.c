@@ -228,8 +228,10 @@ send_text(struct channel *ch, enum text t, size_t window)
 	struct output *out = &ch->out;
 	struct buf *b = &out->text[t];
 	const size_t n = least(least(b->len - out->text_at[t], window), FLOW_PIECE_BYTES);
-	const enum flow flow = flow_send(ch, b->at + out->text_at[t], n, t == TEXT_ERR);
 
+	/* libssh may call us back meanwhile (forward.c), and there may be more to be said then: b moves */
+	memcpy(ch->conn->piece, b->at + out->text_at[t], n);
+	const enum flow flow = flow_send(ch, ch->conn->piece, n, t == TEXT_ERR);
 	out->text_at[t] += n;
 	ch->conn->text_bytes -= n;
 	if (out->text_at[t] == b->len) {

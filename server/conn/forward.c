@@ -4,10 +4,15 @@
  *
  *  1. libssh wants its answer in the callback: the keeper is waited for, OPEN_WAIT at most, so that a
  *     client hears of a closed port as from sshd. Where it takes longer (a session that must be
- *     resumed, a host far away) the channel is accepted, and closed if there is nothing;
+ *     resumed, a host far away) the channel is accepted, and closed if there is nothing; so are those
+ *     that follow for OPEN_REST;
  *  2. each half of a connection ends for itself; the channel is closed when both have;
  *  3. a listener is a channel without SSH's: it is asked for again when its session has a new keeper;
- *  4. a connection that was accepted inside is closed again when the client does not take it in time. */
+ *  4. a connection that was accepted inside is closed again when the client refuses it, or does not take
+ *     it in time. The channel stays until the client has answered: libssh ends the connection over an
+ *     answer for one that is gone;
+ *  5. the end of the keeper's link is a connection's end, when what has come is read: a socket keeps the
+ *     network of a session that is gone, and a key that was taken away moves nothing more. */
 #include "conn.h"
 
 #include "base/fd.h"
@@ -20,6 +25,7 @@
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* as in channel.c */
 
 #define OPEN_WAIT_NS   (250 * NS_PER_MS)
+#define OPEN_REST_NS   (5 * NS_PER_S)  /* after a wait in vain: nothing else moves while one waits */
 #define LISTEN_WAIT_NS (10 * NS_PER_S) /* the port must be told: its session may have to be resumed */
 #define TAKE_WAIT_NS   (30 * NS_PER_S)
 #define ALONE_NS       (8 * NS_PER_S)
@@ -99,11 +105,15 @@ forward_take_open(struct conn *c, ssh_message m)
 	if (origin && str_copy(str_of(origin), ch->forward->origin, sizeof ch->forward->origin, &err) < 0)
 		ch->forward->origin[0] = '\0'; /* it is for the record alone */
 	begin(ch);
-	wait_for_answer(ch, OPEN_WAIT_NS);
+	if (time_now_ns() >= c->forward_wait_from_ns)
+		wait_for_answer(ch, OPEN_WAIT_NS);
+	if (ch->state == CHANNEL_WANTED || ch->state == CHANNEL_ASKED)
+		c->forward_wait_from_ns = time_now_ns() + OPEN_REST_NS;
 	if (ch->state == CHANNEL_ENDING || channel_attach(ch) < 0) {
 		channel_enter(ch, CHANNEL_ENDING); /* freed by its step: it stands in a queue */
 		return 1;
 	}
+	ch->opened = true;
 	ssh_message_channel_request_open_reply_accept_channel(m, ch->ssh);
 	return 0;
 }
@@ -134,7 +144,6 @@ forward_opened(struct channel *ch, struct wire *w)
 
 	if (ch->state != CHANNEL_ASKED || !ch->forward || ch->forward->kind != FORWARD_OPEN)
 		return;
-	ch->keeper = NULL; /* it has no part in it any more */
 	if (take_socket(ch, &w->message.fds[0], &err) < 0) {
 		log_err(&err, "forward");
 		channel_enter(ch, CHANNEL_ENDING);
@@ -212,18 +221,19 @@ on_not_taken(void *ctx)
 
 /* A channel of the client's for a connection that was accepted inside. */
 static void
-accept_channel(struct conn *c, const char *host, uint32_t port, bool agent, struct wire *w)
+accept_channel(struct keeper_link *k, const char *host, uint32_t port, bool agent)
 {
-	const struct msg_forward_accepted *m = &w->message.forward_accepted;
-	struct channel *ch = new_forward(c, FORWARD_ACCEPTED, host, (int)port);
+	const struct msg_forward_accepted *m = &k->wire.message.forward_accepted;
+	struct channel *ch = new_forward(k->conn, FORWARD_ACCEPTED, host, (int)port);
 	struct err err;
 
 	if (!ch)
 		return; /* more than this connection may have: closed again */
 	ch->forward->agent = agent;
+	ch->keeper = k;
 	ch->forward->origin_port = m->origin_port;
 	if (str_copy(m->origin, ch->forward->origin, sizeof ch->forward->origin, &err) < 0 ||
-	    channel_attach(ch) < 0 || take_socket(ch, &w->message.fds[0], &err) < 0) {
+	    channel_attach(ch) < 0 || take_socket(ch, &k->wire.message.fds[0], &err) < 0) {
 		channel_enter(ch, CHANNEL_ENDING);
 		return;
 	}
@@ -233,12 +243,12 @@ accept_channel(struct conn *c, const char *host, uint32_t port, bool agent, stru
 }
 
 void
-forward_accepted(struct channel *listener, struct wire *w)
+forward_accepted(struct channel *listener)
 {
 	const struct forward *l = listener->forward;
 
 	if (listener->state == CHANNEL_LIVE && l && l->kind == FORWARD_LISTEN)
-		accept_channel(listener->conn, l->host, l->port ? l->port : l->bound_port, false, w);
+		accept_channel(listener->keeper, l->host, l->port ? l->port : l->bound_port, false);
 }
 
 /* ---- the client's agent ---- */
@@ -280,9 +290,9 @@ forward_agent_ready(struct conn *c, const struct msg_agent_ready *m)
 }
 
 void
-forward_agent_accepted(struct conn *c, struct wire *w)
+forward_agent_accepted(struct keeper_link *k)
 {
-	accept_channel(c, "", 0, true, w);
+	accept_channel(k, "", 0, true);
 }
 
 /* ---- what can be no forward ---- */
@@ -314,22 +324,35 @@ end(struct channel *ch)
 	channel_drop(ch);
 }
 
-/* The client is asked to open a channel for what was accepted inside. True: it has. */
-static bool
-is_taken(struct channel *ch)
+/* Whoever connected inside need not wait for the client to answer. */
+static void
+let_go(struct channel *ch)
 {
-	const struct forward *f = ch->forward;
+	flow_end_input(ch);
+	watch_remove(&ch->out.watch);
+	fd_close(&ch->out.pipe);
+}
 
-	if (!ssh_channel_is_open(ch->ssh) && f->agent)
-		ssh_channel_open_auth_agent(ch->ssh);
-	else if (!ssh_channel_is_open(ch->ssh))
-		ssh_channel_open_reverse_forward(ch->ssh, f->host, (int)f->port, f->origin,
-						 (int)f->origin_port);
-	if (ch->state == CHANNEL_ASKED && ssh_channel_is_open(ch->ssh)) {
-		timer_cancel(&ch->forward->opening);
-		channel_enter(ch, CHANNEL_LIVE);
-	}
-	return ch->state == CHANNEL_LIVE;
+/* The client is asked to open a channel for what was accepted inside, and has not answered. */
+static bool
+is_unanswered(struct channel *ch)
+{
+	struct forward *f = ch->forward;
+
+	if (f->kind != FORWARD_ACCEPTED || ch->opened || (!f->asked && ch->state == CHANNEL_ENDING))
+		return false;
+	f->asked = true;
+	const int answer =
+	    f->agent ? ssh_channel_open_auth_agent(ch->ssh)
+		     : ssh_channel_open_reverse_forward(ch->ssh, f->host, (int)f->port, f->origin,
+							(int)f->origin_port);
+	if (answer == SSH_AGAIN)
+		return true;
+	ch->opened = answer == SSH_OK;
+	timer_cancel(&f->opening);
+	if (ch->state == CHANNEL_ASKED)
+		channel_enter(ch, ch->opened ? CHANNEL_LIVE : CHANNEL_ENDING);
+	return false;
 }
 
 /* Both halves are at their end, or the client has closed. */
@@ -345,15 +368,15 @@ forward_step(struct channel *ch)
 {
 	struct conn *c = ch->conn;
 
-	if (is_over(ch)) {
-		end(ch);
+	const uint64_t progress = conn_progress(c);
+	if (is_unanswered(ch)) {
+		if (ch->state == CHANNEL_ENDING)
+			let_go(ch);
+		conn_stall(ch, progress); /* a packet of the client's decides */
 		return;
 	}
-	const uint64_t progress = conn_progress(c);
-	if (ch->forward->kind == FORWARD_LISTEN)
-		return;
-	if (ch->forward->kind == FORWARD_ACCEPTED && ch->state == CHANNEL_ASKED && !is_taken(ch)) {
-		conn_stall(ch, progress); /* a packet of the client's decides */
+	if (is_over(ch)) {
+		end(ch);
 		return;
 	}
 	if (ch->state != CHANNEL_LIVE)

@@ -291,6 +291,14 @@ on_notice(struct channel *ch, struct str text)
 	channel_text(ch, TEXT_ERR, buf_view(&line));
 }
 
+/* One of this keeper's, and no forward: that has no call, and a listener not even a channel of SSH. */
+static struct channel *
+find_call(const struct keeper_link *k, uint32_t number)
+{
+	struct channel *ch = channel_find(k->conn, number);
+	return ch && ch->keeper == k && !ch->forward ? ch : NULL;
+}
+
 static void
 on_keeper_message(struct keeper_link *k)
 {
@@ -299,15 +307,15 @@ on_keeper_message(struct keeper_link *k)
 
 	switch ((int)m->id) { /* int: the enum has every message there is */
 	case MSG_call_started:
-		if ((ch = channel_find(k->conn, m->call_started.channel)) && ch->keeper == k)
+		if ((ch = find_call(k, m->call_started.channel)))
 			on_started(ch, &k->wire);
 		return;
 	case MSG_call_joined:
-		if ((ch = channel_find(k->conn, m->call_joined.channel)) && ch->keeper == k)
+		if ((ch = find_call(k, m->call_joined.channel)))
 			on_joined(ch, &k->wire);
 		return;
 	case MSG_call_piped:
-		if ((ch = channel_find(k->conn, m->call_piped.channel)) && ch->keeper == k)
+		if ((ch = find_call(k, m->call_piped.channel)))
 			piped_started(ch, &k->wire);
 		return;
 	case MSG_call_refused:
@@ -330,18 +338,18 @@ on_keeper_message(struct keeper_link *k)
 		return;
 	case MSG_forward_accepted:
 		if (m->forward_accepted.request == 0) {
-			forward_agent_accepted(k->conn, &k->wire);
+			forward_agent_accepted(k);
 			return;
 		}
 		if ((ch = channel_find(k->conn, m->forward_accepted.request)) && ch->keeper == k)
-			forward_accepted(ch, &k->wire);
+			forward_accepted(ch);
 		return;
 	case MSG_call_ended:
-		if ((ch = channel_find(k->conn, m->call_ended.channel)) && ch->keeper == k)
+		if ((ch = find_call(k, m->call_ended.channel)))
 			on_ended(ch, &m->call_ended);
 		return;
 	case MSG_call_notice:
-		if ((ch = channel_find(k->conn, m->call_notice.channel)) && ch->keeper == k)
+		if ((ch = find_call(k, m->call_notice.channel)))
 			on_notice(ch, m->call_notice.text);
 		return;
 	case MSG_manager_link:
@@ -388,8 +396,6 @@ on_keeper_gone(struct keeper_link *k)
 		if (ch->forward && ch->forward->kind == FORWARD_LISTEN) {
 			ch->tries = 0;
 			channel_enter(ch, CHANNEL_OPEN); /* wanted of the next one, but it wants none */
-		} else if (ch->forward && ch->state == CHANNEL_LIVE) {
-			continue; /* its socket tells its end */
 		} else if (ch->state == CHANNEL_LIVE && !ch->end_known) {
 			ch->lost = true;
 			ch->out.follow = false;

@@ -8,7 +8,8 @@
  *  4. what a key may reach is judged by the host as it was asked for, before its name is resolved:
  *     an address that a name leads to is permitted because the name is, never the other way round;
  *  5. a name's addresses are tried one after the other, RESOLVE_MOST at most;
- *  6. each is recorded: what was asked, at which address, by whom, and what came of it. */
+ *  6. each is recorded: what was asked, at which address, by whom, and what came of it. Where the manager is
+ *     away and the spool fills, none is opened, and no refusal takes the room that the ends of calls need. */
 #include "keeper.h"
 
 #include "base/fd.h"
@@ -114,6 +115,8 @@ record(const struct tunnel *t, const char *result)
 {
 	char what[CALL_COMMAND_BYTES], address[INET6_ADDRSTRLEN + 4];
 
+	if (!record_has_half(&t->grant->keeper->spool))
+		return;
 	say_address(t, address, sizeof address);
 	snprintf(what, sizeof what, "%s %s%s%s:%u%s%s%s: %s", t->listens ? "listen" : "connect",
 		 strchr(t->host, ':') ? "[" : "", t->host, strchr(t->host, ':') ? "]" : "", t->port,
@@ -196,6 +199,8 @@ check(const struct tunnel *t, struct err *err)
 	if (!is_permitted(g, t))
 		return err_set(err, ERR_DENIED, "this key may not %s %.64s:%u",
 			       t->listens ? "listen at" : "connect to", t->host, t->port);
+	if (!record_has_half(&k->spool))
+		return err_set(err, ERR_AGAIN, "the records of this session wait for the manager");
 	if (k->ended || k->held || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
 		return err_set(err, ERR_AGAIN, "the session is pausing");
 	if (k->n_tunnels > TUNNELS_MAX)

@@ -39,6 +39,8 @@ parse_with_unit(struct str text, const struct unit *units, size_t n_units, const
 	size_t digits = 0;
 	uint64_t n, whole;
 
+	if (!text.len)
+		return err_set(err, ERR_USAGE, "not a %s: it is empty", kind);
 	while (digits < text.len && text.at[digits] >= '0' && text.at[digits] <= '9')
 		digits++;
 	const struct str unit = {text.at + digits, text.len - digits};

@@ -36,6 +36,7 @@ durations_and_sizes_need_their_unit_and_do_not_overflow(void **state)
 	assert_int_equal(num_parse_duration(STR_LIT("2h"), &n, &err), 0);
 	assert_true(n == 7200000000000ull);
 	assert_int_equal(num_parse_duration(STR_LIT("5"), &n, &err), -1);
+	assert_int_equal(num_parse_duration((struct str){0}, &n, &err), -1);
 	assert_int_equal(num_parse_duration(STR_LIT("99999999999d"), &n, &err), -1);
 	assert_int_equal(num_parse_size(STR_LIT("64M"), &n, &err), 0);
 	assert_true(n == 64 << 20);
