@@ -82,6 +82,7 @@ forwards_leave_the_room_that_ends_of_calls_need(void **state)
 	r->k.spool.end_at = SPOOL_MAX_BYTES / 2;
 	assert_int_equal(refused_with(r), ERR_DENIED);
 	r->g.forwards = FORWARD_CONNECTS;
+	r->g.allow.flags = ALLOW_ALL;
 	assert_int_equal(refused_with(r), ERR_AGAIN);
 	assert_int_equal(r->k.spool.end_at, SPOOL_MAX_BYTES / 2);
 	assert_null(r->k.tunnels);
