@@ -164,9 +164,12 @@ client_acts(void)
 		if (ch->callbacks && ch->callbacks->channel_close_function)
 			ch->callbacks->channel_close_function(NULL, ch, ch->callbacks->userdata);
 		forget_if_over(ch);
-	} else if (deed == 9 && ch->callbacks && ch->callbacks->channel_signal_function) {
+	} else if (deed == 9 && byte() % 2 && ch->callbacks &&
+		   ch->callbacks->channel_signal_function) {
 		ch->callbacks->channel_signal_function(NULL, ch, byte() % 2 ? "TERM" : "x",
 						       ch->callbacks->userdata);
+	} else if (deed == 9 && ch->callbacks && ch->callbacks->channel_auth_agent_req_function) {
+		ch->callbacks->channel_auth_agent_req_function(NULL, ch, ch->callbacks->userdata);
 	} else if (deed == 10) {
 		ch->window += byte() * 64;
 	} else {
@@ -263,7 +266,7 @@ manager_acts(void)
 {
 	struct err e;
 	struct wire *w = &fake.manager;
-	const unsigned deed = byte() % 6;
+	const unsigned deed = byte() % 7;
 	int pair[2];
 
 	drain(w);
@@ -286,6 +289,9 @@ manager_acts(void)
 				 .bytes = STR_LIT("words\n"));
 	} else if (deed == 4) {
 		(void)!wire_send(w, verb_end, &e, .seq = some_number(), .code = byte() % 3);
+	} else if (deed == 5) {
+		(void)!wire_send(w, agent_ready, &e, .seq = some_number(),
+				 .path = byte() % 2 ? STR_LIT("/run/agent") : STR_LIT(""));
 	} else if (byte() % 4 == 0) {
 		wire_close(w);
 	}
@@ -403,16 +409,28 @@ ssh_channel_free(ssh_channel ch)
 	forget_if_over(ch);
 }
 
-int
-ssh_channel_open_reverse_forward(ssh_channel ch, const char *host, int port, const char *source,
-				 int source_port)
+static int
+opened(ssh_channel ch)
 {
-	(void)host, (void)port, (void)source, (void)source_port;
 	CLAIM(ch->used && !ch->freed);
 	if (ch->state == FAKE_NEW)
 		ch->state = FAKE_OPENING;
 	pumps();
 	return ch->state == FAKE_OPENING ? SSH_AGAIN : ch->state == FAKE_OPEN ? SSH_OK : SSH_ERROR;
+}
+
+int
+ssh_channel_open_reverse_forward(ssh_channel ch, const char *host, int port, const char *source,
+				 int source_port)
+{
+	(void)host, (void)port, (void)source, (void)source_port;
+	return opened(ch);
+}
+
+int
+ssh_channel_open_auth_agent(ssh_channel ch)
+{
+	return opened(ch);
 }
 
 ssh_channel
@@ -664,6 +682,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 	struct conn *c = &fake.conn;
 	struct err e;
 
+	signal(SIGPIPE, SIG_IGN); /* as conn's main does */
 	memset(&fake, 0, sizeof fake);
 	fake.at = bytes;
 	fake.end = bytes + (n < 4096 ? n : 4096);
