@@ -82,6 +82,7 @@ struct keeper {
 		uint64_t grant;
 		char *key; /* owned */
 		unsigned roles;
+		struct allowances allow; /* owned */
 	} terms; /* of the grant_report that comes next */
 };
 
