@@ -483,6 +483,7 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[1];
+	uint32_t forwards = 0;
 	struct conn *c = conn_new(m);
 	c->id = r->grant;
 	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
@@ -494,6 +495,7 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 	if (s->keeper.terms.key && s->keeper.terms.grant == r->grant) {
 		c->key = steal(&s->keeper.terms.key);
 		c->roles = s->keeper.terms.roles;
+		forwards = s->keeper.terms.forwards;
 		c->allow = s->keeper.terms.allow;
 		s->keeper.terms.allow = (struct allowances){0};
 	}
@@ -508,7 +510,7 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 	audit_write(&m->audit, "adopt", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer),
 		    AUDIT_TEXT("user", c->user), AUDIT_TEXT("principal", c->principal),
 		    AUDIT_TEXT("role", principal_role_name(c->role)));
-	login_adopt(c);
+	login_adopt(c, forwards);
 	return 0;
 }
 

@@ -102,9 +102,11 @@ dispatch(struct session *s)
 		s->keeper.terms.key = xstrndup(msg->grant_terms_report.key);
 		s->keeper.terms.grant = msg->grant_terms_report.grant;
 		s->keeper.terms.roles = msg->grant_terms_report.roles;
+		s->keeper.terms.forwards = 0;
 		allowances_take(&s->keeper.terms.allow, ALLOW_ALL, STR_LIT(""), STR_LIT(""));
 		return;
 	case MSG_grant_allowances_report: /* a keeper of an earlier version sends none */
+		s->keeper.terms.forwards = msg->grant_allowances_report.forwards;
 		allowances_take(&s->keeper.terms.allow, msg->grant_allowances_report.flags,
 				msg->grant_allowances_report.permit_open,
 				msg->grant_allowances_report.permit_listen);

@@ -235,10 +235,16 @@ login_answer(struct conn *c, const struct msg_key_query *m)
 }
 
 void
-login_adopt(struct conn *c)
+login_adopt(struct conn *c, uint32_t forwards)
 {
+	struct err err;
+
 	note_keys(c->m);
 	check(c);
+	if (c->dropped || !(forwards & ~keeper_forwards_of(c)))
+		return;
+	err_set(&err, ERR_DENIED, "what role %s may forward has changed", principal_role_name(c->role));
+	end(c, &err);
 }
 
 void

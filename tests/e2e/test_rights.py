@@ -162,6 +162,26 @@ def test_what_ended_while_the_server_was_away_is_cut_by_the_next(own_server, nam
         assert lives(other)
 
 
+def test_what_a_role_may_not_forward_any_more_is_cut_by_the_next_server(own_server, name):
+    server = own_server
+    key = make_key(server)
+    allow(server, key, 'role="developer"')
+    server.ssh(name, "true")
+    with server_popen(server, name, key, "echo in; exec cat") as p, \
+            server_popen(server, name, server.key, "echo in; exec cat") as other:
+        assert p.stdout.readline() == b"in\n"
+        assert other.stdout.readline() == b"in\n"
+        stop(server)
+        with open(server.config, "a") as f:
+            f.write("forward_roles = operator\n")
+        server.start()
+        with at_most(30):
+            p.wait(30)
+        assert was_cut(p)
+        wait_until("the other to be taken back", lambda: len(audit(server, "adopt")) == 2)
+        assert lives(other)
+
+
 # ---- verbs ----
 
 def test_a_verb_about_a_session_ends_with_the_right_to_it(own_server, name):
