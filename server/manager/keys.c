@@ -152,6 +152,7 @@ make_key(const struct keys *k, const char *name, const char *comment, struct err
 	return path_sync_dir(k->dir, err);
 }
 
+/* On the first start alone: whoever takes authorized_keys away later wants nobody to come in. */
 static int
 authorize_operator(const struct keys *k, struct err *err)
 {
@@ -178,8 +179,10 @@ keys_open(struct keys *k, int state_dir, const char *state_path, struct err *err
 	k->dir = path_open_dir(state_dir, "keys", 0700, err);
 	if (k->dir < 0)
 		return err_add(err, "%s/keys", state_path);
-	if (make_key(k, "host_ed25519", "berth host key", err) < 0 ||
-	    make_key(k, "operator", "berth operator", err) < 0 || authorize_operator(k, err) < 0 ||
+	const bool is_first = !path_exists(k->dir, "host_ed25519"); /* made last */
+	if (make_key(k, "operator", "berth operator", err) < 0 ||
+	    (is_first && authorize_operator(k, err) < 0) ||
+	    make_key(k, "host_ed25519", "berth host key", err) < 0 ||
 	    path_read(k->dir, "host_ed25519", &k->host, err) < 0) {
 		keys_close(k);
 		return -1;
