@@ -236,8 +236,7 @@ report_terms(struct keeper *k, const struct grant *g, struct err *err)
 		      .key = str_of(g->key), .roles = g->roles) < 0)
 		return -1;
 	return wire_send(&k->manager, grant_allowances_report, err, .forwards = g->forwards,
-			 .flags = g->allow.flags,
-			 .permit_open = permits_text(g->allow.open),
+			 .flags = g->allow.flags, .permit_open = permits_text(g->allow.open),
 			 .permit_listen = permits_text(g->allow.listen));
 }
 

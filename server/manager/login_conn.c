@@ -243,7 +243,8 @@ login_adopt(struct conn *c, uint32_t forwards)
 	check(c);
 	if (c->dropped || !(forwards & ~keeper_forwards_of(c)))
 		return;
-	err_set(&err, ERR_DENIED, "what role %s may forward has changed", principal_role_name(c->role));
+	err_set(&err, ERR_DENIED, "what role %s may forward has changed",
+		principal_role_name(c->role));
 	end(c, &err);
 }
 

@@ -1,5 +1,5 @@
-/* Certificates that no ssh-keygen makes: their parts are put together and signed here, rightly, so that
- * what they say is what is judged. */
+/* Certificates that no ssh-keygen makes: their parts are put together and signed here, rightly, so
+ * that what they say is what is judged. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +17,7 @@ enum { NOW_S = 1000000 };
 /* What a certificate says; by default one that comes in as demo. */
 struct says {
 	struct buf principals, critical, extensions; /* owned */
-	struct str id, behind; /* behind: bytes after the signature */
+	struct str id, behind;                       /* behind: bytes after the signature */
 	uint64_t serial, after_s, before_s;
 	uint32_t type;
 	const char *signature_name;
@@ -122,10 +122,8 @@ judge_for(struct says *s, const char *principals, const char *from)
 	__attribute__((cleanup(cert_done))) struct cert c;
 	auto_buf blob = BUF_MAX(262144);
 	const struct source source = source_parse(str_of(from));
-	const struct cert_wanted w = {.principals = principals,
-				      .user = STR_LIT("demo"),
-				      .source = &source,
-				      .now_s = NOW_S};
+	const struct cert_wanted w = {
+	    .principals = principals, .user = STR_LIT("demo"), .source = &source, .now_s = NOW_S};
 	struct cert_granted granted;
 
 	make(s, &blob);
@@ -275,8 +273,8 @@ options_are_held_to_or_refused(void **state)
 	s = sound();
 	put_option(&s.critical, "source-address", STR_LIT("10.0.0.0/8"));
 	REFUSED(judge_for(&s, NULL, ""), "not for logins from an unknown address");
-	static const char *const bad[] = {"", "10.0.0.0/8,", "*", "!10.0.0.0/8", "10.0.0.1/8",
-					  "::ffff:0.0.0.0/0"};
+	static const char *const bad[] = {"",           "10.0.0.0/8,",     "*", "!10.0.0.0/8",
+					  "10.0.0.1/8", "::ffff:0.0.0.0/0"};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		s = sound();
 		put_option(&s.critical, "source-address", str_of(bad[i]));

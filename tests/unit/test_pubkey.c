@@ -90,7 +90,8 @@ make_key(size_t which)
 	pkey = EVP_PKEY_Q_keygen(NULL, NULL, "EC", curves[which].group);
 	assert_non_null(pkey);
 	assert_int_equal(
-	    EVP_PKEY_get_octet_string_param(pkey, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof point, &n), 1);
+	    EVP_PKEY_get_octet_string_param(pkey, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof point, &n),
+	    1);
 	assert_int_equal(n, curves[which].point_bytes);
 }
 
@@ -103,10 +104,11 @@ signatures_have_two_positive_integers(void **state)
 	(void)state;
 	for (size_t c = 0; c < 3; c++) {
 		auto_buf key = BUF_MAX(1024);
-	auto_buf sig = BUF_MAX(1024);
+		auto_buf sig = BUF_MAX(1024);
 		make_key(c);
 		const char *name = curves[c].name;
-		put_key(&key, name, curves[c].curve, (struct str){(char *)point, curves[c].point_bytes});
+		put_key(&key, name, curves[c].curve,
+			(struct str){(char *)point, curves[c].point_bytes});
 		ECDSA_SIG *both = sign();
 		const BIGNUM *r = ECDSA_SIG_get0_r(both), *s = ECDSA_SIG_get0_s(both);
 		const struct str good_s = mpint(s, s_at, zeros_of(s));
@@ -173,8 +175,13 @@ lengths_beyond_the_end_take_nothing(void **state)
 	static const struct {
 		const char *at;
 		size_t n;
-	} bytes[] = {{"", 0}, {"\0\0\0", 3}, {"\0\0\0\1", 4}, {"\xff\xff\xff\xff", 4},
-		     {"\xff\xff\xff\xffxxxx", 8}, {"\x7f\xff\xff\xff", 4}, {"\0\0\0\5abcd", 8}};
+	} bytes[] = {{"", 0},
+		     {"\0\0\0", 3},
+		     {"\0\0\0\1", 4},
+		     {"\xff\xff\xff\xff", 4},
+		     {"\xff\xff\xff\xffxxxx", 8},
+		     {"\x7f\xff\xff\xff", 4},
+		     {"\0\0\0\5abcd", 8}};
 	struct str out = STR_LIT("untouched");
 	uint64_t n;
 
