@@ -227,12 +227,24 @@ grant_adopt(struct keeper *k, uint64_t number, int fd)
 		grant_cut(g, &err);
 }
 
+static int
+report_terms(struct keeper *k, const struct grant *g, struct err *err)
+{
+	if (!g->key)
+		return 0;
+	if (wire_send(&k->manager, grant_terms_report, err, .grant = g->number,
+		      .key = str_of(g->key), .roles = g->roles) < 0)
+		return -1;
+	return wire_send(&k->manager, grant_allowances_report, err, .forwards = g->forwards,
+			 .flags = g->allow.flags, .permit_open = permits_text(g->allow.open),
+			 .permit_listen = permits_text(g->allow.listen));
+}
+
 int
 grant_report_all(struct keeper *k, struct err *err)
 {
 	for (struct grant *g = k->grants; g; g = g->next)
-		if ((g->key && wire_send(&k->manager, grant_terms_report, err, .grant = g->number,
-					 .key = str_of(g->key), .roles = g->roles) < 0) ||
+		if (report_terms(k, g, err) < 0 ||
 		    wire_send(&k->manager, grant_report, err, .grant = g->number,
 			      .principal = str_of(g->principal), .role = str_of(g->role),
 			      .user = str_of(g->user), .peer = str_of(g->peer)) < 0)

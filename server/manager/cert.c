@@ -56,6 +56,13 @@ cert_verify(const struct cert *c, struct err *err)
 		   : 0;
 }
 
+/* As OpenSSH, to whose tools what stands behind it would not be there. */
+static bool
+has_nul(struct str s)
+{
+	return s.len && memchr(s.at, '\0', s.len);
+}
+
 static bool
 is_listed(const char *list, struct str principal)
 {
@@ -78,7 +85,7 @@ judge_principals(const struct cert *c, const struct cert_wanted *w, struct err *
 	if (rest.len == 0)
 		return err_set(err, ERR_DENIED, "the certificate names no principal");
 	for (unsigned n = 0; rest.len; n++) {
-		if (!pubkey_take_string(&rest, &one) || n >= CERT_PRINCIPALS_MAX)
+		if (!pubkey_take_string(&rest, &one) || n >= CERT_PRINCIPALS_MAX || has_nul(one))
 			return err_set(err, ERR_CORRUPT, "the certificate's principals");
 		found = found || (one.len && (w->principals ? is_listed(w->principals, one)
 							    : str_equal(one, w->user)));
@@ -136,10 +143,16 @@ judge_extensions(const struct cert *c, struct cert_granted *out, struct err *err
 	while (rest.len) {
 		if (!pubkey_take_string(&rest, &name) || !pubkey_take_string(&rest, &value))
 			return err_set(err, ERR_CORRUPT, "the certificate's extensions");
+		unsigned flags = 0;
 		for (size_t i = 0; i < sizeof known / sizeof *known; i++)
 			if (str_is(name, known[i].name))
-				found.flags |= known[i].flag; /* others widen nothing here */
-		found.touchless = found.touchless || str_is(name, "no-touch-required");
+				flags |= known[i].flag; /* others widen nothing here */
+		const bool touchless = str_is(name, "no-touch-required");
+		if ((flags || touchless) && value.len) /* it may say: not always */
+			return err_set(err, ERR_CORRUPT, "the certificate's %.*s says more",
+				       (int)name.len, name.at);
+		found.flags |= flags;
+		found.touchless = found.touchless || touchless;
 	}
 	*out = found;
 	return 0;
@@ -151,6 +164,8 @@ cert_judge(const struct cert *c, const struct cert_wanted *w, struct cert_grante
 {
 	if (c->type != CERT_FOR_USERS)
 		return err_set(err, ERR_DENIED, "not a user certificate");
+	if (has_nul(c->id))
+		return err_set(err, ERR_CORRUPT, "the certificate's key id");
 	if (w->now_s < c->after_s)
 		return err_set(err, ERR_DENIED, "the certificate is not valid yet");
 	if (w->now_s >= c->before_s)

@@ -205,7 +205,7 @@ conns_note_keys(struct manager *m)
 	m->keys_loads = m->keys.loads;
 	audit_write(&m->audit, "keys", AUDIT_NUMBER("keys", m->keys.n),
 		    AUDIT_TEXT("sha256", digest_text(&m->keys.sum).text),
-		    AUDIT_TEXT("revoked_sha256", m->keys.revoked_file.there
+		    AUDIT_TEXT("revoked_sha256", m->keys.revoked_file.taken.there
 						     ? digest_text(&m->keys.revoked_sum).text
 						     : ""));
 }
@@ -472,7 +472,7 @@ conns_accept(struct listener *l)
 }
 
 int
-conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struct err *err)
+conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err)
 {
 	struct manager *m = s->m;
 	int pair[2];
@@ -483,6 +483,7 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struc
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[1];
+	uint32_t forwards = 0;
 	struct conn *c = conn_new(m);
 	c->id = r->grant;
 	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
@@ -494,18 +495,22 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, int *out, struc
 	if (s->keeper.terms.key && s->keeper.terms.grant == r->grant) {
 		c->key = steal(&s->keeper.terms.key);
 		c->roles = s->keeper.terms.roles;
+		forwards = s->keeper.terms.forwards;
+		c->allow = s->keeper.terms.allow;
+		s->keeper.terms.allow = (struct allowances){0};
 	}
-	/* Its rights are its key's, as they are now: none when that is gone. */
-	login_adopt(c, principal_role_parse(r->role));
+	c->role = principal_role_parse(r->role);
 	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_OPEN, err) < 0 ||
-	    wire_watch(&c->wire, &m->loop, read_conn, c, err) < 0) {
+	    wire_watch(&c->wire, &m->loop, read_conn, c, err) < 0 ||
+	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt,
+			  &(struct msg_conn_adopt){.grant = r->grant}, &theirs, 1, err) < 0) {
 		conn_close(c);
 		return -1;
 	}
 	audit_write(&m->audit, "adopt", AUDIT_TEXT("conn", c->tag), AUDIT_TEXT("peer", c->peer),
 		    AUDIT_TEXT("user", c->user), AUDIT_TEXT("principal", c->principal),
 		    AUDIT_TEXT("role", principal_role_name(c->role)));
-	*out = fd_steal(&theirs);
+	login_adopt(c, forwards);
 	return 0;
 }
 

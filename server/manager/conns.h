@@ -51,11 +51,10 @@ void conns_accept(struct listener *l);
 void conns_drop(struct conn *c, const struct err *err);
 /* Ends a connection that was let in: its links to sessions too. */
 void conns_end(struct conn *c, const struct err *err);
-/* A conn of an earlier manager, known to the keeper of s: a new link, whose other end is put in
- * *out. A keeper can speak of conns of its own session alone; their rights are those of their keys
- * now. */
+/* A conn of an earlier manager, known to the keeper of s: it gets a new link, and is cut where its
+ * key would not give it all that it has. A keeper can speak of conns of its own session alone. */
 struct session;
-int conns_adopt(struct session *s, const struct msg_grant_report *report, int *out,
+int conns_adopt(struct session *s, const struct msg_grant_report *report,
 		struct err *err) must_check;
 void conns_close_all(struct manager *m);
 /* A start has ended: whose first channel waits for a turn gets it. */

@@ -32,11 +32,8 @@ static void
 adopt(struct session *s, const struct msg_grant_report *r)
 {
 	struct err err;
-	auto_close int theirs = -1;
 
-	if (conns_adopt(s, r, &theirs, &err) < 0 ||
-	    wire_send_fds(&s->keeper.wire, MSG_conn_adopt,
-			  &(struct msg_conn_adopt){.grant = r->grant}, &theirs, 1, &err) < 0)
+	if (conns_adopt(s, r, &err) < 0)
 		log_err(&err, "session %s: a connection of it was not taken back", s->row.name);
 }
 
@@ -105,6 +102,14 @@ dispatch(struct session *s)
 		s->keeper.terms.key = xstrndup(msg->grant_terms_report.key);
 		s->keeper.terms.grant = msg->grant_terms_report.grant;
 		s->keeper.terms.roles = msg->grant_terms_report.roles;
+		s->keeper.terms.forwards = 0;
+		allowances_take(&s->keeper.terms.allow, ALLOW_ALL, STR_LIT(""), STR_LIT(""));
+		return;
+	case MSG_grant_allowances_report: /* a keeper of an earlier version sends none */
+		s->keeper.terms.forwards = msg->grant_allowances_report.forwards;
+		allowances_take(&s->keeper.terms.allow, msg->grant_allowances_report.flags,
+				msg->grant_allowances_report.permit_open,
+				msg->grant_allowances_report.permit_listen);
 		return;
 	case MSG_grant_report:
 		adopt(s, &msg->grant_report);
@@ -179,6 +184,7 @@ keeper_close(struct session *s)
 	s->keeper.pid = 0;
 	free(s->keeper.terms.key);
 	s->keeper.terms.key = NULL;
+	allowances_done(&s->keeper.terms.allow);
 }
 
 #define DEATH_MAX_MS    10000

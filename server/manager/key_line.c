@@ -140,7 +140,7 @@ key_line_time(struct str text, uint64_t *out_s, struct err *err)
 	    .tm_isdst = -1,
 	};
 	const time_t t = utc ? timegm(&tm) : mktime(&tm);
-	if (t < 0 || tm.tm_mday != (int)n[2]) /* the 31st of a shorter month */
+	if (t <= 0 || tm.tm_mday != (int)n[2]) /* the 31st of a shorter month; 0 would be no end */
 		return err_set(err, ERR_CONFIG, "there is no such day");
 	*out_s = (uint64_t)t;
 	return 0;
@@ -165,6 +165,8 @@ take_valued(struct key *k, struct str name, struct str value, struct err *err)
 	if (value.len == 0)
 		return err_set(err, ERR_CONFIG, "an option that is empty");
 	if (name_is(name, "role")) {
+		if (k->role != PRINCIPAL_NOBODY)
+			return err_set(err, ERR_CONFIG, "option role is there twice");
 		k->role = principal_role_parse(value);
 		return k->role != PRINCIPAL_NOBODY ? 0
 						   : err_set(err, ERR_CONFIG, "no such role: %.*s",
@@ -303,7 +305,7 @@ parse(struct str line, struct key *k, struct err *err)
 int
 key_line_parse(struct str line, struct key *out, struct err *err)
 {
-	struct key k = {.role = PRINCIPAL_ORCHESTRATOR, .allow.flags = ALLOW_ALL};
+	struct key k = {.role = PRINCIPAL_NOBODY, .allow.flags = ALLOW_ALL};
 
 	while (line.len && strchr(" \t\r\n", line.at[line.len - 1]))
 		line.len--;
@@ -318,6 +320,8 @@ key_line_parse(struct str line, struct key *out, struct err *err)
 		err->code = ERR_CONFIG;
 		return -1;
 	}
+	if (k.role == PRINCIPAL_NOBODY)
+		k.role = PRINCIPAL_ORCHESTRATOR;
 	*out = k;
 	return 1;
 }

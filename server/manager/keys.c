@@ -6,11 +6,8 @@
 #include "base/path.h"
 #include "manager/spawn.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { KEYS_FILE_MAX_BYTES = 4 << 20, KEYS_MAX = 16384, KEY_TEXT_MAX_BYTES = 16384 };
@@ -25,44 +22,16 @@ forget(struct keys *k)
 	k->n = 0;
 }
 
-/* Whether the file is another than it was; *f is how it is now. */
-static bool
-has_changed(int dir, const char *name, struct keys_file *f)
-{
-	struct keys_file now = {.loaded = true};
-	struct stat st;
-
-	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-		now.there = true;
-		now.inode = st.st_ino;
-		now.size = st.st_size;
-		now.changed = st.st_ctim;
-	} else {
-		now.there = errno != ENOENT; /* else it is there, and cannot be seen */
-	}
-	const bool same = f->loaded && f->there == now.there && f->inode == now.inode &&
-			  f->size == now.size && f->changed.tv_sec == now.changed.tv_sec &&
-			  f->changed.tv_nsec == now.changed.tv_nsec;
-	*f = now;
-	return !same;
-}
-
 static void
-load_authorized(struct keys *k)
+load_authorized(struct keys *k, struct str text)
 {
-	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
+	struct str rest = text, line;
 	struct err err;
 
-	if (k->authorized_file.there && path_read(k->dir, "authorized_keys", &text, &err) < 0) {
-		log_err(&err, "authorized_keys stays as it was");
-		k->authorized_file.loaded = false; /* tried again with the next question */
-		return;
-	}
 	forget(k);
 	k->loads++;
-	k->sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
+	k->sum = digest_of(text);
 	k->list = xnew(KEYS_MAX, sizeof *k->list); /* untouched pages cost nothing */
-	struct str rest = buf_view(&text), line;
 	for (unsigned n = 1; str_cut(&rest, '\n', &line) && k->n < KEYS_MAX; n++) {
 		const int got = key_line_parse(line, &k->list[k->n], &err);
 		if (got < 0)
@@ -75,31 +44,76 @@ load_authorized(struct keys *k)
 }
 
 static void
-load_revoked(struct keys *k)
+load_revoked(struct keys *k, struct str text)
 {
-	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
-	struct err err;
-
 	revoked_done(&k->revoked);
-	if (k->revoked_file.there && path_read(k->dir, "revoked_keys", &text, &err) < 0) {
-		k->revoked.why = err;
-		k->revoked_file.loaded = false; /* tried again with the next question */
-	} else {
-		k->loads++;
-		k->revoked_sum = digest_of(text.at ? buf_view(&text) : STR_LIT(""));
-		revoked_parse(buf_view(&text), &k->revoked);
-	}
+	k->loads++;
+	k->revoked_sum = digest_of(text);
+	revoked_parse(text, &k->revoked);
 	if (k->revoked.why.code != ERR_NONE)
 		log_err(&k->revoked.why, "nobody is let in");
 }
 
-void
+/* Whether this is another reason than the last one; it is told and acted upon once. */
+static bool
+is_news(struct err *last, const struct err *why)
+{
+	if (last->code != ERR_NONE && strcmp(last->why, why->why) == 0)
+		return false;
+	*last = *why;
+	return true;
+}
+
+/* Whether it is to be looked at again. What cannot be read names nobody. */
+static bool
+look_authorized(struct keys *k)
+{
+	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
+	struct err err;
+	const enum keys_found found = keys_file_look(&k->authorized_file, k->dir, &text, &err);
+	const struct str got = text.at ? buf_view(&text) : STR_LIT("");
+
+	if (found == KEYS_BAD && is_news(&k->authorized_bad, &err)) {
+		log_err(&err, "authorized_keys cannot be used, nobody is let in");
+		load_authorized(k, STR_LIT(""));
+	}
+	if (found != KEYS_TAKEN)
+		return found == KEYS_LATER;
+	const struct digest sum = digest_of(got);
+	if (k->authorized_bad.code != ERR_NONE || !k->list || !digest_equal(&sum, &k->sum))
+		load_authorized(k, got);
+	k->authorized_bad = (struct err){0};
+	return false;
+}
+
+static bool
+look_revoked(struct keys *k)
+{
+	auto_buf text = BUF_MAX(KEYS_FILE_MAX_BYTES);
+	struct err err;
+	const enum keys_found found = keys_file_look(&k->revoked_file, k->dir, &text, &err);
+	const struct str got = text.at ? buf_view(&text) : STR_LIT("");
+
+	if (found == KEYS_BAD && is_news(&k->revoked_bad, &err)) {
+		load_revoked(k, STR_LIT(""));
+		k->revoked.why = err;
+		log_err(&err, "nobody is let in");
+	}
+	if (found != KEYS_TAKEN)
+		return found == KEYS_LATER;
+	const struct digest sum = digest_of(got);
+	if (k->revoked_bad.code != ERR_NONE || !digest_equal(&sum, &k->revoked_sum))
+		load_revoked(k, got);
+	k->revoked_bad = (struct err){0};
+	return false;
+}
+
+bool
 keys_reload(struct keys *k)
 {
-	if (has_changed(k->dir, "authorized_keys", &k->authorized_file))
-		load_authorized(k);
-	if (has_changed(k->dir, "revoked_keys", &k->revoked_file))
-		load_revoked(k);
+	const bool authorized = look_authorized(k), revoked = look_revoked(k);
+
+	return authorized || revoked;
 }
 
 const struct key *
@@ -107,15 +121,6 @@ keys_next(const struct keys *k, struct str blob, bool authority, const struct ke
 {
 	for (size_t i = last ? (size_t)(last - k->list) + 1 : 0; i < k->n; i++)
 		if (k->list[i].authority == authority && str_equal(blob, key_blob(&k->list[i])))
-			return &k->list[i];
-	return NULL;
-}
-
-const struct key *
-keys_find_principal(const struct keys *k, const char *principal)
-{
-	for (size_t i = 0; i < k->n; i++)
-		if (strcmp(k->list[i].principal, principal) == 0)
 			return &k->list[i];
 	return NULL;
 }
@@ -147,6 +152,7 @@ make_key(const struct keys *k, const char *name, const char *comment, struct err
 	return path_sync_dir(k->dir, err);
 }
 
+/* On the first start alone: whoever takes authorized_keys away later wants nobody to come in. */
 static int
 authorize_operator(const struct keys *k, struct err *err)
 {
@@ -166,17 +172,24 @@ authorize_operator(const struct keys *k, struct err *err)
 int
 keys_open(struct keys *k, int state_dir, const char *state_path, struct err *err)
 {
-	*k = (struct keys){.dir = -1, .host = BUF_MAX(KEY_TEXT_MAX_BYTES)};
+	*k = (struct keys){.dir = -1,
+			   .host = BUF_MAX(KEY_TEXT_MAX_BYTES),
+			   .authorized_file.name = "authorized_keys",
+			   .revoked_file.name = "revoked_keys"};
 	k->dir = path_open_dir(state_dir, "keys", 0700, err);
 	if (k->dir < 0)
 		return err_add(err, "%s/keys", state_path);
-	if (make_key(k, "host_ed25519", "berth host key", err) < 0 ||
-	    make_key(k, "operator", "berth operator", err) < 0 || authorize_operator(k, err) < 0 ||
+	const bool is_first = !path_exists(k->dir, "host_ed25519"); /* made last */
+	if (make_key(k, "operator", "berth operator", err) < 0 ||
+	    (is_first && authorize_operator(k, err) < 0) ||
+	    make_key(k, "host_ed25519", "berth host key", err) < 0 ||
 	    path_read(k->dir, "host_ed25519", &k->host, err) < 0) {
 		keys_close(k);
 		return -1;
 	}
-	keys_reload(k);
+	(void)keys_reload(k);
+	if (!keys_known(k)) /* nothing before to go on with */
+		err_set(&k->revoked.why, ERR_AGAIN, "files of keys are just being written");
 	return 0;
 }
 

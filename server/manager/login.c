@@ -90,24 +90,26 @@ decide_key(const struct keys *keys, struct str blob, const struct login_question
 	return 0;
 }
 
-/* The key id with what a log and a message can hold. Two ids stay two: what was changed or cut gets
- * a piece of its digest. */
+/* The key id with what a log and a message can hold. Two ids stay two: what was changed or cut, and
+ * what looks so, is cut further and gets half of its digest. */
 static void
 name_certificate(struct login *l, struct str id, const char *key_print)
 {
-	enum { ID_SHOWN = 48 };
+	enum { ID_SHOWN = 48, ID_SHOWN_CHANGED = 24, DIGITS = 32 };
+	const struct digest sum = digest_of(id);
 	bool same = id.len <= ID_SHOWN;
 	char shown[ID_SHOWN + 1] = "";
 
 	for (size_t i = 0; i < id.len && i < ID_SHOWN; i++) {
 		shown[i] = (char)(isgraph((unsigned char)id.at[i]) ? id.at[i] : '_');
-		same = same && shown[i] == id.at[i];
+		same = same && shown[i] == id.at[i] && shown[i] != '~';
 	}
-	const struct digest sum = digest_of(id);
 	if (id.len == 0)
 		snprintf(l->id, sizeof l->id, "%s", key_print);
+	else if (same)
+		snprintf(l->id, sizeof l->id, "%s", shown);
 	else
-		snprintf(l->id, sizeof l->id, "%s%s%.*s", shown, same ? "" : "~", same ? 0 : 12,
+		snprintf(l->id, sizeof l->id, "%.*s~%.*s", ID_SHOWN_CHANGED, shown, DIGITS,
 			 digest_text(&sum).text);
 }
 

@@ -46,9 +46,10 @@ struct manager;
 struct msg_key_query;
 
 void login_answer(struct conn *c, const struct msg_key_query *q);
-/* Of a conn that an earlier manager let in: what its key gives now; nobody where it gives nothing.
- *   reported   the role it had: it gets no other than that, or a lower one */
-void login_adopt(struct conn *c, enum principal_role reported);
+/* Of a conn that an earlier manager let in, with all that it has: it is cut where its key and the
+ * configuration do not give it that now.
+ *   forwards   enum forward_right, of its keeper */
+void login_adopt(struct conn *c, uint32_t forwards);
 void login_forget(struct conn *c);
 /* CLOCK_BOOTTIME of its expiry, for its keeper; 0: none. */
 uint64_t login_deadline_ns(const struct conn *c);

@@ -14,6 +14,7 @@
 
 enum {
 	EXPIRY_LOOK_S = 60, /* the wall clock may be set: it is looked at this often */
+	KEYS_LOOK_S = 1,
 	FAR_S = 2000000000, /* sixty years: no deadline for a keeper */
 };
 
@@ -21,13 +22,6 @@ static uint64_t
 now_s(void)
 {
 	return time_real_ns() / NS_PER_S;
-}
-
-static void
-note_keys(struct manager *m)
-{
-	keys_reload(&m->keys);
-	conns_note_keys(m);
 }
 
 /* ---- let in, and cut ---- */
@@ -98,7 +92,8 @@ is_narrowed(const struct conn *c, const struct login *l)
 	return l->role < c->role || c->allow.flags & ~l->allow.flags ||
 	       is_other_list(c->allow.open, l->allow.open) ||
 	       is_other_list(c->allow.listen, l->allow.listen) ||
-	       (!c->control && !scope_has(&l->scope, str_of(name)));
+	       (c->control ? l->scope.globs[0] && strcmp(c->scope.globs, l->scope.globs) != 0
+			   : !scope_has(&l->scope, str_of(name)));
 }
 
 /* Whether it would be let in now, with all that it has. What would be more than that it does not get. */
@@ -113,7 +108,7 @@ check(struct conn *c)
 					 .roles = c->roles,
 					 .now_s = now_s()};
 
-	if (!c->proven || c->dropped || !c->key)
+	if (!c->proven || c->dropped || !keys_known(&c->m->keys))
 		return;
 	if (login_decide(&c->m->keys, &q, &l, &err) < 0) {
 		end(c, &err);
@@ -127,6 +122,32 @@ check(struct conn *c)
 	l.role = c->role;
 	allowances_copy(&c->allow, &l.allow);
 	take_rights(c, &l);
+}
+
+/* ---- files of keys change ---- */
+
+static void on_look(void *ctx);
+
+/* Reads what has changed, however that was noticed, and cuts who has lost by it. */
+static void
+note_keys(struct manager *m)
+{
+	const bool again = keys_reload(&m->keys);
+
+	if (m->keys_loads != m->keys.loads) {
+		conns_note_keys(m);
+		for (struct conn *c = m->conns; c; c = c->next)
+			check(c);
+	}
+	if (again && !m->keys_timer.slot)
+		timer_set(&m->loop, &m->keys_timer, time_now_ns() + KEYS_LOOK_S * NS_PER_S, on_look,
+			  m);
+}
+
+static void
+on_look(void *ctx)
+{
+	note_keys(ctx);
 }
 
 /* ---- the question ---- */
@@ -214,25 +235,17 @@ login_answer(struct conn *c, const struct msg_key_query *m)
 }
 
 void
-login_adopt(struct conn *c, enum principal_role reported)
+login_adopt(struct conn *c, uint32_t forwards)
 {
-	__attribute__((cleanup(login_done))) struct login l = {.role = PRINCIPAL_NOBODY};
 	struct err err;
-	const struct login_question q = {.user = str_of(c->user),
-					 .key = permits_text(c->key),
-					 .source = &c->source,
-					 .roles = c->roles,
-					 .now_s = now_s()};
 
-	c->role = PRINCIPAL_NOBODY;
 	note_keys(c->m);
-	if (login_decide(&c->m->keys, &q, &l, &err) < 0) {
-		log_err(&err, "connection from %s, of an earlier server", c->peer);
+	check(c);
+	if (c->dropped || !(forwards & ~keeper_forwards_of(c)))
 		return;
-	}
-	if (l.role > reported)
-		l.role = reported;
-	take_rights(c, &l);
+	err_set(&err, ERR_DENIED, "what role %s may forward has changed",
+		principal_role_name(c->role));
+	end(c, &err);
 }
 
 void
@@ -244,7 +257,7 @@ login_forget(struct conn *c)
 	c->key = NULL;
 }
 
-/* ---- files of keys change ---- */
+/* ---- the directory of keys ---- */
 
 static void
 on_keys(void *ctx, uint32_t events)
@@ -256,8 +269,6 @@ on_keys(void *ctx, uint32_t events)
 	while (read(m->keys_notify, ignored, sizeof ignored) > 0)
 		;
 	note_keys(m);
-	for (struct conn *c = m->conns; c; c = c->next)
-		check(c);
 }
 
 int
@@ -280,6 +291,7 @@ login_watch(struct manager *m, struct err *err)
 void
 login_unwatch(struct manager *m)
 {
+	timer_cancel(&m->keys_timer);
 	watch_remove(&m->keys_watch);
 	fd_close(&m->keys_notify);
 }

@@ -49,6 +49,7 @@ struct manager {
 	struct algorithms algorithms;
 	int keys_notify; /* owned: inotify of STATE/keys (login_conn.c) */
 	struct watch keys_watch;
+	struct timer keys_timer; /* a file of keys is to be looked at again */
 	char image_name[80];
 	char node_name[NODE_NAME_BYTES];
 	struct mounts_allowed mounts; /* what sessions may be shown of the node */

@@ -81,7 +81,8 @@ struct keeper {
 	struct {
 		uint64_t grant;
 		char *key; /* owned */
-		unsigned roles;
+		unsigned roles, forwards;
+		struct allowances allow; /* owned */
 	} terms; /* of the grant_report that comes next */
 };
 

@@ -59,6 +59,8 @@ source_party(const struct source *s)
 	return s->bytes ? make(at, s->bytes) : *s;
 }
 
+enum { MAPPED_BITS = 96 }; /* ::ffff:0.0.0.0, before the address of IPv4 that it stands for */
+
 /* ADDR or ADDR/BITS, with no bit set behind the prefix (OpenSSH refuses that too: it is a slip). */
 static bool
 parse_block(struct str text, struct source *out, unsigned *out_bits)
@@ -75,9 +77,11 @@ parse_block(struct str text, struct source *out, unsigned *out_bits)
 	*out_bits = (unsigned)out->bytes * 8;
 	if (!rest.at)
 		return true;
-	if (num_parse(rest, 0, out->bytes * 8, &bits, &ignored) < 0)
+	const unsigned before =
+	    out->bytes == 4 && memchr(address.at, ':', address.len) ? MAPPED_BITS : 0;
+	if (num_parse(rest, before, before + out->bytes * 8, &bits, &ignored) < 0)
 		return false;
-	*out_bits = (unsigned)bits;
+	*out_bits = (unsigned)bits - before;
 	for (unsigned i = *out_bits; i < out->bytes * 8; i++)
 		if (out->at[i / 8] & 0x80 >> i % 8)
 			return false;
@@ -117,7 +121,7 @@ sources_check_patterns(struct str list, struct err *err)
 
 	while (str_cut(&rest, ',', &pattern)) {
 		const struct str what = cut_negation(str_trim(pattern), &negated);
-		bool good = what.len != 0;
+		bool good = what.len != 0 && (!has_wildcard(what) || what.len < INET6_ADDRSTRLEN);
 		if (has_wildcard(what)) {
 			for (size_t i = 0; i < what.len; i++)
 				good = good && what.at[i] &&

@@ -216,7 +216,7 @@ grant_conn(struct rig *r, uint64_t number, struct wire *conn)
 				    .user = STR_LIT("demo"),
 				    .peer = STR_LIT("127.0.0.1:1")};
 	MUST(wire_send(&r->manager, grant_terms, err, .grant = number, .key = STR_LIT("x KEY"),
-		       .roles = 6, .flags = ALLOW_ALL));
+		       .roles = 6, .forwards = 5, .flags = ALLOW_ALL, .permit_open = STR_LIT("a:1")));
 	MUST(wire_send_fds(&r->manager, MSG_grant, &m, &pair[0], 1, err));
 	close(pair[0]);
 	MUST(wire_open(conn, pair[1], ROLE_CONN, ROLE_KEEPER, PHASE_OPEN, err));

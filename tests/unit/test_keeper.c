@@ -476,6 +476,12 @@ a_new_manager_takes_over_calls_grants_and_records(void **state)
 	assert_true(str_is(m->grant_terms_report.key, "x KEY"));
 	assert_int_equal(m->grant_terms_report.roles, 6);
 	m = manager_next(r);
+	assert_int_equal(m->id, MSG_grant_allowances_report);
+	assert_int_equal(m->grant_allowances_report.flags, ALLOW_ALL);
+	assert_int_equal(m->grant_allowances_report.forwards, 5);
+	assert_true(str_is(m->grant_allowances_report.permit_open, "a:1"));
+	assert_int_equal(m->grant_allowances_report.permit_listen.len, 0);
+	m = manager_next(r);
 	assert_int_equal(m->id, MSG_grant_report);
 	assert_int_equal(m->grant_report.grant, 1);
 	assert_true(str_is(m->grant_report.principal, "tester"));

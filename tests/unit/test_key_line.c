@@ -144,44 +144,49 @@ the_first_expiry_counts_and_values_may_hold_quotes(void **state)
 static void
 what_would_widen_a_right_is_refused(void **state)
 {
-	static const char *const bad[] = {
-	    "role=\"god\" " KEY,
-	    "command=\"true\" " KEY,
-	    "environment=\"A=b\" " KEY,
-	    "tunnel=\"0\" " KEY,
-	    "verify-required " KEY,
-	    "role=\"operator\"x " KEY,
-	    "role=operator " KEY,
-	    "role=\"operator\", " KEY,
-	    ",role=\"operator\" " KEY,
-	    "role=\"operator\",,pty " KEY,
-	    "role=\"operator " KEY,
-	    "role " KEY,
-	    "pty=\"yes\" " KEY,
-	    "sessions=\"\" " KEY,
-	    "sessions=\"a\",sessions=\"*\" " KEY,
-	    "from=\"host.example\" " KEY,
-	    "from=\"10.0.0.1/8\" " KEY,
-	    "from=\"10.0.0.0/33\" " KEY,
-	    "from=\"\" " KEY,
-	    "from=\"10.0.0.1,\" " KEY,
-	    "from=\"10.0.0.1\",from=\"*\" " KEY,
-	    "expiry-time=\"soon\" " KEY,
-	    "principals=\"a\" " KEY,
-	    "permitopen=\"db\" " KEY,
-	    "permitopen=\"db:0\" " KEY,
-	    "permitopen=\"db:1,x:2\" " KEY,
-	    "permitopen=\"::1:22\" " KEY,
-	    "permitlisten=\"x\" " KEY,
-	    "ssh-dss AAAAB3NzaC1kc3MAAACBAO",
-	    "ssh-ed25519 !!!!notbase64!!!!!!!",
-	    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcXHj6+zPP1ZJQ3vT3PB4eFCl7v2cHwGN1yDC3cNhA", /* short
-												*/
-	    "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIAcXHj6+zPP1ZJQ3vT3PB4eFCl7v2cHwGN1yDC3cNhBm",
-	    KEY "AAAA", /* more behind it */
-	    "ssh-ed25519",
-	    "garbage",
-	};
+	static const char
+	    *const bad[] =
+		{
+		    "role=\"god\" " KEY,
+		    "role=\"developer\",role=\"operator\" " KEY,
+		    "command=\"true\" " KEY,
+		    "environment=\"A=b\" " KEY,
+		    "tunnel=\"0\" " KEY,
+		    "verify-required " KEY,
+		    "role=\"operator\"x " KEY,
+		    "role=operator " KEY,
+		    "role=\"operator\", " KEY,
+		    ",role=\"operator\" " KEY,
+		    "role=\"operator\",,pty " KEY,
+		    "role=\"operator " KEY,
+		    "role " KEY,
+		    "pty=\"yes\" " KEY,
+		    "sessions=\"\" " KEY,
+		    "sessions=\"a\",sessions=\"*\" " KEY,
+		    "from=\"host.example\" " KEY,
+		    "from=\"10.0.0.1/8\" " KEY,
+		    "from=\"10.0.0.0/33\" " KEY,
+		    "from=\"\" " KEY,
+		    "from=\"10.0.0.1,\" " KEY,
+		    "from=\"10.0.0.1\",from=\"*\" " KEY,
+		    "expiry-time=\"soon\" " KEY,
+		    "expiry-time=\"19700101Z\" " KEY, /* 0 is our word for: no end */
+		    "principals=\"a\" " KEY,
+		    "permitopen=\"db\" " KEY,
+		    "permitopen=\"db:0\" " KEY,
+		    "permitopen=\"db:1,x:2\" " KEY,
+		    "permitopen=\"::1:22\" " KEY,
+		    "permitlisten=\"x\" " KEY,
+		    "ssh-dss AAAAB3NzaC1kc3MAAACBAO",
+		    "ssh-ed25519 !!!!notbase64!!!!!!!",
+		    "ssh-ed25519 "
+		    "AAAAC3NzaC1lZDI1NTE5AAAAIAcXHj6+zPP1ZJQ3vT3PB4eFCl7v2cHwGN1yDC3cNhA", /* short
+											    */
+		    "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIAcXHj6+zPP1ZJQ3vT3PB4eFCl7v2cHwGN1yDC3cNhBm",
+		    KEY "AAAA", /* more behind it */
+		    "ssh-ed25519",
+		    "garbage",
+		};
 	struct key k;
 
 	(void)state;

@@ -184,6 +184,28 @@ sha1_signs_nothing(void **state)
 	close_room(&r);
 }
 
+/* Whoever may choose his key id must not become another one by it. */
+static void
+no_key_id_is_another_ones_name(void **state)
+{
+	char first[72], words[256];
+
+	(void)state;
+	sign("-I 'anna 7' -n demo");
+	struct door_room r = open_room("cert-authority", "ca_ed25519.pub");
+	assert_int_equal(ask(&r, "user-cert.pub"), 0);
+	snprintf(first, sizeof first, "%s", r.l.id);
+	snprintf(words, sizeof words, "-I '%s' -n demo", first);
+	sign(words);
+	assert_int_equal(ask(&r, "user-cert.pub"), 0);
+	assert_string_not_equal(r.l.id, first);
+	sign("-I 1234567890123456789012345678901234567890123456789 -n demo");
+	assert_int_equal(ask(&r, "user-cert.pub"), 0);
+	assert_int_equal(strlen(r.l.id),
+			 24 + 1 + 32); /* as much of a digest as nobody finds twice */
+	close_room(&r);
+}
+
 static void
 who_it_is_stands_in_the_login(void **state)
 {
@@ -550,6 +572,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_kind_of_authority_and_key_is_verified),
 	    cmocka_unit_test(sha1_signs_nothing),
+	    cmocka_unit_test(no_key_id_is_another_ones_name),
 	    cmocka_unit_test(who_it_is_stands_in_the_login),
 	    cmocka_unit_test(an_authoritys_line_limits_what_it_signs),
 	    cmocka_unit_test(principals_are_the_users_or_the_lines),

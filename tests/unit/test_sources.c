@@ -67,6 +67,35 @@ lists_of_blocks_take_nothing_else(void **state)
 	assert_false(sources_match(STR_LIT(""), &s));
 }
 
+/* What is written as IPv6 has prefixes of IPv6. */
+static void
+mapped_addresses_are_those_of_ipv4(void **state)
+{
+	struct err err;
+
+	(void)state;
+	assert_true(is_from("::ffff:10.0.0.0/104", "10.9.9.9"));
+	assert_true(is_from("10.0.0.0/8", "::ffff:10.9.9.9"));
+	assert_true(is_from("::ffff:10.9.9.9", "10.9.9.9"));
+	assert_false(is_from("10.0.0.0/8,!::ffff:10.9.9.9/128", "10.9.9.9"));
+	assert_false(is_from("10.0.0.0/8,!10.9.9.9", "::ffff:10.9.9.9"));
+	assert_int_equal(sources_check_patterns(STR_LIT("::ffff:10.0.0.0/8"), &err), -1);
+	assert_int_equal(sources_check(STR_LIT("::ffff:0.0.0.0/0"), &err), -1);
+}
+
+/* It would match nobody: of a negation that is a right. */
+static void
+a_pattern_longer_than_any_address_is_refused(void **state)
+{
+	struct err err;
+
+	(void)state;
+	assert_int_equal(
+	    sources_check_patterns(
+		STR_LIT("10.0.0.*,!10.0.0.**************************************1"), &err),
+	    -1);
+}
+
 static void
 a_party_has_64_bits(void **state)
 {
@@ -86,6 +115,8 @@ main(void)
 	    cmocka_unit_test(patterns_are_those_of_openssh),
 	    cmocka_unit_test(an_unknown_address_matches_nothing),
 	    cmocka_unit_test(lists_of_blocks_take_nothing_else),
+	    cmocka_unit_test(mapped_addresses_are_those_of_ipv4),
+	    cmocka_unit_test(a_pattern_longer_than_any_address_is_refused),
 	    cmocka_unit_test(a_party_has_64_bits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
