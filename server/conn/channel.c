@@ -48,6 +48,8 @@ channel_bytes(struct channel *ch, enum text t, struct str s)
 {
 	struct conn *c = ch->conn;
 
+	if (ch->out.eof_sent) /* as with sshd, whose clients hear no more then either */
+		return true;
 	if (c->text_bytes + s.len > TEXT_MAX_BYTES && s.len > LINE_ALWAYS_BYTES)
 		return false;
 	const size_t before = ch->out.text[t].len;
@@ -314,6 +316,15 @@ take_size(struct channel *ch, ssh_message m)
 	ch->y_pixels = cells(ssh_message_channel_request_pty_pxheight(m));
 }
 
+void
+channel_tell_size(struct channel *ch)
+{
+	if (!ch->resized)
+		return;
+	ch->resized = false;
+	peers_resize(ch);
+}
+
 static int
 take_options(struct channel *ch, struct err *err)
 {
@@ -341,6 +352,8 @@ begin_call(struct channel *ch, uint32_t kind, const char *command)
 
 	ch->kind = kind;
 	buf_text(&ch->command, command);
+	if (ch->env.len + c->link_env_bytes <= ENV_MAX_BYTES)
+		buf_add(&ch->env, c->link_env, c->link_env_bytes);
 	if (session_ref_check(str_of(c->user), &err) < 0)
 		err_what(&err, "%.64s", c->user);
 	else if (take_options(ch, &err) == 0 && buf_bad(&ch->command))
@@ -405,8 +418,8 @@ take_request(struct channel *ch, ssh_message m)
 		break;
 	case SSH_CHANNEL_REQUEST_WINDOW_CHANGE:
 		take_size(ch, m);
-		if (ch->pty)
-			peers_resize(ch);
+		ch->resized = ch->pty;
+		conn_ready(ch);
 		return 0; /* wants no reply */
 	case SSH_CHANNEL_REQUEST_ENV:
 		if (ch->state != CHANNEL_OPEN)
@@ -468,6 +481,20 @@ end_call(struct channel *ch)
 	if ((ch->notice.len || ch->out.has_gap) && !ch->exit_status && !ch->exit_signal)
 		ch->exit_status = (uint32_t)err_exit(ERR_INCOMPLETE);
 	channel_enter(ch, CHANNEL_ENDING);
+}
+
+/* The command has closed its streams and runs on: a client that reads to their end goes on, as with
+ * sshd. Not where the middle of them is held back until the call's end. */
+static void
+close_output(struct channel *ch)
+{
+	struct output *out = &ch->out;
+
+	if (ch->state != CHANNEL_LIVE || out->eof_sent || out->held || out->journal < 0 ||
+	    out->reader.at < out->closed_at)
+		return;
+	out->eof_sent = true;
+	ssh_channel_send_eof(ch->ssh);
 }
 
 /* All that was to be said was said: what does the channel's state make of it? */
@@ -534,6 +561,7 @@ channel_step(struct channel *ch)
 		channel_drop(ch);
 		return;
 	}
+	channel_tell_size(ch);
 	flow_input(ch);
 	const uint64_t progress = conn_progress(c);
 	const enum flow flow = flow_output(ch);
@@ -545,6 +573,8 @@ channel_step(struct channel *ch)
 		conn_stall(ch, progress);
 		return;
 	}
+	if (ch->out.closed_at)
+		close_output(ch);
 	if (ch->state == CHANNEL_ENDING)
 		finish(ch);
 	else

@@ -15,6 +15,7 @@
 #include "base/time.h"
 #include "confine.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/tcp.h> /* a newer struct tcp_info than netinet/tcp.h has */
@@ -364,6 +365,41 @@ receive_setup(struct conn *c, struct err *err)
 	return 0;
 }
 
+static void
+name_end(const struct sockaddr_storage *s, char host[INET6_ADDRSTRLEN], unsigned *port)
+{
+	if (s->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const void *)s;
+		inet_ntop(AF_INET6, &a->sin6_addr, host, INET6_ADDRSTRLEN);
+		*port = ntohs(a->sin6_port);
+	} else {
+		const struct sockaddr_in *a = (const void *)s;
+		inet_ntop(AF_INET, &a->sin_addr, host, INET6_ADDRSTRLEN);
+		*port = ntohs(a->sin_port);
+	}
+}
+
+/* What sshd tells its commands of the connection: start-up files look there whether they run in
+ * one, tools where the client is. */
+static void
+name_link(struct conn *c)
+{
+	struct sockaddr_storage theirs = {0}, ours = {0};
+	socklen_t theirs_bytes = sizeof theirs, ours_bytes = sizeof ours;
+	char host[INET6_ADDRSTRLEN] = "?", own[INET6_ADDRSTRLEN] = "?";
+	unsigned port, own_port;
+
+	if (getpeername(c->fd, (void *)&theirs, &theirs_bytes) < 0 ||
+	    getsockname(c->fd, (void *)&ours, &ours_bytes) < 0)
+		return; /* no socket of a network's */
+	name_end(&theirs, host, &port);
+	name_end(&ours, own, &own_port);
+	const int n = snprintf(c->link_env, sizeof c->link_env,
+			       "SSH_CONNECTION=%s %u %s %u%cSSH_CLIENT=%s %u %u", host, port, own,
+			       own_port, 0, host, port, own_port);
+	c->link_env_bytes = n > 0 ? (size_t)n + 1 : 0; /* with its NUL */
+}
+
 static int
 init_ssh(struct conn *c, struct err *err)
 {
@@ -388,6 +424,7 @@ init_ssh(struct conn *c, struct err *err)
 		return err_set(err, ERR_INTERNAL, "libssh: %s", ssh_get_error(bind));
 	ssh_bind_free(bind); /* the key was copied into the session */
 	c->fd = FD_CLIENT;
+	name_link(c);
 
 	long timeout_s = 10; /* of the key exchange; the deadline of ours bounds it as well */
 	ssh_options_set(c->ssh, SSH_OPTIONS_TIMEOUT, &timeout_s);

@@ -88,6 +88,8 @@ struct input {
 
 /* Bytes on their way to the client: the tail first, then text, then the journal. */
 struct output {
+	uint64_t closed_at; /* where the streams end that the command has closed; 0: not told */
+	bool eof_sent;      /* before the call's end: nothing can be said any more */
 	struct buf text[TEXTS];
 	size_t text_at[TEXTS];
 	char *tail; /* owned: what libssh did not take of the last piece */
@@ -147,6 +149,7 @@ struct channel {
 	bool pty;
 	struct buf term;
 	uint32_t columns, rows, x_pixels, y_pixels;
+	bool resized;       /* the keeper has not been told yet */
 	struct buf env;	    /* "NAME=VALUE\0" each */
 	bool wants_agent; /* the client's agent, in its environment */
 	bool stdin_null, detach, keyed; /* of its options */
@@ -183,6 +186,8 @@ struct conn {
 	uint64_t queued_base; /* see conn_mark_flushed */
 
 	char host_key[16384 + 1], peer[65];
+	char link_env[256]; /* "NAME=VALUE\0" each: who is connected to where */
+	size_t link_env_bytes;
 	uint64_t login_until_ns;
 	uint32_t channels_max;
 	unsigned attempts, attempts_max;
@@ -279,6 +284,9 @@ bool channel_bytes(struct channel *ch, enum text t, struct str s);
 bool channel_text(struct channel *ch, enum text t, struct str s);
 /* The error line and its exit; the channel ends when all is sent. */
 void channel_fail(struct channel *ch, struct err *err);
+/* The size of its terminal, when that has changed: once for many changes, and before the keeper
+ * gets what was typed after them. */
+void channel_tell_size(struct channel *ch);
 /* Frees it without a word (the connection is gone). */
 void channel_drop(struct channel *ch);
 

@@ -83,6 +83,7 @@ flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int 
 		conn_end(ch->conn, "the client sent far more than its window");
 		return (int)n;
 	}
+	channel_tell_size(ch);
 	if (!takes(ch) || ch->in.held_len || ch->in.busy || ch->in.waits) {
 		ch->in.backlog = n;
 		return 0;
@@ -184,6 +185,8 @@ enum flow
 flow_send(struct channel *ch, const char *at, size_t n, bool is_err)
 {
 	struct output *out = &ch->out;
+	if (out->eof_sent) /* a keeper that says more than it announced */
+		return FLOW_MORE;
 	const int k = is_err ? ssh_channel_write_stderr(ch->ssh, at, (uint32_t)n)
 			     : ssh_channel_write(ch->ssh, at, (uint32_t)n);
 	const size_t sent = k > 0 ? least((size_t)k, n) : 0;

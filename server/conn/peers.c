@@ -348,6 +348,12 @@ on_keeper_message(struct keeper_link *k)
 		if ((ch = find_call(k, m->call_ended.channel)))
 			on_ended(ch, &m->call_ended);
 		return;
+	case MSG_call_output_end:
+		if ((ch = channel_find(k->conn, m->call_output_end.channel)) && ch->keeper == k) {
+			ch->out.closed_at = m->call_output_end.journal_bytes;
+			conn_ready(ch);
+		}
+		return;
 	case MSG_call_notice:
 		if ((ch = find_call(k, m->call_notice.channel)))
 			on_notice(ch, m->call_notice.text);

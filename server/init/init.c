@@ -28,6 +28,7 @@
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -51,6 +52,7 @@ struct request {
 	uint32_t uid, gid;
 	char *argv[ARGV_MAX + 1], *env[ENV_MAX + 1];
 	char cwd[PATH_BYTES], cwd_else[PATH_BYTES];
+	char tty[32]; /* "SSH_TTY=/dev/pts/N" */
 	int *exec_errno;
 };
 
@@ -229,6 +231,22 @@ open_pty(const struct msg_init_exec *m, int *slave, int *master)
 	return 0;
 }
 
+/* As sshd tells it; programs ask for it whether they have a user before them. */
+static void
+name_tty(struct request *q, int master)
+{
+	unsigned number;
+	size_t n = 0;
+
+	while (q->env[n])
+		n++;
+	if (n == ENV_MAX || ioctl(master, TIOCGPTN, &number) < 0)
+		return;
+	snprintf(q->tty, sizeof q->tty, "SSH_TTY=/dev/pts/%u", number);
+	q->env[n] = q->tty;
+	q->env[n + 1] = NULL;
+}
+
 static bool
 fill_request(struct request *q, struct wire *w)
 {
@@ -261,6 +279,7 @@ start_command(struct request *q, struct wire *w, int place, struct err *err)
 			return errno;
 		for (int i = 0; i < 3; i++)
 			q->streams[i] = slave;
+		name_tty(q, master);
 		const struct msg_init_pty body = {.call = q->call};
 		if (wire_send_fds(w, MSG_init_pty, &body, &master, 1, err) < 0)
 			return EPIPE;

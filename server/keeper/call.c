@@ -25,6 +25,7 @@
 
 #define DRAIN_QUIET_NS    (100 * NS_PER_MS)
 #define DRAIN_MAX_NS      (2 * NS_PER_S)
+#define CLOSED_WAIT_NS    (20 * NS_PER_MS) /* from the end of both streams until it is told */
 #define QUEUE_MAX_NS	  (3600 * NS_PER_S)
 #define ALL_LOOK_NS       (20 * NS_PER_MS)
 #define PLACE_WAIT_NS     (1 * NS_PER_S) /* first look whether the children are gone; doubles ... */
@@ -465,6 +466,15 @@ on_place(void *ctx)
 	call_streams_ended(ctx);
 }
 
+static void
+on_closed(void *ctx)
+{
+	struct call *c = ctx;
+
+	if (c->state == CALL_RUNNING)
+		join_tell_output_end(c);
+}
+
 /* Of a call that is LATE: goes when nothing of it is left. */
 void
 call_streams_ended(struct call *c)
@@ -474,8 +484,11 @@ call_streams_ended(struct call *c)
 			finish(c);
 		return;
 	}
+	if (c->state == CALL_RUNNING && !c->pty && !c->sftp) /* nearly always its exit is next */
+		timer_set(&c->keeper->loop, &c->timer, time_now_ns() + CLOSED_WAIT_NS, on_closed,
+			  c);
 	if (c->state != CALL_LATE)
-		return; /* it has closed its streams, and runs on */
+		return;
 	if (remove_place(c) && stream_both_ended(c)) {
 		enter(c, CALL_GONE, "nothing");
 		timer_cancel(&c->timer);

@@ -295,6 +295,25 @@ tell_end(const struct call *c, struct grant *g, uint32_t channel, const char *no
 		grant_cut_later(g, &err);
 }
 
+static void
+tell_output_end(const struct call *c, struct grant *g, uint32_t channel)
+{
+	struct err err;
+
+	if (g && !g->dead &&
+	    wire_send(&g->conn, call_output_end, &err, .channel = channel,
+		      .journal_bytes = c->journal.at) < 0)
+		grant_cut_later(g, &err);
+}
+
+void
+join_tell_output_end(const struct call *c)
+{
+	tell_output_end(c, c->owner, c->channel);
+	for (const struct reader *r = c->readers; r; r = r->next)
+		tell_output_end(c, r->grant, r->channel);
+}
+
 void
 join_tell_end(struct call *c, const char *notice)
 {

@@ -247,6 +247,7 @@ void join_end_input(struct call *c);
 void join_launched(struct call *c);
 /* To all that listen: it has ended. None of them does any more. */
 void join_tell_end(struct call *c, const char *notice);
+void join_tell_output_end(const struct call *c); /* the command runs on */
 void join_tell_growth(struct call *c);
 void join_done(struct call *c);
 

@@ -11,6 +11,14 @@ request_is_variable(struct str s)
 	return s.len && s.at[0] != '=' && memchr(s.at, '=', s.len) && !options_is_ours(s);
 }
 
+/* Another connection, with an address and an agent's socket of its own, asks for the same. */
+static bool
+is_of_link(struct str variable)
+{
+	return str_starts(variable, "SSH_CONNECTION=") || str_starts(variable, "SSH_CLIENT=") ||
+	       str_starts(variable, "SSH_AUTH_SOCK=");
+}
+
 static int
 by_text(const void *a, const void *b)
 {
@@ -32,7 +40,7 @@ request_sum(const struct grant *g, const struct msg_call_start *m, const struct 
 
 	shell_key(o, g, shell);
 	while (rest.len && n < CALL_ENV_MAX && str_cut(&rest, '\0', &one))
-		if (request_is_variable(one) && !str_starts(one, "SSH_AUTH_SOCK=")) /* another for each connection */
+		if (request_is_variable(one) && !is_of_link(one))
 			vars[n++] = one;
 	qsort(vars, n, sizeof *vars, by_text);
 	hasher_add(h, what, sizeof what);
