@@ -98,7 +98,7 @@ def test_nothing_of_the_wrapper_is_seen(server, name):
     strip = lambda text: [line for line in text.split("\n")  # what differs from process to process, and what was asked
                           if not line.startswith(("declare -a BASH_ARG", "declare -i BASHPID", "declare -ir PPID", "declare -i RANDOM",
                                                   "declare -- BASH_EXECUTION_STRING", "declare -i EPOCH", "declare -- EPOCH", "declare -i SRANDOM",
-                                                  "declare -x OLDPWD", "declare -- SRANDOM", "declare -i SECONDS", "declare -- _=", "declare -a PIPESTATUS"))]
+                                                  "declare -x OLDPWD", "declare -x SSH_C", "declare -- SRANDOM", "declare -i SECONDS", "declare -- _=", "declare -a PIPESTATUS"))]
     first, second = strip(out(call(server, name, look))), strip(out(call(server, name, look)))
     assert first == second
     assert not [line for line in second if "__berth" in line]

@@ -115,7 +115,7 @@ def pytest_runtest_makereport(item, call):
     params = dict(getattr(item, "callspec", None).params) if hasattr(item, "callspec") else {}
     which = params.pop("host", None)
     feature = case.args[1].format(**params)
-    TABLE.add(case.args[0], feature, which, report.outcome, report.duration, {k: v.format(**params) for k, v in case.kwargs.items()})
+    TABLE.add(case.args[0], feature, which, report.outcome, {k: v.format(**params) for k, v in case.kwargs.items()})
 
 
 PACKAGES = {"ssh": "openssh-client", "sftp": "openssh-client", "scp": "openssh-client", "rsync": "rsync", "sshfs": "sshfs", "lftp": "lftp",
@@ -138,5 +138,4 @@ def pytest_sessionfinish():
     if not os.environ.get("BERTH_INTEROP_TABLE"):
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    TABLE.versions = versions()
-    TABLE.write(f"Commit {commit}, {os.cpu_count()} cores, kernel {platform.release()}; seconds where a row took two or more.")
+    TABLE.write(WORK, f"Commit {commit}, kernel {platform.release()}.", versions())
