@@ -79,14 +79,14 @@ def test_other_host_key(host, algorithm):
 
 
 @case("key exchange {kex}")
-@pytest.mark.parametrize("kex", ["curve25519-sha256", "curve25519-sha256@libssh.org", "diffie-hellman-group16-sha512"])
+@pytest.mark.parametrize("kex", ["curve25519-sha256", "curve25519-sha256@libssh.org", "diffie-hellman-group16-sha512",
+                                 "diffie-hellman-group14-sha256"])
 def test_kex(host, kex):
     assert connects(host, "-o", f"KexAlgorithms={kex}")
 
 
 @case("key exchange {kex}", berth="option `kex` adds it")
-@pytest.mark.parametrize("kex", ["ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521", "diffie-hellman-group18-sha512",
-                                 "diffie-hellman-group14-sha256"])
+@pytest.mark.parametrize("kex", ["ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521", "diffie-hellman-group18-sha512"])
 def test_other_kex(host, kex):
     assert connects(host, "-o", f"KexAlgorithms={kex}") is not host.is_berth
 
