@@ -7,7 +7,7 @@ import sys
 from conftest import BUILD, at_most
 
 ROOT = pathlib.Path(__file__).parents[2]
-QUICK = "test_key and (ed25519 or ecdsa-256) or test_exit_s or test_half_close or test_terminal or test_pscp or test_curl_scp or test_asyncssh_signal"
+QUICK = "test_key and ed25519 or test_exit_s or test_half_close or test_terminal or test_pscp or test_curl_scp or test_asyncssh_signal"
 FILES = ["test_openssh.py", "test_small_clients.py", "test_libraries.py", "test_files.py"]
 
 
