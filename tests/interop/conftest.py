@@ -137,4 +137,4 @@ def pytest_sessionfinish():
     if not os.environ.get("BERTH_INTEROP_TABLE"):
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    TABLE.write(WORK, f"Commit {commit}.", versions())
+    TABLE.write(WORK, f"Last written at commit {commit}; a part's run replaces its own rows.", versions())
