@@ -40,6 +40,16 @@ auth_receive_setup(struct conn *c, uint64_t until_ns, struct err *err)
 /* Kinds of user keys stay as libssh has them: it does not answer a signature of a kind that is not
  * listed, and the client waits for ever. Which are taken is said to the probe (is_accepted_type).
  */
+/* Signatures that count: all that libssh would take by itself but ssh-rsa, which is SHA-1. One that is not
+ * named here gets no answer from libssh, and its client waits for login_grace. */
+#define SIGNATURES                                                                                 \
+	"ssh-ed25519-cert-v01@openssh.com,ecdsa-sha2-nistp521-cert-v01@openssh.com,"               \
+	"ecdsa-sha2-nistp384-cert-v01@openssh.com,ecdsa-sha2-nistp256-cert-v01@openssh.com,"       \
+	"sk-ssh-ed25519-cert-v01@openssh.com,sk-ecdsa-sha2-nistp256-cert-v01@openssh.com,"         \
+	"rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com,"                     \
+	"ssh-ed25519,ecdsa-sha2-nistp521,ecdsa-sha2-nistp384,ecdsa-sha2-nistp256,"                 \
+	"sk-ssh-ed25519@openssh.com,sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256"
+
 int
 auth_set_algorithms(const struct conn *c, ssh_bind bind)
 {
@@ -53,6 +63,7 @@ auth_set_algorithms(const struct conn *c, ssh_bind bind)
 	    {SSH_BIND_OPTIONS_HMAC_C_S, c->macs},
 	    {SSH_BIND_OPTIONS_HMAC_S_C, c->macs},
 	    {SSH_BIND_OPTIONS_HOSTKEY_ALGORITHMS, c->host_keys},
+	    {SSH_BIND_OPTIONS_PUBKEY_ACCEPTED_KEY_TYPES, SIGNATURES},
 	};
 
 	for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)

@@ -1,4 +1,5 @@
 """What a connection is made of: ssh-audit, the clients there are, narrowed lists, kinds of keys and of signatures."""
+import glob
 import asyncio
 import base64
 import json
@@ -177,6 +178,14 @@ def test_rsa_signs_with_sha2_alone(server, name):
             transport.close()
 
     assert not by_sha1()
+    # libssh2 before 1.11, which signs by SHA-1 alone, and does so whatever the server says that it takes
+    pem = make_key(server, "rsa-pem", "-t", "rsa", "-b", "3072", "-m", "PEM")
+    allow(server, pem.with_suffix(".pub").read_text())
+    server.ssh(name, "echo in > /workspace/f")
+    got = subprocess.run(["curl", "-sS", "-k", "-m", "8", "--key", pem, "--pubkey", str(pem) + ".pub", "-u", f"{name}:",
+                          f"sftp://127.0.0.1:{server.port}/workspace/f"], capture_output=True, timeout=60)
+    if b"rsa-sha2" not in subprocess.run(["grep", "-ao", "rsa-sha2", *glob.glob("/usr/lib/*/libssh2.so.1")], capture_output=True).stdout:
+        assert got.stdout != b"in\n" and got.returncode != 0, got
     done = server.ssh(name, "true", key=key, options=["-o", "PubkeyAcceptedAlgorithms=ssh-rsa"])
     assert done.status == 255, done
 

@@ -40,7 +40,7 @@ def authorize(server, public):
 
 @pytest.fixture(scope="session")
 def berth(keys):
-    with running("agent_roles = operator\nkex = +diffie-hellman-group14-sha256\n") as server:  # the latter for net-ssh
+    with running("agent_roles = operator\n") as server:
         authorize(server, keys[1])
         yield server
 

@@ -74,15 +74,6 @@ def test_key(host, tool, key):
     check(TOOLS[tool]("key", host, key=str(host.keys / name)))
 
 
-@pytest.mark.case("net-ssh (Ruby)", "a server as it comes, without the gem x25519",
-                  berth="net-ssh of Debian 12 knows NIST's curves and small groups alone: option `kex = +diffie-hellman-group14-sha256`, "
-                        "with which the other rows were tried, or the gem")
-def test_net_ssh_without_the_option(host6):
-    done = subprocess.run([str(a) for a in ruby("key", host6)], capture_output=True, text=True, timeout=60)
-    assert (done.returncode == 0) is not host6.is_berth, done
-    assert not host6.is_berth or "could not settle on kex algorithm" in done.stderr
-
-
 @pytest.mark.parametrize("tool,what", [pytest_param(t, w, feature=f) for t, w, f in CASES])
 def test_case(host, here, tool, what):
     (here / "tree/sub").mkdir(parents=True)

@@ -30,15 +30,17 @@ lists_are_read_as_sshd_reads_them(void **state)
 		const char *value, *got;
 	} rows[] = {
 	    {"default",
-	     "curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-group16-sha512"},
+	     "curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-group16-sha512,"
+	     "diffie-hellman-group14-sha256"},
 	    {"curve25519-sha256", "curve25519-sha256"},
 	    {"ecdh-sha2-nistp256, curve25519-sha256", "ecdh-sha2-nistp256,curve25519-sha256"},
 	    {"+ecdh-sha2-nistp256", "curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-"
-				    "group16-sha512,ecdh-sha2-nistp256"},
+				    "group16-sha512,diffie-hellman-group14-sha256,ecdh-sha2-nistp256"},
 	    {"^diffie-hellman-group16-sha512",
-	     "diffie-hellman-group16-sha512,curve25519-sha256,curve25519-sha256@libssh.org"},
+	     "diffie-hellman-group16-sha512,curve25519-sha256,curve25519-sha256@libssh.org,"
+	     "diffie-hellman-group14-sha256"},
 	    {"-diffie-*", "curve25519-sha256,curve25519-sha256@libssh.org"},
-	    {"-*@libssh.org,diffie-hellman-group16-sha512", "curve25519-sha256"},
+	    {"-*@libssh.org,diffie-hellman-group1*", "curve25519-sha256"},
 	};
 	char got[ALGORITHMS_BYTES];
 
