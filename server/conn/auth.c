@@ -10,6 +10,8 @@
 #include "base/log.h"
 #include "base/time.h"
 
+#include <stdio.h>
+
 void
 auth_count(struct conn *c)
 {
@@ -32,7 +34,8 @@ auth_receive_setup(struct conn *c, uint64_t until_ns, struct err *err)
 	c->attempts_max = m->attempts;
 	if (str_copy(m->kex, c->kex, sizeof c->kex, err) < 0 ||
 	    str_copy(m->ciphers, c->ciphers, sizeof c->ciphers, err) < 0 ||
-	    str_copy(m->macs, c->macs, sizeof c->macs, err) < 0)
+	    str_copy(m->macs, c->macs, sizeof c->macs, err) < 0 ||
+	    str_copy(m->banner, c->banner, sizeof c->banner, err) < 0)
 		return -1;
 	return str_copy(m->host_keys, c->host_keys, sizeof c->host_keys, err);
 }
@@ -170,12 +173,28 @@ on_pubkey(ssh_session ssh, const char *user, struct ssh_key_struct *key, char st
 	return SSH_AUTH_SUCCESS;
 }
 
+/* Once, and not before the client asks to log in: it would break OpenSSH's. */
+static void
+show_banner(struct conn *c, ssh_session ssh)
+{
+	char line[sizeof c->banner + 2];
+
+	if (!c->banner[0])
+		return;
+	snprintf(line, sizeof line, "%s\r\n", c->banner);
+	c->banner[0] = '\0';
+	ssh_string text = ssh_string_from_char(line);
+	if (text)
+		ssh_send_issue_banner(ssh, text);
+	ssh_string_free(text);
+}
+
 static int
 on_none(ssh_session ssh, const char *user, void *ctx)
 {
-	(void)ssh;
 	(void)user;
 	auth_count(ctx);
+	show_banner(ctx, ssh);
 	return SSH_AUTH_DENIED;
 }
 

@@ -193,6 +193,7 @@ struct conn {
 	unsigned attempts, attempts_max;
 	struct allowances allow; /* owned: what its key lets it do beside calls and verbs */
 	char kex[1025], ciphers[1025], macs[1025], host_keys[1025];
+	char banner[1025]; /* empty: none, or it was shown */
 	bool proven, control;
 	char user[129];
 

@@ -418,7 +418,8 @@ conn_start(struct conn *c, int client, struct err *err)
 	if (wire_send(&c->wire, conn_login, err, .attempts = (uint32_t)m->config.login_attempts,
 		      .kex = str_of(m->algorithms.kex), .ciphers = str_of(m->algorithms.ciphers),
 		      .macs = str_of(m->algorithms.macs),
-		      .host_keys = STR_LIT(ALGORITHMS_HOST_KEYS)) < 0 ||
+		      .host_keys = STR_LIT(ALGORITHMS_HOST_KEYS),
+		      .banner = str_of(m->config.banner)) < 0 ||
 	    wire_send(&c->wire, conn_setup, err, .host_key = buf_view(&m->keys.host),
 		      .peer = str_of(c->peer), .login_ns = m->config.login_grace,
 		      .channels_max = (uint32_t)m->config.channels_max,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import RUNG, Server, at_most, make_server, wait_until
+from conftest import RUNG, Server, at_most, make_server, running, wait_until
 from test_forwards import echo_server
 
 NAMES = iter(range(10**6))
@@ -425,3 +425,11 @@ def test_a_bad_listener_is_a_mistake_of_the_configuration(tmp_path, listen, said
     done = subprocess.run([server.build / "berthd", "--state", server.state, "--run", server.run, "--listen", listen],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 78 and said in done.stderr, done
+
+
+def test_a_banner_is_shown_before_the_login_and_once():
+    with running("banner = for work of the house alone\n") as server:
+        argv = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+                "-o", "IdentitiesOnly=yes", "-p", str(server.port), "-i", str(server.key), "demo@127.0.0.1", "echo in"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "in\n" and done.stderr.count("for work of the house alone") == 1, done
