@@ -350,6 +350,10 @@ on_keeper_message(struct keeper_link *k)
 		return;
 	case MSG_call_output_end:
 		if ((ch = channel_find(k->conn, m->call_output_end.channel)) && ch->keeper == k) {
+			/* A client that has ended stdin too would close the channel (OpenSSH's
+			 * ControlMaster does), and no exit status can follow that in libssh. */
+			if (ch->client_eof)
+				return;
 			ch->out.closed_at = m->call_output_end.journal_bytes;
 			conn_ready(ch);
 		}
