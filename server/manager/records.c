@@ -17,15 +17,16 @@ enum { BATCH_MAX = 128 };
 #define BATCH_WAIT_NS (100 * NS_PER_MS)
 #define RETRY_WAIT_NS (1 * NS_PER_S)
 
+/* Of the last two `command` holds what is told, and no row of the index. */
+enum record_kind { RECORD_START, RECORD_END, RECORD_FILES, RECORD_FORWARD };
+
 struct pending {
 	struct pending *next;
 	struct call_row row;
 	char session[ID_BYTES];
 	uint64_t record;
-	bool end;
-	bool files;   /* command: what an sftp did to files */
-	bool forward; /* command: a forward, and what came of it */
-	bool told;    /* ... their lines are in the audit log, by a transaction that failed */
+	enum record_kind kind;
+	bool told; /* of FILES and FORWARD: in the audit log, by a transaction that failed */
 };
 
 /* In order of arrival, until they are committed. Bounded by what keepers send without an
@@ -49,10 +50,12 @@ fill(struct pending *p, const struct session *s, const struct msg_call_record *r
 
 	*p = (struct pending){
 	    .record = r->record,
-	    .end = str_is(r->kind, "end"),
-	    .files = str_is(r->kind, "files"),
-	    .forward = str_is(r->kind, "forward"),
+	    .kind = str_is(r->kind, "end")	 ? RECORD_END
+		    : str_is(r->kind, "files")	 ? RECORD_FILES
+		    : str_is(r->kind, "forward") ? RECORD_FORWARD
+						 : RECORD_START,
 	};
+	const bool end = p->kind == RECORD_END;
 	memcpy(p->session, session->id, sizeof p->session);
 	struct call_row *c = &p->row;
 	copy(c->id, sizeof c->id, r->call);
@@ -66,8 +69,8 @@ fill(struct pending *p, const struct session *s, const struct msg_call_record *r
 	copy(c->limit_hit, sizeof c->limit_hit, r->limit_hit);
 	if (str_is(r->kind, "sftp"))
 		copy(c->kind, sizeof c->kind, r->kind);
-	c->started_ns = p->end ? r->time_ns - r->wall_ns : r->time_ns;
-	c->ended_ns = p->end ? r->time_ns : 0;
+	c->started_ns = end ? r->time_ns - r->wall_ns : r->time_ns;
+	c->ended_ns = end ? r->time_ns : 0;
 	c->exit_status = r->exit_status;
 	c->signal = r->signal;
 	c->out_bytes = r->out_bytes;
@@ -85,6 +88,18 @@ name_of(struct manager *m, const char *session)
 	return s ? s->row.name : "";
 }
 
+static void
+tell(struct manager *m, const struct pending *p)
+{
+	if (p->kind == RECORD_FILES)
+		audit_files(&m->audit, &p->row, name_of(m, p->session));
+	else
+		audit_write(&m->audit, "forward", AUDIT_TEXT("session", p->session),
+			    AUDIT_TEXT("name", name_of(m, p->session)),
+			    AUDIT_TEXT("principal", p->row.principal),
+			    AUDIT_TEXT("what", p->row.command));
+}
+
 /* What an earlier manager has committed, but not acknowledged, is in the log too. */
 static int
 put(struct manager *m, struct pending *p, struct err *err)
@@ -94,22 +109,17 @@ put(struct manager *m, struct pending *p, struct err *err)
 
 	if (index_spool_last(ix, p->session, &last, err) < 0)
 		return -1;
-	if (p->files || p->forward) { /* no rows of the index */
-		if (p->record > last && !p->told && p->files)
-			audit_files(&m->audit, &p->row, name_of(m, p->session));
-		else if (p->record > last && !p->told)
-			audit_write(&m->audit, "forward", AUDIT_TEXT("session", p->session),
-				    AUDIT_TEXT("name", name_of(m, p->session)),
-				    AUDIT_TEXT("principal", p->row.principal),
-				    AUDIT_TEXT("what", p->row.command));
+	if (p->kind == RECORD_FILES || p->kind == RECORD_FORWARD) {
+		if (p->record > last && !p->told)
+			tell(m, p);
 		p->told = true;
 		return index_put_spool_last(ix, p->session, p->record > last ? p->record : last,
 					    err);
 	}
 	if (p->record > last &&
-	    audit_call(&m->audit, &p->row, name_of(m, p->session), p->end, err) < 0)
+	    audit_call(&m->audit, &p->row, name_of(m, p->session), p->kind == RECORD_END, err) < 0)
 		return -1;
-	if ((p->end ? index_put_call_end(ix, &p->row, err)
+	if ((p->kind == RECORD_END ? index_put_call_end(ix, &p->row, err)
 		    : index_put_call_start(ix, &p->row, err)) < 0)
 		return -1;
 	return index_put_spool_last(ix, p->session, p->record > last ? p->record : last, err);
@@ -189,7 +199,7 @@ records_flush(struct manager *m)
 		struct pending *p = done;
 		done = p->next;
 		acknowledge(m, p);
-		if (p->end)
+		if (p->kind == RECORD_END)
 			told(m, p->session);
 		free(p);
 	}

@@ -1,7 +1,7 @@
 """What a connection is made of: ssh-audit, the clients there are, narrowed lists, kinds of keys and of signatures."""
-import glob
 import asyncio
 import base64
+import glob
 import json
 import os
 import re
