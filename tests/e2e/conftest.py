@@ -209,10 +209,11 @@ class Server:
 
     def of_session(self, pid):
         """Whether a keeper holds a session's lock, not a spare's (or none yet)."""
-        for fd in pathlib.Path(f"/proc/{pid}/fd").glob("*"):
-            with contextlib.suppress(OSError):
-                if re.fullmatch(rf"{self.state}/sessions/s_[a-z0-9]+/lock", os.readlink(fd)):
-                    return True
+        with contextlib.suppress(OSError):  # it may have ended since it was listed: then it holds nothing
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if re.fullmatch(rf"{self.state}/sessions/s_[a-z0-9]+/lock", os.readlink(f"/proc/{pid}/fd/{fd}")):
+                        return True
         return False
 
     def all_pids(self):
