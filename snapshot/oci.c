@@ -66,11 +66,41 @@ take_history(int store, struct manifest *m)
 	}
 }
 
-static int
-format_ref(const struct manifest *m, struct str note, struct buf *out, struct err *err)
+/* The caller's JSON object; NULL: it is none. */
+static json_t *
+load_object(struct str json)
 {
-	auto_free char *note_text = manifest_text(note);
-	json_t *layers = json_array();
+	json_t *j = json.len ? json_loadb(json.at, json.len, JSON_REJECT_DUPLICATES, NULL) : json_object();
+
+	if (json_is_object(j))
+		return j;
+	json_decref(j);
+	return NULL;
+}
+
+static int
+dump_ref(json_t *j, struct buf *out, struct err *err)
+{
+	char *text = j ? json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+
+	if (text)
+		buf_text(out, text);
+	buf_char(out, '\n');
+	const bool good = text && !buf_bad(out);
+	free(text);
+	return good ? 0 : err_set(err, ERR_INTERNAL, "format a snapshot's ref");
+}
+
+static int
+format_ref(const struct manifest *m, const struct oci_snapshot *s, struct buf *out, struct err *err)
+{
+	auto_free char *calls = manifest_text(s->calls);
+	json_t *layers = json_array(), *facts = load_object(s->facts);
+
+	if (!facts) {
+		json_decref(layers);
+		return err_set(err, ERR_USAGE, "the facts of a snapshot are not a JSON object");
+	}
 
 	for (size_t i = 0; i < m->n_layers; i++)
 		json_array_append_new(
@@ -79,19 +109,15 @@ format_ref(const struct manifest *m, struct str note, struct buf *out, struct er
 			      json_sprintf("sha256:%s", digest_text(&m->layers[i].digest).text),
 			      "size", (json_int_t)m->layers[i].bytes));
 	json_t *j =
-	    json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "version", 1, "session", m->session,
+	    json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o}", "version", 1, "session", m->session,
 		      "session_name", m->session_name, "image", m->image, "made_by", m->made_by,
-		      "created", m->created, "note", note_text, "layers", layers);
+		      "created", m->created, "calls", calls, "facts", facts, "layers", layers);
 	if (j && m->has_parent)
 		json_object_set_new(j, "parent",
 				    json_sprintf("sha256:%s", digest_text(&m->parent).text));
-	char *text = json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
-	if (text)
-		buf_text(out, text);
-	buf_char(out, '\n');
+	const int result = dump_ref(j, out, err);
 	json_decref(j);
-	free(text);
-	return text && !buf_bad(out) ? 0 : err_set(err, ERR_INTERNAL, "format a snapshot's ref");
+	return result;
 }
 
 static int
@@ -118,13 +144,39 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 	    blob_put(store, buf_view(&config), &config_digest, err) < 0 ||
 	    manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
 	    blob_put(store, buf_view(&text), &digest, err) < 0 ||
-	    format_ref(&m, s->note, &ref, err) < 0)
+	    format_ref(&m, s, &ref, err) < 0)
 		return err_add(err, "write a snapshot");
 	snprintf(name, sizeof name, "%s.json", digest_text(&digest).text);
 	if (write_ref(store, name, buf_view(&ref), err) < 0)
 		return err_add(err, "write a snapshot's ref");
 	*out_manifest = digest;
 	return 0;
+}
+
+int
+oci_write_facts(int store, const struct digest *manifest, struct str facts, struct err *err)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES), out = BUF_MAX(MANIFEST_MAX_BYTES);
+	char name[80];
+
+	snprintf(name, sizeof name, "%s.json", digest_text(manifest).text);
+	if (store_directory.get_object(store, name, &text, err) < 0)
+		return err_add(err, "read the ref of snapshot %.12s", name);
+	json_t *j = load_object(buf_view(&text)), *f = load_object(facts);
+	int result = 0;
+	if (!j)
+		result = err_set(err, ERR_CORRUPT, "the ref of snapshot %.12s is damaged", name);
+	else if (!f)
+		result = err_set(err, ERR_USAGE, "the facts of a snapshot are not a JSON object");
+	if (result == 0) {
+		json_object_set(j, "facts", f);
+		result = dump_ref(j, &out, err);
+	}
+	json_decref(f);
+	json_decref(j);
+	if (result < 0)
+		return -1;
+	return write_ref(store, name, buf_view(&out), err);
 }
 
 int

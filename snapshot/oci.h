@@ -2,8 +2,9 @@
  *
  *   STORE/blobs/sha256/<hex>      manifest and config (manifest.h)
  *   STORE/refs/<hex>.json         of the snapshot with this manifest: session, session_name, image,
- *                                 parent, created, made_by, note, layers [{digest, size}]; what may
- *                                 change later (note, name, labels, pin) is nowhere else
+ *                                 parent, created, made_by, calls, layers [{digest, size}]; and facts,
+ *                                 which may change later and are nowhere else: {name, note, labels
+ *                                 {KEY: VALUE}, pinned, expires_ns}, each where it is not empty
  *   STORE/refs/session-<id>.json  of a session, as the manager words it */
 #ifndef BERTH_OCI_H
 #define BERTH_OCI_H
@@ -11,7 +12,9 @@
 #include "manifest.h"
 
 struct oci_snapshot { /* all lent */
-	struct str session, session_name, image, made_by, note, fingerprint;
+	struct str session, session_name, image, made_by, fingerprint;
+	struct str calls; /* ids of the calls that made it, blanks between */
+	struct str facts; /* a JSON object, as the caller words it; empty: {} */
 	const struct digest *parent;            /* NULL: the first of its session */
 	const struct digest *layers, *diff_ids; /* n_layers each, the lowest first */
 	const uint64_t *sizes;
@@ -22,6 +25,9 @@ struct oci_snapshot { /* all lent */
 /* Config, manifest, ref: each durable before the next. */
 int oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_manifest,
 		       struct err *err) must_check;
+/* Its ref with other facts; ABSENT when there is none. */
+int oci_write_facts(int store, const struct digest *manifest, struct str facts,
+		    struct err *err) must_check;
 /* Manifest and config, whole and judged. */
 int oci_load(int store, const struct digest *manifest, struct manifest *out,
 	     struct err *err) must_check;

@@ -36,13 +36,26 @@ struct layer_row {
 	uint64_t bytes, raw_bytes, entries;
 };
 
+/* What may change of a snapshot; its ref (snapshot/oci.h) holds the same, and is written first. */
+struct snapshot_facts {
+	char name[64];	   /* unique in its session; empty: none */
+	char note[1025];
+	char labels[1025]; /* "KEY=VALUE" each, by key, newlines between */
+	bool pinned;	   /* no retention drops it */
+	uint64_t expires_ns; /* CLOCK_REALTIME; 0: when retention says */
+};
+
 struct snapshot_row {
 	struct digest digest;
 	bool has_parent;
 	struct digest parent;
-	char session[ID_BYTES], name[64], note[256], made_by[256], image[80];
+	char session[ID_BYTES], made_by[256], image[80];
+	char calls[513]; /* ids of the calls that made it, blanks between */
 	uint64_t created_ns, bytes, total_bytes; /* bytes: what it added; total: all its layers */
+	struct snapshot_facts facts;
 };
+
+enum { SNAPSHOT_REF_BYTES = 80 };
 
 struct upper_row {
 	char session[ID_BYTES], boot[40];
@@ -102,6 +115,8 @@ int index_move_session(struct index *ix, const struct session_row *row,
 int index_drop_session(struct index *ix, const char *id, struct err *err) must_check;
 int index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err) must_check;
 
+/* ---- snapshot_rows.c ---- */
+
 int index_put_layer(struct index *ix, const struct layer_row *row, struct err *err) must_check;
 int index_put_snapshot(struct index *ix, const struct snapshot_row *row,
 		       const struct digest *layers, size_t n_layers, struct err *err) must_check;
@@ -109,6 +124,12 @@ int index_drop_snapshot(struct index *ix, const struct digest *digest, struct er
 /* The oldest first. */
 int index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, void *ctx,
 			 struct err *err) must_check;
+/* Those that a word names: a digest, at least 6 digits of its beginning, or a name. session: its id,
+ * empty: of all. */
+int index_match_snapshots(struct index *ix, const char *session, struct str ref, snapshot_row_fn fn,
+			  void *ctx, struct err *err) must_check;
+int index_put_snapshot_facts(struct index *ix, const struct digest *digest,
+			     const struct snapshot_facts *f, struct err *err) must_check;
 /* The layers of a snapshot, the lowest first. */
 int index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
 		      struct err *err) must_check;

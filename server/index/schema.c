@@ -67,6 +67,19 @@ static const char *const migrations[] = {
     "ALTER TABLE calls ADD COLUMN kind TEXT NOT NULL DEFAULT 'exec';",
     /* 7: whether cpu_ns of a call is the word of its session's init, not the kernel's count */
     "ALTER TABLE calls ADD COLUMN cpu_told INTEGER NOT NULL DEFAULT 1;",
+    /* 8: the mutable facts of a snapshot, and which calls made it; labels are "KEY=VALUE" lines. The
+     * way forward of an undo: at `position` lies the snapshot that the next redo comes to. */
+    "ALTER TABLE snapshots ADD COLUMN labels TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE snapshots ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE snapshots ADD COLUMN expires_ns INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE snapshots ADD COLUMN calls TEXT NOT NULL DEFAULT '';"
+    "CREATE UNIQUE INDEX snapshots_name ON snapshots(session, name) WHERE name IS NOT NULL;"
+    "ALTER TABLE sessions ADD COLUMN labels TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE redo("
+    " session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, position INTEGER NOT NULL,"
+    " snapshot BLOB NOT NULL, PRIMARY KEY(session, position)) STRICT, WITHOUT ROWID;"
+    /* blobs that a collector may take, since when */
+    "CREATE TABLE dying(digest BLOB PRIMARY KEY, since_ns INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
 };
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 

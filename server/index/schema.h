@@ -6,7 +6,7 @@
 
 struct sqlite3;
 
-enum { SCHEMA_VERSION = 7 };
+enum { SCHEMA_VERSION = 8 };
 
 /* Opens DIR/index.db by the directory's fd, makes it when absent, migrates it forward.
  *   fails  CORRUPT when it is not a sound database, CONFIG when its schema is newer than ours;

@@ -126,6 +126,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	struct manager *m = c->m;
 	const struct verb *v = r->verb;
 	const bool about_call = v->parameters[0].type == PARAMETER_CALL;
+	const bool about_snapshot = v->session < 0 && v->parameters[0].type == PARAMETER_SNAPSHOT;
 	struct str ref = {NULL, 0};
 	struct session *s = NULL;
 
@@ -142,6 +143,13 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");
+		ref = str_of(s->row.name);
+	}
+	if (about_snapshot) {
+		struct snapshot_row row;
+		request_text(r, v->parameters[0].name, &ref);
+		if (do_find_snapshot(c, ref, NULL, &row, &s, err) < 0)
+			return -1;
 		ref = str_of(s->row.name);
 	}
 	if ((v->session >= 0 || !about_call) && !may(c->role, &c->scope, v, ref))

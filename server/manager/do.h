@@ -75,6 +75,15 @@ void do_wait_forget(const struct conn *c, const uint32_t *seq);
 int do_audit(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;
 
+/* A lifecycle act that ends live calls: those of others are in its way, unless --force was given; --note
+ * goes along. target: of WANT_RESTORE, else NULL. */
+int do_act(enum want_kind kind, const struct digest *target, struct conn *c, const struct request *r,
+	   struct session *s, struct asker *asker, struct err *err) must_check;
+/* The snapshot that a word names (snapshot_ref_check), of session s, or (NULL) of any that this
+ * principal may see. out_s: its session; may be NULL. ABSENT: none, or more than one. */
+int do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
+		     struct snapshot_row *out, struct session **out_s, struct err *err) must_check;
+
 enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
 int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;

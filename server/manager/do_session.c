@@ -1,4 +1,4 @@
-/* new ls show pause resume rm */
+/* new ls show pause resume rm, and the act of others such as restore */
 #include "base/time.h"
 #include "manager/do.h"
 #include "manager/imported.h"
@@ -227,17 +227,19 @@ check_others(struct session *s, const struct conn *c, const struct request *r, s
 	return err_hint(err, "--force ends them");
 }
 
-static int
-act(enum want_kind kind, struct conn *c, const struct request *r, struct session *s,
-    struct asker *asker, struct err *err)
+int
+do_act(enum want_kind kind, const struct digest *target, struct conn *c, const struct request *r,
+       struct session *s, struct asker *asker, struct err *err)
 {
 	struct str note = {NULL, 0};
 
 	if (check_others(s, c, r, err) < 0)
 		return -1;
 	struct want *w = want_new(s->m, kind, asker);
+	if (target)
+		w->target = *target;
 	if (kind != WANT_REMOVE && request_text(r, "note", &note))
-		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
+		snprintf(w->facts.note, sizeof w->facts.note, "%.*s", (int)note.len, note.at);
 	if (kind == WANT_PAUSE)
 		w->grace_ns = request_number(r, "grace", w->grace_ns);
 	session_want(s, w);
@@ -249,7 +251,7 @@ do_pause(struct manager *m, struct conn *c, const struct request *r, struct sess
 	 struct asker *asker, struct err *err)
 {
 	(void)m;
-	return act(WANT_PAUSE, c, r, s, asker, err);
+	return do_act(WANT_PAUSE, NULL, c, r, s, asker, err);
 }
 
 int
@@ -269,58 +271,5 @@ do_rm(struct manager *m, struct conn *c, const struct request *r, struct session
       struct asker *asker, struct err *err)
 {
 	(void)m;
-	return act(WANT_REMOVE, c, r, s, asker, err);
-}
-
-/* ---- restore (its snapshot is looked up here, since the act is the same as a pause) ---- */
-
-struct lookup {
-	struct str ref;
-	struct digest found;
-	unsigned n;
-};
-
-static int
-match_snapshot(void *ctx, const struct snapshot_row *row, struct err *err)
-{
-	struct lookup *l = ctx;
-	const struct digest_text text = digest_text(&row->digest);
-	struct str ref = l->ref;
-
-	(void)err;
-	if (str_starts(ref, "sha256:")) {
-		ref.at += 7;
-		ref.len -= 7;
-	}
-	const bool by_name = row->name[0] && str_is(l->ref, row->name);
-	if (by_name || (ref.len >= 6 && ref.len <= 64 && memcmp(ref.at, text.text, ref.len) == 0)) {
-		l->found = row->digest;
-		l->n++;
-	}
-	return 0;
-}
-
-int
-do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
-	   struct asker *asker, struct err *err)
-{
-	struct lookup l = {0};
-	struct str note = {NULL, 0};
-
-	request_text(r, "snapshot", &l.ref);
-	if (index_list_snapshots(&m->index, s->row.id, match_snapshot, &l, err) < 0)
-		return -1;
-	if (l.n != 1) {
-		err_set(err, ERR_ABSENT, l.n ? "%.*s fits %u snapshots" : "no snapshot %.*s",
-			(int)l.ref.len, l.ref.at, l.n);
-		return err_hint(err, "run: ssh berth@HOST snapshots %s", s->row.name);
-	}
-	if (check_others(s, c, r, err) < 0)
-		return -1;
-	struct want *w = want_new(m, WANT_RESTORE, asker);
-	w->target = l.found;
-	if (request_text(r, "note", &note))
-		snprintf(w->note, sizeof w->note, "%.*s", (int)note.len, note.at);
-	session_want(s, w);
-	return 0;
+	return do_act(WANT_REMOVE, NULL, c, r, s, asker, err);
 }

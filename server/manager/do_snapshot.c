@@ -1,4 +1,4 @@
-/* snapshots */
+/* snapshots restore, and which snapshot a word names */
 #include "base/time.h"
 #include "manager/do.h"
 
@@ -21,9 +21,9 @@ list_json(struct listing *l, const struct snapshot_row *r)
 	if (r->has_parent)
 		buf_fmt(l->out, ",\"parent\":\"sha256:%s\"", digest_text(&r->parent).text);
 	buf_text(l->out, ",\"name\":");
-	json_put(l->out, str_of(r->name));
+	json_put(l->out, str_of(r->facts.name));
 	buf_text(l->out, ",\"note\":");
-	json_put(l->out, str_of(r->note));
+	json_put(l->out, str_of(r->facts.note));
 	buf_text(l->out, ",\"made_by\":");
 	json_put(l->out, str_of(r->made_by));
 	buf_fmt(l->out, ",\"created\":\"%s\",\"bytes\":%llu,\"total_bytes\":%llu,\"head\":%s}",
@@ -49,7 +49,7 @@ list_one(void *ctx, const struct snapshot_row *r, struct err *err)
 		buf_fmt(l->out, "%-12.12s %c %-12.12s %10s %10s %5s  %s%s%s\n",
 			digest_text(&r->digest).text, head ? '*' : ' ',
 			r->has_parent ? digest_text(&r->parent).text : "-", own, total, age,
-			r->made_by, r->note[0] ? ": " : "", r->note);
+			r->made_by, r->facts.note[0] ? ": " : "", r->facts.note);
 	}
 	l->first = false;
 	return 0;
@@ -73,4 +73,72 @@ do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct 
 	if (r->json)
 		buf_text(&out, l.first ? "]\n" : "\n]\n");
 	return do_answer(asker, &out, err);
+}
+
+/* ---- which snapshot a word names ---- */
+
+struct lookup {
+	const struct conn *c;
+	struct snapshot_row *out;
+	struct session *of;
+	unsigned n;
+};
+
+static int
+take_match(void *ctx, const struct snapshot_row *row, struct err *err)
+{
+	struct lookup *l = ctx;
+	struct session *s = session_find(l->c->m, str_of(row->session));
+
+	(void)err;
+	if (!s || !may(l->c->role, &l->c->scope, &verbs[VERB_show], str_of(s->row.name)))
+		return 0; /* outside one's scope: answered like one that does not exist */
+	*l->out = *row;
+	l->of = s;
+	l->n++;
+	return 0;
+}
+
+int
+do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
+		 struct snapshot_row *out, struct session **out_s, struct err *err)
+{
+	struct lookup l = {.c = c, .out = out};
+	const char *plus = memchr(ref.at, '+', ref.len);
+	struct str word = ref;
+
+	if (plus) {
+		const struct str name = {ref.at, (size_t)(plus - ref.at)};
+		const struct session *named = session_find(c->m, name);
+		word = (struct str){plus + 1, ref.len - name.len - 1};
+		if (!named || (s && named != s))
+			return err_set(err, ERR_ABSENT, "no snapshot %.*s", (int)ref.len, ref.at);
+		s = named;
+	}
+	if (index_match_snapshots(&c->m->index, s ? s->row.id : "", word, take_match, &l, err) < 0)
+		return -1;
+	if (l.n != 1) {
+		err_set(err, ERR_ABSENT, l.n ? "%.*s fits %u snapshots" : "no snapshot %.*s",
+			(int)ref.len, ref.at, l.n);
+		return l.n && !s ? err_hint(err, "say whose: SESSION+SNAPSHOT")
+				 : err_hint(err, "run: ssh berth@HOST snapshots %s",
+					    s ? s->row.name : "SESSION");
+	}
+	if (out_s)
+		*out_s = l.of;
+	return 0;
+}
+
+int
+do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	   struct asker *asker, struct err *err)
+{
+	struct snapshot_row row;
+	struct str ref = {NULL, 0};
+
+	(void)m;
+	request_text(r, "snapshot", &ref);
+	if (do_find_snapshot(c, ref, s, &row, NULL, err) < 0)
+		return -1;
+	return do_act(WANT_RESTORE, &row.digest, c, r, s, asker, err);
 }

@@ -60,7 +60,7 @@ struct want {
 	enum want_kind kind;
 	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
 	struct digest target; /* of WANT_RESTORE */
-	char note[256];
+	struct snapshot_facts facts; /* of the snapshot that it makes */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };

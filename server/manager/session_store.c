@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/facts.h"
 #include "manager/session.h"
 
 #include <fcntl.h>
@@ -86,8 +87,9 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 {
 	auto_buf digests = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
-	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8);
+	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8), facts = BUF_MAX(FACTS_MAX_BYTES);
 
+	facts_json(&s->current->facts, &facts);
 	for (size_t i = 0; i < base_layers(s); i++)
 		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
 	if (s->a.any)
@@ -102,7 +104,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .session_name = str_of(s->row.name), .parent = parent,
 			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
 			 .sizes = buf_view(&sizes), .image = str_of(s->row.image),
-			 .made_by = str_of(made_by(s)), .note = str_of(s->current->note),
+			 .made_by = str_of(made_by(s)), .facts = buf_view(&facts),
 			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
 }
 
@@ -169,7 +171,7 @@ put_snapshot(struct session *s, const struct digest *manifest, bool with_b, stru
 	memcpy(row.session, s->row.id, sizeof row.session);
 	memcpy(row.image, s->row.image, sizeof row.image);
 	snprintf(row.made_by, sizeof row.made_by, "%s", made_by(s));
-	snprintf(row.note, sizeof row.note, "%s", s->current->note);
+	row.facts = s->current->facts;
 	if (result == 0)
 		result = index_put_snapshot(ix, &row, digests, n, err);
 	free(digests);

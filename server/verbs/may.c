@@ -32,7 +32,8 @@ scope_has(const struct scope *scope, struct str session)
 static bool
 needs_session(const struct verb *verb)
 {
-	return verb->session >= 0 || verb->parameters[0].type == PARAMETER_CALL;
+	return verb->session >= 0 || verb->parameters[0].type == PARAMETER_CALL ||
+	       verb->parameters[0].type == PARAMETER_SNAPSHOT;
 }
 
 bool

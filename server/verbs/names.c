@@ -120,6 +120,13 @@ int
 snapshot_ref_check(struct str ref, struct err *err)
 {
 	static const struct str front = STR_LIT("sha256:");
+	const char *plus = memchr(ref.at, '+', ref.len);
+	if (plus) {
+		const struct str session = {ref.at, (size_t)(plus - ref.at)};
+		if (session_ref_check(session, err) < 0)
+			return -1;
+		ref = (struct str){plus + 1, ref.len - session.len - 1};
+	}
 	const struct str digits = {ref.at + front.len, ref.len - front.len};
 
 	if (str_starts(ref, front.at) && digits.len == 64 && is_hex(digits))

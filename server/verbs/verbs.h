@@ -37,7 +37,7 @@ enum parameter_type {
 	PARAMETER_NONE, /* ends the list of a row */
 	PARAMETER_SESSION,
 	PARAMETER_NAME,
-	PARAMETER_SNAPSHOT,
+	PARAMETER_SNAPSHOT, /* of a verb without a session, and the first: it is about the snapshot's */
 	PARAMETER_CALL,
 	PARAMETER_NUMBER,
 	PARAMETER_DURATION,
@@ -86,7 +86,8 @@ const char *principal_role_name(enum principal_role role);
 int session_name_check(struct str name, struct err *err) must_check;
 /* The same, or an id: s_ and 16 base32 digits. */
 int session_ref_check(struct str ref, struct err *err) must_check;
-/* "sha256:" and 64 hex digits, 6 to 64 hex digits, or a name of the form of a session's. */
+/* "sha256:" and 64 hex digits, 6 to 64 hex digits, or a name of the form of a session's; "SESSION+" may
+ * stand before any of them. */
 int snapshot_ref_check(struct str ref, struct err *err) must_check;
 /* c_ and 16 base32 digits. */
 int call_id_check(struct str id, struct err *err) must_check;

@@ -146,7 +146,8 @@ serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struc
 	    .session_name = m->session_name,
 	    .image = m->image,
 	    .made_by = m->made_by,
-	    .note = m->note,
+	    .calls = m->calls,
+	    .facts = m->facts,
 	    .fingerprint = m->fingerprint,
 	    .parent = m->parent.len ? &parent : NULL,
 	    .layers = layers,
@@ -173,6 +174,18 @@ serve_session_ref(struct worker *w, const struct msg_session_ref *m, struct err 
 	const struct layer_counts none = {0};
 
 	if (oci_write_session(w->store, m->id, m->json, err) < 0)
+		return -1;
+	return say_worked(w, &none, err);
+}
+
+static int
+serve_snapshot_facts(struct worker *w, const struct msg_snapshot_facts *m, struct err *err)
+{
+	const struct layer_counts none = {0};
+	struct digest manifest;
+
+	if (take_digest(m->manifest, &manifest, err) < 0 ||
+	    oci_write_facts(w->store, &manifest, m->facts, err) < 0)
 		return -1;
 	return say_worked(w, &none, err);
 }
@@ -277,6 +290,8 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_capture(w, &m->capture, err);
 	case MSG_snapshot_write:
 		return serve_snapshot_write(w, &m->snapshot_write, err);
+	case MSG_snapshot_facts:
+		return serve_snapshot_facts(w, &m->snapshot_facts, err);
 	case MSG_session_ref:
 		return serve_session_ref(w, &m->session_ref, err);
 	case MSG_unpack:

@@ -27,7 +27,7 @@ write_snapshot(size_t n, const struct digest *parent, const char *made_by)
 				       .session_name = STR_LIT("demo"),
 				       .image = STR_LIT("host:1"),
 				       .made_by = str_of(made_by),
-				       .note = STR_LIT("\xff\"\n"),
+				       .facts = STR_LIT("{\"note\":\"\\n\"}"),
 				       .fingerprint = STR_LIT("f"),
 				       .parent = parent,
 				       .layers = layers,

@@ -158,6 +158,60 @@ what_is_rolled_back_was_never_there(void **state)
 	assert_int_equal(n, 0);
 }
 
+static int
+count_match(void *ctx, const struct snapshot_row *row, struct err *err)
+{
+	(void)err;
+	assert_int_equal(row->digest.at[0] & 0xf0, 0xa0);
+	++*(unsigned *)ctx;
+	return 0;
+}
+
+static unsigned
+matches(struct index *ix, const char *session, const char *ref)
+{
+	struct err err;
+	unsigned n = 0;
+
+	assert_int_equal(index_match_snapshots(ix, session, str_of(ref), count_match, &n, &err), 0);
+	return n;
+}
+
+static void
+snapshots_are_found_by_digest_its_beginning_and_name(void **state)
+{
+	struct place *p = *state;
+	struct err err;
+	struct session_row s = sample("s_a", "one"), t = sample("s_b", "two");
+	struct snapshot_row x = {.session = "s_a", .made_by = "pause", .digest.at = {0xab, 0xcd, 0xef, 1}},
+			    y = {.session = "s_b", .made_by = "pause", .digest.at = {0xab, 0xcd, 0xef, 2}};
+
+	assert_int_equal(index_put_session(&p->ix, &s, &err) | index_put_session(&p->ix, &t, &err), 0);
+	snprintf(x.facts.name, sizeof x.facts.name, "good");
+	y.facts = (struct snapshot_facts){.name = "good", .note = "n", .labels = "k=v", .pinned = true, .expires_ns = 9};
+	assert_int_equal(index_put_snapshot(&p->ix, &x, NULL, 0, &err) | index_put_snapshot(&p->ix, &y, NULL, 0, &err), 0);
+	assert_int_equal(matches(&p->ix, "", "abcdef"), 2);
+	assert_int_equal(matches(&p->ix, "", "abcdef01"), 1);
+	assert_int_equal(matches(&p->ix, "s_b", "sha256:abcdef02"), 1);
+	assert_int_equal(matches(&p->ix, "s_b", "abcdef01"), 0);
+	assert_int_equal(matches(&p->ix, "", "abcde"), 0); /* too short to be one */
+	assert_int_equal(matches(&p->ix, "", "ABCDEF01"), 0);
+	assert_int_equal(matches(&p->ix, "", "good"), 2);
+	assert_int_equal(matches(&p->ix, "s_a", "good"), 1);
+	assert_int_equal(matches(&p->ix, "", ""), 0);
+	assert_int_equal(matches(&p->ix, "", "-"), 0);
+	/* a name is one snapshot's within a session */
+	struct snapshot_row z = {.session = "s_a", .made_by = "pause", .digest.at = {0xac}};
+	z.facts = x.facts;
+	assert_true(index_put_snapshot(&p->ix, &z, NULL, 0, &err) < 0);
+	assert_int_equal(matches(&p->ix, "s_a", "good"), 1);
+	z.facts = (struct snapshot_facts){0};
+	assert_int_equal(index_put_snapshot(&p->ix, &z, NULL, 0, &err), 0);
+	assert_true(index_put_snapshot_facts(&p->ix, &z.digest, &x.facts, &err) < 0);
+	z.facts.pinned = true;
+	assert_int_equal(index_put_snapshot_facts(&p->ix, &z.digest, &z.facts, &err), 0);
+}
+
 static void
 calls_end_once_and_open_ones_can_be_lost(void **state)
 {
@@ -286,6 +340,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(a_head_moves_only_from_where_it_was_expected_and_by_its_owner, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(snapshots_are_found_by_digest_its_beginning_and_name, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(choices_are_of_one_session_and_go_with_it, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(a_row_that_need_not_be_durable_leaves_the_next_one_durable, make_place, remove_place),

@@ -93,7 +93,8 @@ test_a_job_from_capture_to_cache(void **state)
 		       .session_name = STR_LIT("demo"), .layers = DIGEST(layer),
 		       .diff_ids = DIGEST(diff_id), .sizes = {(const char *)size, 8},
 		       .image = STR_LIT("host:1234"), .made_by = STR_LIT("pause"),
-		       .note = STR_LIT("a \"note\"\xff"), .fingerprint = STR_LIT("f"),
+		       .calls = STR_LIT("c_1 c_2"),
+		       .facts = STR_LIT("{\"note\":\"a \\\"note\\\"\"}"), .fingerprint = STR_LIT("f"),
 		       .created_ns = 1234567890123456789ull),
 	     &err);
 	m = answer();
@@ -110,7 +111,22 @@ test_a_job_from_capture_to_cache(void **state)
 	char name[100];
 	snprintf(name, sizeof name, "refs/%s.json", digest_text(&manifest).text);
 	must(path_read(room.store, name, &ref, &err), &err);
-	assert_non_null(strstr(buf_cstr(&ref), "a \\\"note\\\"\xef\xbf\xbd"));
+	assert_non_null(strstr(buf_cstr(&ref), "\"facts\":{\"note\":\"a \\\"note\\\"\"}"));
+	assert_non_null(strstr(buf_cstr(&ref), "\"calls\":\"c_1 c_2\""));
+	must(wire_send(&manager, snapshot_facts, &err, .manifest = DIGEST(manifest),
+		       .facts = STR_LIT("{\"name\":\"good\",\"pinned\":true}")),
+	     &err);
+	assert_int_equal(answer()->id, MSG_worked);
+	buf_clear(&ref);
+	must(path_read(room.store, name, &ref, &err), &err);
+	assert_non_null(strstr(buf_cstr(&ref), "\"facts\":{\"name\":\"good\",\"pinned\":true}"));
+	assert_non_null(strstr(buf_cstr(&ref), "\"session_name\":\"demo\""));
+	must(wire_send(&manager, snapshot_facts, &err, .manifest = DIGEST(layer),
+		       .facts = STR_LIT("{}")),
+	     &err);
+	m = answer();
+	assert_int_equal(m->id, MSG_work_failed);
+	assert_int_equal(m->work_failed.code, ERR_ABSENT);
 
 	must(wire_send(&manager, session_ref, &err, .id = STR_LIT("s_aaaaaaaaaaaaaaaa"),
 		       .json = STR_LIT("{\"name\":\"demo\"}")),
