@@ -162,6 +162,8 @@ struct channel {
 	struct output out;
 
 	bool json; /* errors are said as JSON */
+	bool progress, bar; /* asked for events; its terminal shows a bar */
+	bool interrupted;   /* the manager was told */
 	const struct verb *verb; /* of a control channel */
 	enum feed feed;
 	bool end_known, lost, verb_failed;
@@ -393,6 +395,16 @@ void control_fed(struct channel *ch, bool refused);
 void control_exit(struct channel *ch, const struct msg_verb_exit *m);
 void control_stream(struct channel *ch, const struct msg_verb_stream *m);
 void control_end(struct channel *ch, const struct msg_verb_end *m);
+/* A verb that was interrupted: the manager undoes it and ends it, or leaves the end to us. */
+void control_interrupted(struct channel *ch, const struct msg_verb_interrupted *m);
 void control_cancel(struct channel *ch);
+/* The client has said so, by a key or a signal: what the verb does is to be undone. */
+void control_interrupt(struct channel *ch);
+
+/* ---- progress.c: how far a verb is ---- */
+
+void progress_show(struct channel *ch, const struct msg_verb_progress *m);
+/* Takes the bar off the terminal. */
+void progress_clear(struct channel *ch);
 
 #endif

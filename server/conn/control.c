@@ -52,6 +52,7 @@ control_exec(struct channel *ch, struct str command)
 	}
 	const int parsed = parse_request(&words, &r, &err);
 	ch->json = r.json;
+	ch->progress = r.progress;
 	ch->verb = r.verb;
 	if (parsed < 0) {
 		channel_fail(ch, &err);
@@ -81,7 +82,10 @@ control_output(struct channel *ch, struct str bytes)
 {
 	struct err err;
 
-	if (ch->state != CHANNEL_VERB || ch->verb_failed || channel_text(ch, TEXT_OUT, bytes))
+	if (ch->state != CHANNEL_VERB || ch->verb_failed)
+		return;
+	progress_clear(ch);
+	if (channel_text(ch, TEXT_OUT, bytes))
 		return;
 	err_set(&err, ERR_INCOMPLETE, "the client does not read its output");
 	err_hint(&err, "run it again");
@@ -151,6 +155,16 @@ control_stream(struct channel *ch, const struct msg_verb_stream *m)
 		ch->out.stream = m->stream;
 }
 
+static void
+control_finish(struct channel *ch)
+{
+	progress_clear(ch);
+	ch->feed = FEED_NONE;
+	flow_end_input(ch);
+	ch->end_known = true;
+	conn_ready(ch);
+}
+
 void
 control_end(struct channel *ch, const struct msg_verb_end *m)
 {
@@ -167,10 +181,32 @@ control_end(struct channel *ch, const struct msg_verb_end *m)
 			err_what(&err, "%.*s", (int)m->what.len, m->what.at);
 		fail_verb(ch, &err);
 	}
-	ch->feed = FEED_NONE;
-	flow_end_input(ch);
-	ch->end_known = true;
-	conn_ready(ch);
+	control_finish(ch);
+}
+
+void
+control_interrupt(struct channel *ch)
+{
+	struct err err;
+
+	if (ch->state != CHANNEL_VERB || ch->end_known || ch->interrupted)
+		return;
+	ch->interrupted = true;
+	if (wire_send(&ch->conn->manager, verb_interrupt, &err, .seq = ch->number) < 0)
+		log_err(&err, "interrupt a verb");
+}
+
+void
+control_interrupted(struct channel *ch, const struct msg_verb_interrupted *m)
+{
+	struct err err;
+
+	if (ch->state != CHANNEL_VERB || m->handled)
+		return;
+	err_set(&err, ERR_CANCELLED, "interrupted");
+	err_what(&err, "%s", ch->verb->name);
+	fail_verb(ch, &err);
+	control_finish(ch);
 }
 
 void

@@ -18,6 +18,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { CTRL_C = 3 }; /* what a terminal in raw mode sends for it: INTR, as of RFC 4254, section 8 */
+
 static size_t
 least(size_t a, size_t b)
 {
@@ -77,6 +79,8 @@ flow_on_data(ssh_session ssh, ssh_channel channel, void *bytes, uint32_t n, int 
 
 	(void)ssh;
 	(void)channel;
+	if (ch->state == CHANNEL_VERB && ch->pty && ch->feed == FEED_NONE && memchr(bytes, CTRL_C, n))
+		control_interrupt(ch);
 	if (is_err || discards(ch))
 		return (int)n;
 	if (n > WINDOW_MAX_BYTES) {

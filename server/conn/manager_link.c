@@ -120,6 +120,14 @@ on_manager_message(struct conn *c)
 	case MSG_conn_cut:
 		conn_end(c, "its key may not come in any more");
 		return;
+	case MSG_verb_progress:
+		if ((ch = channel_find(c, m->verb_progress.seq)))
+			progress_show(ch, &m->verb_progress);
+		return;
+	case MSG_verb_interrupted:
+		if ((ch = channel_find(c, m->verb_interrupted.seq)))
+			control_interrupted(ch, &m->verb_interrupted);
+		return;
 	case MSG_verb_end:
 		if ((ch = channel_find(c, m->verb_end.seq)))
 			control_end(ch, &m->verb_end);

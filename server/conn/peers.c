@@ -9,6 +9,7 @@
 #include "base/time.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 
 void
@@ -80,6 +81,10 @@ peers_signal(struct channel *ch, unsigned signal)
 {
 	struct err err;
 
+	if (ch->state == CHANNEL_VERB && (signal == SIGINT || signal == SIGTERM)) {
+		control_interrupt(ch);
+		return;
+	}
 	if (ch->keeper && !ch->end_known &&
 	    wire_send(&ch->keeper->wire, call_signal, &err, .channel = ch->number,
 		      .signal = signal) < 0)

@@ -45,6 +45,30 @@ drop_asks(struct conn *c, const uint32_t *seq)
 	}
 }
 
+/* What a verb has begun goes on; its answer is dropped. */
+static void
+forget_verb(struct conn *c, uint32_t seq)
+{
+	for (struct session *s = c->m->sessions; s; s = s->next)
+		session_forget_conn(s, c, &seq);
+	do_forget_conn(c, &seq);
+	drop_asks(c, &seq);
+}
+
+static void
+interrupt(struct conn *c, uint32_t seq)
+{
+	struct err err;
+	bool handled = false;
+
+	for (struct session *s = c->m->sessions; s && !handled; s = s->next)
+		handled = session_interrupt(s, c, seq);
+	if (!handled)
+		forget_verb(c, seq);
+	if (!c->dropped && wire_send(&c->wire, verb_interrupted, &err, .seq = seq, .handled = handled) < 0)
+		conns_drop(c, &err);
+}
+
 static struct str
 fit(const char *text, size_t max)
 {
@@ -151,6 +175,22 @@ asker_print(struct asker *a, struct str bytes)
 		bytes.at += n;
 		bytes.len -= n;
 	}
+}
+
+void
+asker_progress(const struct asker *a, const char *doing, const struct msg_progress *done,
+	       uint64_t of_bytes, uint64_t of_entries, uint64_t since_ns)
+{
+	const uint64_t now = time_real_ns();
+	struct err err;
+
+	if (!a->conn || !a->is_verb || a->conn->dropped)
+		return;
+	if (wire_send(&a->conn->wire, verb_progress, &err, .seq = a->seq, .doing = str_of(doing),
+		      .bytes = done->bytes, .of_bytes = of_bytes, .entries = done->entries,
+		      .of_entries = of_entries,
+		      .elapsed_ns = now > since_ns ? now - since_ns : 0) < 0)
+		conns_drop(a->conn, &err);
 }
 
 void
@@ -312,14 +352,12 @@ dispatch(struct conn *c)
 	case MSG_verb_input_end:
 		do_input_given(c, &msg->verb_input_end);
 		return;
-	case MSG_verb_cancel: { /* what a verb has begun goes on; its answer is dropped */
-		const uint32_t seq = msg->verb_cancel.seq;
-		for (struct session *s = c->m->sessions; s; s = s->next)
-			session_forget_conn(s, c, &seq);
-		do_forget_conn(c, &seq);
-		drop_asks(c, &seq);
+	case MSG_verb_interrupt:
+		interrupt(c, msg->verb_interrupt.seq);
 		return;
-	}
+	case MSG_verb_cancel:
+		forget_verb(c, msg->verb_cancel.seq);
+		return;
 	default:
 		return; /* no other row has this direction */
 	}

@@ -66,6 +66,9 @@ bool asker_count(struct asker *a) must_check;
 void asker_forget(struct asker *a);
 /* Answers to verbs. A conn that is gone or does not read is cut; the caller need not know. */
 void asker_print(struct asker *a, struct str bytes);
+/* How far it is (wire: verb_progress). A conn that is gone hears nothing. */
+void asker_progress(const struct asker *a, const char *doing, const struct msg_progress *done,
+		    uint64_t of_bytes, uint64_t of_entries, uint64_t since_ns);
 /* err NULL: done well. WHAT must have been set in err. */
 void asker_end(struct asker *a, const struct err *err);
 /* Answers a session_want: the conn's end of a link to the keeper. */

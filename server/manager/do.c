@@ -6,20 +6,6 @@
 #include <stdio.h>
 
 void
-size_format(uint64_t bytes, char out[16])
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-	double n = (double)bytes;
-	size_t u = 0;
-
-	while (n >= 1024 && u + 1 < sizeof units / sizeof *units) {
-		n /= 1024;
-		u++;
-	}
-	snprintf(out, 16, u && n < 100 ? "%.1f %s" : "%.0f %s", n, units[u]);
-}
-
-void
 age_format(uint64_t since_ns, char out[16])
 {
 	static const struct {

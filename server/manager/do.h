@@ -98,7 +98,11 @@ int do_image_rm(struct manager *m, struct conn *c, const struct request *r, stru
 /* ---- shared words of the answers (do.c) ---- */
 
 /* "1.2 MiB" */
-void size_format(uint64_t bytes, char out[16]);
+static inline void
+size_format(uint64_t bytes, char out[16])
+{
+	num_format_about(bytes, out);
+}
 /* "12s", "5m", "3h", "2d" since a CLOCK_REALTIME */
 void age_format(uint64_t since_ns, char out[16]);
 

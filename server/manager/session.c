@@ -199,6 +199,56 @@ session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq
 }
 
 void
+session_progress(struct session *s, const struct msg_progress *done, uint64_t of_bytes,
+		 uint64_t of_entries)
+{
+	if (s->current)
+		asker_progress(&s->current->asker, s->waits_for, done, of_bytes, of_entries, s->since_ns);
+}
+
+static bool
+asked_by(const struct want *w, const struct conn *c, uint32_t seq)
+{
+	return w->asker.conn == c && w->asker.is_verb && w->asker.seq == seq;
+}
+
+static void answer(struct session *s, struct want *w, const struct err *failure);
+
+static bool
+interrupt_queued(struct session *s, const struct conn *c, uint32_t seq)
+{
+	for (struct want **at = &s->wants; *at; at = &(*at)->next) {
+		struct want *w = *at;
+		if (!asked_by(w, c, seq))
+			continue;
+		struct err err;
+		*at = w->next;
+		err_set(&err, ERR_CANCELLED, "interrupted before it began");
+		answer(s, w, &err);
+		free(w);
+		return true;
+	}
+	return false;
+}
+
+bool
+session_interrupt(struct session *s, const struct conn *c, uint32_t seq)
+{
+	struct err err;
+
+	if (interrupt_queued(s, c, seq))
+		return true;
+	if (!s->current || !asked_by(s->current, c, seq))
+		return false;
+	err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
+	if (s->current->kind == WANT_RUN)
+		session_run_interrupt(s, &err);
+	else
+		session_pause_interrupt(s, &err);
+	return true;
+}
+
+void
 session_want(struct session *s, struct want *take_want)
 {
 	struct want **at = &s->wants;

@@ -160,6 +160,8 @@ void session_want(struct session *s, struct want *take_want);
 struct want *want_new(const struct manager *m, enum want_kind kind, const struct asker *asker);
 /* Nobody waits for this conn's answers any more: to one question, or (seq NULL) to all. */
 void session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq);
+/* The client of a verb wants what it does undone. False: none of this session's acts is that verb's. */
+bool session_interrupt(struct session *s, const struct conn *c, uint32_t seq);
 /* sessions/<id>, opened when it is needed and closed when the session rests: s->dir. */
 int session_open_dir(struct session *s, struct err *err) must_check;
 
@@ -170,6 +172,9 @@ int session_open_dir(struct session *s, struct err *err) must_check;
 void session_audit(const struct session *s);
 /* A worker has made progress: the step's deadline begins anew. */
 void session_extend(struct session *s, uint64_t deadline_ns);
+/* A worker's progress, for who waits for the act: of so many bytes (0: not known). */
+void session_progress(struct session *s, const struct msg_progress *done, uint64_t of_bytes,
+		      uint64_t of_entries);
 void session_enter(struct session *s, enum session_step step, uint64_t deadline_ns,
 		   const char *waits_for);
 int session_set_state(struct session *s, enum session_state state, const char *reason,
@@ -201,6 +206,8 @@ void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
 void session_run_failed(struct session *s, const struct err *err);
+/* Undone while its layers are made, unless another waits for the session; later it goes on. */
+void session_run_interrupt(struct session *s, const struct err *why);
 
 /* session_pause.c: running to paused, by its steps */
 void session_pause_begin(struct session *s);
@@ -209,6 +216,8 @@ void session_pause_job(struct session *s, const struct message *m, const struct 
 /* The keeper's process has ended, in whatever step. */
 void session_pause_keeper_gone(struct session *s);
 void session_pause_failed(struct session *s, const struct err *err);
+/* Undone before the kill; later it goes on. */
+void session_pause_interrupt(struct session *s, const struct err *why);
 void session_pause_deadline(struct session *s);
 
 /* session_store.c: what the steps need from disk and index */

@@ -349,6 +349,8 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 	switch ((int)msg->id) {
 	case MSG_progress:
 		session_extend(s, time_now_ns() + STALL_MAX_NS);
+		session_progress(s, &msg->progress,
+				 s->step == STEP_CAPTURE_A && s->disk.known ? s->disk.bytes : 0, 0);
 		return;
 	case MSG_captured:
 		if (s->step == STEP_CAPTURE_A) {
@@ -419,6 +421,41 @@ session_pause_failed(struct session *s, const struct err *failure)
 	if (session_set_state(s, back, s->row.reason, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
 	session_finish(s, failure);
+}
+
+/* Whether nothing of an act is lost yet that its undoing would not bring back. */
+static bool
+can_undo(const struct session *s)
+{
+	switch (s->step) {
+	case STEP_HOLD:
+	case STEP_FREEZE:
+	case STEP_CAPTURE_A:
+	case STEP_WRITE_A:
+	case STEP_THAW:
+	case STEP_CAPTURE_B:
+	case STEP_WRITE_B:
+	case STEP_TERMINATE:
+	case STEP_FREEZE_AGAIN:
+		return true;
+	case STEP_IDLE:
+	case STEP_CACHE:
+	case STEP_TURN:
+	case STEP_START:
+	case STEP_KILL:
+	case STEP_GONE:
+	case STEP_UNDO:
+	case STEP_REF:
+		return false;
+	}
+	return false;
+}
+
+void
+session_pause_interrupt(struct session *s, const struct err *why)
+{
+	if (can_undo(s))
+		session_pause_failed(s, why);
 }
 
 void

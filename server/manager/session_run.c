@@ -399,6 +399,36 @@ session_run_begin(struct session *s)
 		session_run_failed(s, &err);
 }
 
+/* What the worker reads for the directory that it makes. */
+static void
+count_asked(const struct session *s, uint64_t *out_raw_bytes, uint64_t *out_entries)
+{
+	const bool flat = s->n_flat && digest_equal(&s->asked, &s->flat);
+
+	*out_raw_bytes = *out_entries = 0;
+	for (size_t i = 0; i < (flat ? s->n_flat : s->n_layers); i++)
+		if (flat || digest_equal(&s->layers[i].digest, &s->asked)) {
+			*out_raw_bytes += s->layers[i].raw_bytes;
+			*out_entries += s->layers[i].entries;
+		}
+}
+
+void
+session_run_interrupt(struct session *s, const struct err *why)
+{
+	struct err err;
+
+	for (const struct want *w = s->wants; w; w = w->next)
+		if (w->kind == WANT_RUN)
+			return;
+	if (s->step != STEP_CACHE || s->state != SESSION_RESUMING)
+		return;
+	if (session_set_state(s, SESSION_PAUSED, "", &err) < 0)
+		session_run_failed(s, &err);
+	else
+		session_finish(s, why);
+}
+
 void
 session_run_job(struct session *s, const struct message *msg, const struct err *failure)
 {
@@ -408,8 +438,14 @@ session_run_job(struct session *s, const struct message *msg, const struct err *
 		session_run_failed(s, failure);
 		return;
 	}
+	if (msg->id == MSG_progress) {
+		uint64_t raw_bytes, entries;
+		count_asked(s, &raw_bytes, &entries);
+		session_progress(s, &msg->progress, raw_bytes, entries);
+		return;
+	}
 	if (msg->id != MSG_worked)
-		return; /* progress */
+		return;
 	if (node_stacks(&s->m->node)) {
 		manager_note_cached(s->m, &s->asked);
 	} else if (session_whole_made(s, &err) < 0) {

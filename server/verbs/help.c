@@ -82,7 +82,7 @@ help_all(struct buf *out, bool json)
 {
 	bool first = true;
 
-	buf_text(out, json ? "{\"verbs\":[" : "usage: ssh berth@HOST VERB [ARGS] [--json]\n"
+	buf_text(out, json ? "{\"verbs\":[" : "usage: ssh berth@HOST VERB [ARGS] [--json] [--progress]\n"
 					      "       ssh SESSION@HOST [COMMAND]\n\n");
 	for (size_t i = 0; i < VERBS; i++) {
 		auto_buf line = BUF_MAX(256);

@@ -341,7 +341,7 @@ take_words(const struct words *w, size_t used, struct request *r, struct err *er
 		} else if (str_is(word, "--")) {
 			only_positional = true;
 			continue;
-		} else if (str_is(word, "--json")) {
+		} else if (str_is(word, "--json") || str_is(word, "--progress")) {
 			continue;
 		} else if (str_starts(word, "--")) {
 			result = take_option(w, &i, r, err);
@@ -360,7 +360,8 @@ parse_request(const struct words *words, struct request *out, struct err *err)
 {
 	size_t used;
 
-	*out = (struct request){.json = is_flag(words, 0, "--json")};
+	*out = (struct request){.json = is_flag(words, 0, "--json"),
+				.progress = is_flag(words, 0, "--progress")};
 	if (words->n == 0 || str_is(words->at[0], "--help") || str_is(words->at[0], "--json")) {
 		out->help = true;
 		return 0;

@@ -110,7 +110,7 @@ struct request {
 		struct str value;
 	} more[REQUEST_MORE_MAX]; /* in the order given */
 	size_t n_more;
-	bool json, help;
+	bool json, progress, help;
 };
 
 /* Splits a command by POSIX quoting: blanks separate; \ ' and " quote; nothing else is special.

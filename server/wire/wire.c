@@ -128,7 +128,7 @@ get_bytes(struct str *in, struct str *out, size_t max, bool text)
 #undef STR
 #undef BYTES
 
-enum { ROWS = 256 };
+enum { ROWS = 512 }; /* more than any number of messages.def */
 static const struct row rows[ROWS] = {
 #define MSG(id, name, from, to, when, fds, fields)                                                 \
 	[id] = {#name, ROLE_##from, ROLE_##to, PHASE_##when, fds, encode_##name, decode_##name},

@@ -170,3 +170,17 @@ hex_parse(struct str text, uint8_t *out, size_t n, struct err *err)
 	}
 	return 0;
 }
+
+void
+num_format_about(uint64_t bytes, char out[16])
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+	double n = (double)bytes;
+	size_t u = 0;
+
+	while (n >= 1024 && u + 1 < sizeof units / sizeof *units) {
+		n /= 1024;
+		u++;
+	}
+	snprintf(out, 16, u && n < 100 ? "%.1f %s" : "%.0f %s", n, units[u]);
+}

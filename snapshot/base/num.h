@@ -30,4 +30,7 @@ bool id_is(const char *prefix, struct str text);
 void hex_format(const uint8_t *bytes, size_t n, char *out /* 2n+1 */);
 int hex_parse(struct str text, uint8_t *out, size_t n, struct err *err) must_check;
 
+/* For people, rounded: "1.2 MiB". */
+void num_format_about(uint64_t bytes, char out[16]);
+
 #endif
