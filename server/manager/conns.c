@@ -6,6 +6,7 @@
 #include "base/time.h"
 #include "manager/agent.h"
 #include "manager/do.h"
+#include "manager/imported.h"
 #include "manager/login.h"
 #include "manager/reach.h"
 #include "manager/session.h"
@@ -59,7 +60,7 @@ static void
 interrupt(struct conn *c, uint32_t seq)
 {
 	struct err err;
-	bool handled = false;
+	bool handled = imported_interrupt(c, seq);
 
 	for (struct session *s = c->m->sessions; s && !handled; s = s->next)
 		handled = session_interrupt(s, c, seq);

@@ -26,6 +26,7 @@ static struct act {
 	struct asker asker;
 	struct job *job;
 	struct timer silence;
+	uint64_t since_ns; /* CLOCK_REALTIME */
 	bool removal;
 	char name[64];
 } act;
@@ -132,6 +133,21 @@ finish(const struct err *failure, struct str text)
 	if (!failure)
 		asker_print(&asker, text);
 	asker_end(&asker, failure ? &err : NULL);
+}
+
+/* What the worker has not finished it removes; a removal goes on. */
+bool
+imported_interrupt(const struct conn *c, uint32_t seq)
+{
+	struct err err;
+
+	if (!act.m || act.asker.conn != c || act.asker.seq != seq)
+		return false;
+	if (!act.removal) {
+		err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
+		finish(&err, (struct str){NULL, 0});
+	}
+	return true;
 }
 
 static void
@@ -250,6 +266,9 @@ on_job(void *ctx, const struct message *msg, const struct err *failure)
 		else
 			say_imported(row);
 	} else {
+		if (msg->id == MSG_progress)
+			asker_progress(&act.asker, "reading the source", &msg->progress, 0, 0,
+				       act.since_ns);
 		timer_set(&act.m->loop, &act.silence, time_now_ns() + SILENCE_MAX_NS, on_silence,
 			  NULL);
 	}
@@ -268,7 +287,7 @@ begin(struct manager *m, const struct asker *asker, struct str name, bool remova
 		return -1;
 	if (strcmp(text, "host") == 0)
 		return err_set(err, ERR_USAGE, "the name host stands for the node's own /usr");
-	act = (struct act){.m = m, .asker = *asker, .removal = removal};
+	act = (struct act){.m = m, .asker = *asker, .since_ns = time_real_ns(), .removal = removal};
 	memcpy(act.name, text, sizeof act.name);
 	timer_set(&m->loop, &act.silence, time_now_ns() + SILENCE_MAX_NS, on_silence, NULL);
 	return 0;

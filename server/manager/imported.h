@@ -19,6 +19,8 @@ int imported_open(struct manager *m, const struct image_row *row, int fds[IMAGE_
 		  struct err *err) must_check;
 /* The client of an import under way has gone: it goes on. */
 void imported_forget_conn(const struct conn *c, const uint32_t *seq);
+/* It wants an import undone. False: it has none under way. */
+bool imported_interrupt(const struct conn *c, uint32_t seq);
 /* Ends what is under way. */
 void imported_stop(void);
 

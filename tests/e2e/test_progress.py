@@ -126,6 +126,18 @@ def test_an_interrupted_resume_leaves_it_paused(own_server, name):
     assert own_server.ssh(name, "stat -c %s big").out == b"%d\n" % (600 << 20)
 
 
+def test_an_interrupted_import_leaves_nothing(server, tmp_path):
+    (tmp_path / "big").write_bytes(os.urandom(48 << 20))
+    os.truncate(tmp_path / "big", 2 << 30)  # it is read as it is, and takes its time
+    t = Terminal(server, "image", "import", "huge", str(tmp_path))
+    t.read_until(rb"reading the source.*files")
+    t.press(b"\x03")
+    assert t.wait() == 130, t.seen
+    assert all(i["name"] != "huge" for i in server.json("image", "ls"))
+    wait_until("the worker to remove what it has made", lambda: not [
+        p for p in (server.state / "cache" / "images").iterdir() if p.name.startswith(".tmp")])
+
+
 def test_interrupting_what_only_shows_ends_it(server, name):
     server.ssh(name, "true")
     t = Terminal(server, "audit", "--follow")
