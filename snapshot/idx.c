@@ -1,5 +1,6 @@
 #include "idx.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <sqlite3.h>
 #include <stdio.h>
@@ -21,10 +22,12 @@ fail(sqlite3 *db, const char *doing, struct err *err)
 {
 	const int code = db ? sqlite3_errcode(db) : SQLITE_NOMEM;
 
+	if (code == SQLITE_FULL)
+		return err_sys(err, ENOSPC, "%s the index of a layer", doing);
+	if ((code & 0xff) == SQLITE_IOERR && idx_vfs_errno())
+		return err_sys(err, idx_vfs_errno(), "%s the index of a layer", doing);
 	return err_set(err,
-		       code == SQLITE_FULL                               ? ERR_NO_SPACE
-		       : code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? ERR_CORRUPT
-									 : ERR_INTERNAL,
+		       code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? ERR_CORRUPT : ERR_INTERNAL,
 		       "%s the index of a layer: %s", doing, db ? sqlite3_errmsg(db) : "no memory");
 }
 

@@ -41,5 +41,7 @@ int idx_find(struct idx_reader *r, struct str path, uint64_t *out_data_at, uint6
 
 /* Registers the VFS, once; its name. */
 const char *idx_vfs_name(void);
+/* What its last failure on this thread was, which SQLite does not pass on. */
+int idx_vfs_errno(void);
 
 #endif

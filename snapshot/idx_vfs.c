@@ -16,6 +16,15 @@ struct file {
 	int fd;            /* lent */
 };
 
+static _Thread_local int last_errno; /* of what failed last on this thread */
+
+static int
+failed(int code)
+{
+	last_errno = errno;
+	return code;
+}
+
 static int
 vfs_close(sqlite3_file *f)
 {
@@ -34,7 +43,7 @@ vfs_read(sqlite3_file *base, void *out, int n, sqlite3_int64 at)
 		if (k < 0 && errno == EINTR)
 			continue;
 		if (k < 0)
-			return SQLITE_IOERR_READ;
+			return failed(SQLITE_IOERR_READ);
 		if (k == 0) {
 			memset(to, 0, (size_t)n); /* as SQLite wants it */
 			return SQLITE_IOERR_SHORT_READ;
@@ -52,15 +61,17 @@ vfs_write(sqlite3_file *base, const void *bytes, int n, sqlite3_int64 at)
 	const struct file *f = (struct file *)base;
 	struct err err;
 
-	if (fd_pwrite_all(f->fd, bytes, (size_t)n, (uint64_t)at, &err) < 0)
-		return err.code == ERR_NO_SPACE ? SQLITE_FULL : SQLITE_IOERR_WRITE;
-	return SQLITE_OK;
+	if (fd_pwrite_all(f->fd, bytes, (size_t)n, (uint64_t)at, &err) == 0)
+		return SQLITE_OK;
+	return failed(err.code == ERR_NO_SPACE ? SQLITE_FULL : SQLITE_IOERR_WRITE);
 }
 
 static int
 vfs_truncate(sqlite3_file *base, sqlite3_int64 size)
 {
-	return ftruncate(((struct file *)base)->fd, size) < 0 ? SQLITE_IOERR_TRUNCATE : SQLITE_OK;
+	if (ftruncate(((struct file *)base)->fd, size) == 0)
+		return SQLITE_OK;
+	return failed(SQLITE_IOERR_TRUNCATE);
 }
 
 static int
@@ -217,6 +228,12 @@ static sqlite3_vfs vfs = {
     .xSleep = vfs_sleep,
     .xCurrentTime = vfs_time,
 };
+
+int
+idx_vfs_errno(void)
+{
+	return last_errno;
+}
 
 static void
 register_once(void)

@@ -1,6 +1,7 @@
 /* Opening the index. Migrations stand in order; each runs in one transaction with its version. */
 #include "schema.h"
 #include "base/path.h"
+#include "statement.h"
 
 #include <sqlite3.h>
 #include <stdio.h>
@@ -84,19 +85,6 @@ static const char *const migrations[] = {
 _Static_assert(sizeof migrations / sizeof *migrations == SCHEMA_VERSION, "one migration a version");
 
 static int
-failed_with(struct err *err, sqlite3 *db, const char *what)
-{
-	const int code = sqlite3_errcode(db) & 0xff;
-	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
-		err_set(err, ERR_CORRUPT, "%s: %s", what, sqlite3_errmsg(db));
-		return err_hint(err, "nothing was changed; put back a copy of index.db");
-	}
-	if (code == SQLITE_FULL)
-		return err_set(err, ERR_NO_SPACE, "%s: no space left on device", what);
-	return err_set(err, ERR_INTERNAL, "%s: %s", what, sqlite3_errmsg(db));
-}
-
-static int
 integer_of(sqlite3 *db, const char *sql, int *out, struct err *err)
 {
 	sqlite3_stmt *st = NULL;
@@ -107,7 +95,7 @@ integer_of(sqlite3 *db, const char *sql, int *out, struct err *err)
 		*out = sqlite3_column_int(st, 0);
 		result = 0;
 	} else {
-		failed_with(err, db, "read index.db");
+		statement_failed(db, "read index.db", err);
 	}
 	sqlite3_finalize(st);
 	return result;
@@ -122,7 +110,7 @@ check_sound(sqlite3 *db, struct err *err)
 
 	if (sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &st, NULL) != SQLITE_OK ||
 	    sqlite3_step(st) != SQLITE_ROW) {
-		result = failed_with(err, db, "read index.db");
+		result = statement_failed(db, "read index.db", err);
 	} else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok") != 0) {
 		err_set(err, ERR_CORRUPT, "read index.db: %s", sqlite3_column_text(st, 0));
 		result = err_hint(err, "nothing was changed; put back a copy of index.db");
@@ -149,7 +137,7 @@ migrate(sqlite3 *db, struct err *err)
 		if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
 		    sqlite3_exec(db, migrations[v], NULL, NULL, NULL) != SQLITE_OK ||
 		    sqlite3_exec(db, end, NULL, NULL, NULL) != SQLITE_OK) {
-			failed_with(err, db, "migrate index.db");
+			statement_failed(db, "migrate index.db", err);
 			sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
 			return -1;
 		}
@@ -168,7 +156,7 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 	int result = 0;
 	if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
 	    SQLITE_OK)
-		result = failed_with(err, db, "open index.db");
+		result = statement_failed(db, "open index.db", err);
 	if (result == 0 && path_exists(state_dir, "index.db"))
 		result = check_sound(db, err);
 	if (result == 0 &&
@@ -176,7 +164,7 @@ schema_open(int state_dir, struct sqlite3 **out, struct err *err)
 			 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
 			 "PRAGMA busy_timeout=300; PRAGMA trusted_schema=OFF",
 			 NULL, NULL, NULL) != SQLITE_OK)
-		result = failed_with(err, db, "set up index.db");
+		result = statement_failed(db, "set up index.db", err);
 	if (result == 0)
 		result = migrate(db, err);
 	if (result < 0) {

@@ -3,15 +3,26 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+int
+statement_failed(struct sqlite3 *db, const char *what, struct err *err)
+{
+	const int code = sqlite3_errcode(db) & 0xff, sys = sqlite3_system_errno(db);
+
+	if (code == SQLITE_FULL)
+		return err_set(err, ERR_NO_SPACE, "%s: no space left on device", what);
+	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
+		err_set(err, ERR_CORRUPT, "%s: %s", what, sqlite3_errmsg(db));
+		return err_hint(err, "nothing was changed; put back a copy of index.db");
+	}
+	if ((code == SQLITE_IOERR || code == SQLITE_CANTOPEN) && sys)
+		return err_sys(err, sys, "%s", what);
+	return err_set(err, ERR_INTERNAL, "%s: %s", what, sqlite3_errmsg(db));
+}
+
 static int
 failed_with(struct index *ix, struct err *err)
 {
-	const int code = sqlite3_errcode(ix->db) & 0xff;
-	if (code == SQLITE_FULL)
-		return err_set(err, ERR_NO_SPACE, "write index.db: no space left on device");
-	if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
-		return err_set(err, ERR_CORRUPT, "index.db: %s", sqlite3_errmsg(ix->db));
-	return err_set(err, ERR_INTERNAL, "index.db: %s", sqlite3_errmsg(ix->db));
+	return statement_failed(ix->db, "index.db", err);
 }
 
 static int

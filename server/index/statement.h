@@ -7,6 +7,8 @@
 
 #include <sqlite3.h>
 
+/* What SQLite has just refused, in our words; what: the file and the act. Returns -1. */
+int statement_failed(struct sqlite3 *db, const char *what, struct err *err);
 /* Binds by type: t text (const char *), i integer (uint64_t), d digest (const struct digest *, may
  * be NULL), b bytes (const void *, size_t). This one yields no rows. */
 int statement_run(struct index *ix, struct err *err, const char *sql, const char *types,

@@ -1,0 +1,132 @@
+"""For n = 1, 2, ... until an act goes through untouched: the nth call that makes something last fails, or the process
+dies before it. Afterwards the session works and holds all that it held, and the snapshots from before are whole.
+
+In tests/run a few n of each row; all of them: tests/fault/run."""
+import os
+import re
+import shutil
+
+import pytest
+
+from faults import ERRORS, faulty, revive, settled
+
+ALL = os.environ.get("BERTH_FAULT_ALL") == "1"
+ROWS = [(target, op) for target in ("berth-worker", "berthd") for op in ("open", "write", "sync", "rename", "make")]
+ROWS.append(("berthd", "step"))
+SHORT = (1, 2, 3, 5, 8, 13, 21, 34)  # which n of a row where not all are run
+
+REASONS = {"ENOSPC": rb"no space left on device", "EIO": rb"nput/output error",
+           "EMFILE": rb"oo many open files"}
+
+
+class Act:
+    """One act, from a state that `before` makes; `check` says what must be true whether it failed or not."""
+
+    def __init__(self, server, name):
+        self.server, self.name, self.n = server, name, 0
+
+    def before(self):
+        """The session runs, and holds something that no snapshot has."""
+        self.n += 1
+        r = self.server.ssh(self.name, f"echo {self.n} > n; mkdir -p d; echo {self.n} > d/f{self.n % 7}; ln -sf n l; cat n")
+        assert r.out == b"%d\n" % self.n, r
+
+    def run(self):
+        return self.server.verb("pause", self.name, "--force", "--grace", "5s")
+
+    def check(self, done):
+        r = self.server.ssh(self.name, "cat n d/f%d; readlink l" % (self.n % 7))
+        assert r.out == b"%d\n%d\nn\n" % (self.n, self.n), (r, done)
+
+
+class Restore(Act):
+    """Back to the first snapshot, and, where it went through, forward again."""
+
+    def before(self):
+        super().before()
+        self.target = self.server.json("snapshots", self.name)[0]["snapshot"]
+
+    def run(self):
+        return self.server.verb("restore", self.name, self.target, "--force")
+
+    def check(self, done):
+        head = next(s["snapshot"] for s in self.server.json("snapshots", self.name) if s["head"])
+        if head != self.target:
+            return super().check(done)
+        assert self.server.ssh(self.name, "cat n").out == b"first\n"
+        kept = self.server.json("snapshots", self.name)[-1]["snapshot"]  # what it replaced
+        assert self.server.verb("restore", self.name, kept, "--force").status == 0
+        return super().check(done)
+
+
+class Cold(Act):
+    """A resume from archives alone."""
+
+    def before(self):
+        super().before()
+        assert self.server.verb("pause", self.name, "--force").status == 0
+        [session] = [s for s in self.server.json("ls") if s["name"] == self.name]
+        for upper in (self.server.state / "sessions" / session["id"]).glob("upper.*"):
+            shutil.rmtree(upper)
+        shutil.rmtree(self.server.state / "cache" / "layers")
+        (self.server.state / "cache" / "layers").mkdir(mode=0o700)
+        self.server.stop()
+        self.server.start()
+
+    def run(self):
+        return self.server.verb("resume", self.name)
+
+
+def judge_words(done, error, met):
+    """A failure says what failed and why, in one line; nothing is reported that did not happen."""
+    line = done.err
+    assert re.fullmatch(rb"berth: [^\n]+\n", line), (line, met)
+    if error in REASONS and met[2] != "sqlite3_step":
+        of_index = rb"|index\.db: disk I/O error" if "index.db" in met[3] else b""  # SQLite's word for whatever errno
+        assert re.search(REASONS[error] + of_index, line), (line, met)
+
+
+def drive(server, fault, act, target, op, error):
+    """Returns how many calls of the row the act makes, and the n that were tried."""
+    n, tried = 1, []
+    while True:
+        act.before()
+        fault.arm(target, op, n, error)
+        done = act.run()
+        fault.disarm()
+        met = fault.read()
+        restarted = error == "SIGKILL" and target == "berthd" and met[1] and revive(server)
+        settled(server, act.name)
+        act.check(done)
+        if not met[1]:
+            assert done.status == 0, (done, met)
+            return met[0], tried
+        if done.status != 0 and not restarted:
+            judge_words(done, error, met)
+        tried.append(n)
+        later = [k for k in SHORT if k > n] if not ALL else [n + 1]
+        if not later:
+            return met[0], tried
+        n = later[0]
+
+
+@pytest.fixture(scope="module")
+def place():
+    with faulty() as both:
+        yield both
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("target,op", ROWS)
+@pytest.mark.parametrize("kind", [Act, Restore, Cold], ids=["pause", "restore", "cold resume"])
+def test_a_fault_costs_nothing_but_the_act(place, name, kind, target, op, error):
+    server, fault = place
+    assert server.ssh(name, "echo first > n; echo keep > kept").status == 0
+    assert server.verb("pause", name).status == 0
+    first = server.json("snapshots", name)[0]["snapshot"]
+    count, tried = drive(server, fault, kind(server, name), target, op, error)
+    assert tried or count == 0
+    # the snapshot from before all of them is whole, from its archives alone
+    assert server.verb("restore", name, first, "--force").status == 0
+    assert server.ssh(name, "cat n kept").out == b"first\nkeep\n"
+    assert server.verb("rm", name, "--force").status == 0
