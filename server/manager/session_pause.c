@@ -106,6 +106,11 @@ after_gone(struct session *s)
 		log_err(&err, "session %s: its cgroup stays, its upper is unclean", s->row.name);
 		s->still_unclean = true;
 	}
+	/* An unclean upper stays, and belongs on the head that it stood on: no other can take its place. */
+	if (s->still_unclean && s->current->kind == WANT_RESTORE) {
+		fail_dead(s, &err);
+		return;
+	}
 	if (s->ref_written)
 		commit(s);
 	else
