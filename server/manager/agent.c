@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "manager/agent.h"
+#include "manager/forwards.h"
 #include "manager/session.h"
 
 #include <errno.h>
@@ -48,7 +49,7 @@ open_agent(struct conn *c, char *out, size_t n, struct err *err)
 
 	if (!s || !s->keeper.linked)
 		return err_set(err, ERR_AGAIN, "its session does not run");
-	if (!(keeper_forwards_of(c) & FORWARD_AGENT))
+	if (!(forwards_of(c) & FORWARD_AGENT))
 		return err_set(err, ERR_DENIED, "this key may not forward its agent (agent_roles)");
 	if (c->m->node.isolation.rung == RUNG_PROCESS)
 		return err_set(err, ERR_UNAVAILABLE, "a session of this isolation has no /run/berth/out");

@@ -5,6 +5,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/forwards.h"
 #include "manager/imported.h"
 #include "manager/login.h"
 #include "manager/plain.h"
@@ -524,29 +525,6 @@ keeper_find(struct session *s, struct err *err)
 	return 1;
 }
 
-/* Whether a role is among these: "developer, operator". */
-static bool
-is_among(const char *roles, enum principal_role role)
-{
-	struct str rest = str_of(roles), one;
-
-	while (str_cut(&rest, ',', &one))
-		if (str_is(str_trim(one), principal_role_name(role)))
-			return true;
-	return false;
-}
-
-uint32_t
-keeper_forwards_of(const struct conn *c)
-{
-	const struct config *o = &c->m->config;
-	const bool ports = is_among(o->forward_roles, c->role) &&
-			   c->allow.flags & ALLOW_PORT_FORWARDING;
-	const bool agent =
-	    is_among(o->agent_roles, c->role) && c->allow.flags & ALLOW_AGENT_FORWARDING;
-	return (ports ? FORWARD_CONNECTS | FORWARD_LISTENS : 0u) | (agent ? FORWARD_AGENT : 0u);
-}
-
 int
 keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 {
@@ -559,7 +537,7 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	auto_close int theirs = pair[0];
 	auto_close int conns = pair[1];
 	if (wire_send(&s->keeper.wire, grant_terms, err, .grant = c->id, .key = permits_text(c->key),
-		      .roles = c->roles, .forwards = keeper_forwards_of(c), .flags = c->allow.flags,
+		      .roles = c->roles, .forwards = forwards_of(c), .flags = c->allow.flags,
 		      .permit_open = permits_text(c->allow.open),
 		      .permit_listen = permits_text(c->allow.listen)) < 0)
 		return -1;

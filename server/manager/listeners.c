@@ -57,22 +57,6 @@ is_loopback(const struct sockaddr_storage *a)
 }
 
 static int
-parse_roles(struct str list, unsigned *out, struct err *err)
-{
-	struct str rest = list, one;
-	unsigned roles = 0;
-
-	while (str_cut(&rest, '+', &one)) {
-		const enum principal_role role = principal_role_parse(one);
-		if (role == PRINCIPAL_NOBODY)
-			return err_set(err, ERR_CONFIG, "no such role: %.*s", (int)one.len, one.at);
-		roles |= 1u << role;
-	}
-	*out = roles;
-	return 0;
-}
-
-static int
 parse_one(struct str text, const struct config *c, struct listener *l, struct err *err)
 {
 	static const char key[] = "roles=";
@@ -91,7 +75,7 @@ parse_one(struct str text, const struct config *c, struct listener *l, struct er
 		return err_set(err, ERR_CONFIG, "behind the address: not roles=ROLE+ROLE");
 	rest.at += sizeof key - 1;
 	rest.len -= sizeof key - 1;
-	return parse_roles(rest, &l->roles, err);
+	return principal_roles_parse(rest, '+', &l->roles, err);
 }
 
 int

@@ -241,7 +241,7 @@ login_adopt(struct conn *c, uint32_t forwards)
 
 	note_keys(c->m);
 	check(c);
-	if (c->dropped || !(forwards & ~keeper_forwards_of(c)))
+	if (c->dropped || !(forwards & ~forwards_of(c)))
 		return;
 	err_set(&err, ERR_DENIED, "what role %s may forward has changed",
 		principal_role_name(c->role));

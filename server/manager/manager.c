@@ -341,6 +341,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 	    limits_default(&m->config, &m->standard, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
 	    listeners_parse(&m->listeners, &m->config, err) < 0 ||
+	    forwards_parse(&m->config, &m->forwards, err) < 0 ||
 	    sources_check(str_of(m->config.login_exempt), err) < 0 ||
 	    algorithms_parse(&m->config, &m->algorithms, err) < 0 ||
 	    networks_parse(m->config.networks, m->config.network, &m->networks, err) < 0 ||

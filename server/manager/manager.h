@@ -9,6 +9,7 @@
 #include "manager/audit.h"
 #include "manager/algorithms.h"
 #include "manager/door.h"
+#include "manager/forwards.h"
 #include "manager/keys.h"
 #include "manager/listeners.h"
 #include "manager/mount_list.h"
@@ -47,6 +48,7 @@ struct manager {
 	struct listeners listeners;
 	struct door door;
 	struct algorithms algorithms;
+	struct forward_roles forwards;
 	int keys_notify; /* owned: inotify of STATE/keys (login_conn.c) */
 	struct watch keys_watch;
 	struct timer keys_timer; /* a file of keys is to be looked at again */

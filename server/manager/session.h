@@ -285,8 +285,6 @@ int keeper_clear(struct session *s, struct err *err) must_check;
 /* Reads what it has sent until now. */
 void keeper_read(struct session *s);
 /* Gives a conn a link to this keeper; *out is the conn's end. */
-/* enum forward_right of a conn's key. */
-uint32_t keeper_forwards_of(const struct conn *c);
 int keeper_grant(struct session *s, struct conn *c, int *out, struct err *err) must_check;
 /* Whether a process holds the session's lock. */
 bool keeper_lives(struct session *s);

@@ -63,6 +63,23 @@ principal_role_name(enum principal_role role)
 	return (unsigned)role <= PRINCIPAL_OPERATOR ? roles[role] : roles[PRINCIPAL_NOBODY];
 }
 
+int
+principal_roles_parse(struct str list, char between, unsigned *out, struct err *err)
+{
+	unsigned among = 0;
+	struct str one;
+
+	while (str_cut(&list, between, &one)) {
+		one = str_trim(one);
+		const enum principal_role role = principal_role_parse(one);
+		if (role == PRINCIPAL_NOBODY)
+			return err_set(err, ERR_USAGE, "no such role: %.*s", (int)one.len, one.at);
+		among |= 1u << role;
+	}
+	*out = among;
+	return 0;
+}
+
 static bool
 is_name_start(char c)
 {

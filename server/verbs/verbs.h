@@ -79,6 +79,9 @@ const struct verb *verb_find(struct str name);
 size_t verb_parameters(const struct verb *v);
 enum principal_role principal_role_parse(struct str text); /* PRINCIPAL_NOBODY: no such role */
 const char *principal_role_name(enum principal_role role);
+/* Roles with this character between, blanks round them, into bits of 1 << enum principal_role. USAGE: no such
+ * role; an empty list is one. */
+int principal_roles_parse(struct str list, char between, unsigned *out, struct err *err) must_check;
 
 /* ---- names (names.c) ---- */
 

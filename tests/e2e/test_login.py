@@ -427,6 +427,17 @@ def test_a_bad_listener_is_a_mistake_of_the_configuration(tmp_path, listen, said
     assert done.returncode == 78 and said in done.stderr, done
 
 
+@pytest.mark.parametrize("option,roles,wrong", [
+    ("forward_roles", "developer, operators", "operators"), ("forward_roles", "developer+operator", "developer+operator"),
+    ("agent_roles", "developer,", ""), ("agent_roles", "nobody", "nobody"), ("agent_roles", "operator, , developer", "")])
+def test_a_role_that_there_is_not_is_a_mistake_of_the_configuration(tmp_path, option, roles, wrong):
+    server = Server(tmp_path, f"{option} = {roles}\n")
+    for more in ([], ["--check"]):
+        done = subprocess.run([server.build / "berthd", "--config", server.config, "--state", server.state, "--run", server.run,
+                               *more], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 78 and f"{option}: no such role: {wrong}" in done.stderr, done
+
+
 def test_a_banner_is_shown_before_the_login_and_once():
     with running("banner = for work of the house alone\n") as server:
         argv = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",

@@ -107,6 +107,25 @@ roles_have_names(void **state)
 	assert_int_equal(principal_role_parse(STR_LIT("")), PRINCIPAL_NOBODY);
 }
 
+static void
+a_list_has_roles_alone(void **state)
+{
+	const unsigned two = 1u << PRINCIPAL_DEVELOPER | 1u << PRINCIPAL_OPERATOR;
+	struct err err;
+	unsigned roles = 7;
+
+	(void)state;
+	assert_int_equal(principal_roles_parse(STR_LIT("operator,nobody"), ',', &roles, &err), -1);
+	assert_string_equal(err.why, "no such role: nobody");
+	assert_int_equal(principal_roles_parse(STR_LIT("operator,"), ',', &roles, &err), -1);
+	assert_int_equal(principal_roles_parse(STR_LIT(""), ',', &roles, &err), -1);
+	assert_int_equal(roles, 7); /* untouched on failure */
+	assert_int_equal(principal_roles_parse(STR_LIT(" developer, operator "), ',', &roles, &err), 0);
+	assert_int_equal(roles, two);
+	assert_int_equal(principal_roles_parse(STR_LIT("operator+developer+operator"), '+', &roles, &err), 0);
+	assert_int_equal(roles, two);
+}
+
 int
 main(void)
 {
@@ -116,6 +135,7 @@ main(void)
 	    cmocka_unit_test(a_verb_on_a_session_needs_one),
 	    cmocka_unit_test(bad_scopes_are_refused),
 	    cmocka_unit_test(roles_have_names),
+	    cmocka_unit_test(a_list_has_roles_alone),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
