@@ -213,6 +213,42 @@ def ssh_table(server, sshd):
     row("memory of an idle connection (PSS)", mine, his, "MiB", f"{n} of them")
 
 
+def sftp(port, user, key, command):
+    """OpenSSH's sftp, a batch of commands: the seconds it took."""
+    began = time.perf_counter()
+    done = subprocess.run(["sftp", "-q", *conftest.SSH_OPTIONS, *SAME, "-P", str(port), "-i", str(key), "-b", "-", f"{user}@127.0.0.1"],
+                          input=command.encode(), capture_output=True)
+    assert done.returncode == 0, done
+    return time.perf_counter() - began
+
+
+def sftp_table(server, sshd):
+    """Get and put of one large file, in memory at both ends, and of many small ones, in turns."""
+    assert server.verb("new", "bench-sftp", "--tmp", "3G").status == 0
+    sides = [(server.port, "bench-sftp", server.key), (sshd.port, USER, sshd.key)]
+    size, rounds, files = (256, 2, 500) if QUICK else (1024, 9, 5000)
+    get, put, small = ([], []), ([], []), ([], [])
+    with tempfile.TemporaryDirectory(prefix="berth-bench.", dir="/dev/shm") as d:
+        subprocess.run(["sh", "-c", f"head -c {size}M /dev/urandom > {d}/big && mkdir {d}/small && cd {d}/small && "
+                        f"for i in $(seq {files}); do echo $i > $i; done"], check=True)
+        for _ in range(rounds):
+            for i, side in enumerate(sides):
+                there = f"/dev/shm/{USER}"
+                put[i].append(size / sftp(*side, f"put {d}/big {there}"))
+                get[i].append(size / sftp(*side, f"get {there} {d}/got"))
+                subprocess.run(["cmp", f"{d}/big", f"{d}/got"], check=True)
+                os.unlink(f"{d}/got")
+                sftp(*side, f"rm {there}")
+        for _ in range(2):
+            for i, side in enumerate(sides):
+                small[i].append(sftp(*side, f"put -r {d}/small"))
+                sftp(*side, "rm small/*\nrmdir small")
+    for what, of in ((f"sftp get of {size} MiB, median", get), (f"sftp put of {size} MiB, median", put)):
+        row(what, quantile(of[0], .5), quantile(of[1], .5), "MiB/s", "OpenSSH's client; what came back is compared")
+        row("the same, best", max(of[0]), max(of[1]), "MiB/s")
+    row(f"sftp put of {files} small files, median", quantile(small[0], .5), quantile(small[1], .5), "s")
+
+
 async def new_workspaces(server, n):
     times = []
     for i in range(n):
