@@ -253,6 +253,18 @@ confine_files(const int *dirs, size_t n, const int *sources, size_t n_sources, s
 	    SYS_exit_group, SYS_restart_syscall, SYS_getrusage, SYS_rseq, SYS_set_robust_list
 
 int
+confine_zygote(struct err *err)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct has[2] = {0};
+	const unsigned long long wanted = 1ull << CAP_SETUID | 1ull << CAP_SETGID | 1ull << CAP_SETPCAP;
+
+	if (syscall(SYS_capget, &head, has) < 0)
+		return err_sys(err, errno, "look at the capabilities");
+	return confine_capabilities(wanted & has[0].permitted, err);
+}
+
+int
 confine_conn(uid_t uid, gid_t gid, struct err *err)
 {
 	/* recvfrom and sendto: libssh's socket. pread64: journals. setsockopt: TCP_QUICKACK. */

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+/* zygote: of all capabilities those which its children need to become somebody without any. */
+int confine_zygote(struct err *err) must_check;
 /* conn: no new files, processes, sockets. uid, gid: what it becomes (0: stays, when not root). */
 int confine_conn(uid_t uid, gid_t gid, struct err *err) must_check;
 /* keeper, after it has cloned pid 1: its own uid, no capability, no new process, and of the file

@@ -5,15 +5,15 @@
  *   never      opens a path, starts a process, learns of another connection
  *   if taken   gains what messages.def lets a conn ask, and nothing else
  *
- * Started by the manager with the link to it as fd 3 and the accepted connection as fd 4; argv: the
- * uid and gid to become. Reads no byte of the client before it is confined. */
+ * Forked by the zygote (zygote.c), which this executable is when the manager starts it. Reads no byte of the
+ * client before it is confined. */
 #include "conn.h"
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/num.h"
 #include "base/time.h"
 #include "confine.h"
+#include "conn/zygote.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,8 +29,6 @@
 #include <unistd.h>
 
 enum {
-	FD_MANAGER = 3,
-	FD_CLIENT = 4,
 	SETUP_S = 10,
 	READS_MAX = 64, /* of 4 KiB each: what one turn takes from the socket */
 	STEPS_MAX = 64, /* of channels, before the socket is looked at again */
@@ -406,9 +404,6 @@ init_ssh(struct conn *c, struct err *err)
 	int no = 0;
 	ssh_key key = NULL;
 
-	ssh_set_log_level(SSH_LOG_NOLOG); /* its log opens files */
-	if (ssh_init() != SSH_OK)
-		return err_set(err, ERR_INTERNAL, "libssh does not start");
 	if (ssh_pki_import_privkey_base64(c->host_key, NULL, NULL, NULL, &key) != SSH_OK)
 		return err_set(err, ERR_CONFIG, "the host key cannot be read");
 	explicit_bzero(c->host_key, sizeof c->host_key);
@@ -420,10 +415,9 @@ init_ssh(struct conn *c, struct err *err)
 	if (ssh_bind_options_set(bind, SSH_BIND_OPTIONS_IMPORT_KEY, key) != SSH_OK ||
 	    ssh_bind_options_set(bind, SSH_BIND_OPTIONS_BANNER, "berth_" BERTH_VERSION) != SSH_OK ||
 	    auth_set_algorithms(c, bind) != SSH_OK ||
-	    ssh_bind_accept_fd(bind, c->ssh, FD_CLIENT) != SSH_OK)
+	    ssh_bind_accept_fd(bind, c->ssh, c->fd) != SSH_OK)
 		return err_set(err, ERR_INTERNAL, "libssh: %s", ssh_get_error(bind));
 	ssh_bind_free(bind); /* the key was copied into the session */
-	c->fd = FD_CLIENT;
 	name_link(c);
 
 	long timeout_s = 10; /* of the key exchange; the deadline of ours bounds it as well */
@@ -465,17 +459,6 @@ exchange_keys(struct conn *c, struct err *err)
 	}
 }
 
-static int
-parse_id(const char *text, unsigned *out, struct err *err)
-{
-	uint64_t n;
-
-	if (num_parse(str_of(text), 0, UINT32_MAX - 1, &n, err) < 0)
-		return err_add(err, "uid and gid");
-	*out = (unsigned)n;
-	return 0;
-}
-
 /* Three fds a channel; the soft limit may be 1024. */
 static void
 raise_files_limit(void)
@@ -489,14 +472,15 @@ raise_files_limit(void)
 }
 
 static int
-serve(struct conn *c, unsigned uid, unsigned gid, struct err *err)
+serve(struct conn *c, uid_t uid, struct err *err)
 {
+	c->fd = FD_CLIENT;
 	if (receive_setup(c, err) < 0 || init_ssh(c, err) < 0)
 		return err_add(err, "begin");
 	log_init("berth-conn", c->peer);
 	raise_files_limit();
 	stuck_watch();
-	if (loop_init(&c->loop, err) < 0 || confine_conn(uid, gid, err) < 0)
+	if (loop_init(&c->loop, err) < 0 || confine_conn(uid, uid, err) < 0)
 		return err_add(err, "begin");
 	if (exchange_keys(c, err) < 0)
 		return err_add(err, "exchange keys");
@@ -550,18 +534,19 @@ main(int argc, char **argv)
 {
 	static struct conn c;
 	struct err err;
-	unsigned uid = 0, gid = 0;
+	uid_t uid;
 
 	log_init("berth-conn", "");
 	signal(SIGPIPE, SIG_IGN);
-	if (argc > 2 && (parse_id(argv[1], &uid, &err) < 0 || parse_id(argv[2], &gid, &err) < 0)) {
-		log_err(&err, "begin");
-		return err_exit(err.code);
-	}
+	const int born = zygote_run(argc > 1 && strcmp(argv[1], ZYGOTE_AGAIN) == 0, &uid, &err);
+	if (born < 0)
+		log_err(&err, "zygote");
+	if (born != 1)
+		return born < 0 ? err_exit(err.code) : 0;
 	c.ready_tail = &c.ready;
 	c.stalled_tail = &c.stalled;
 	c.piece = xnew(1, FLOW_PIECE_BYTES);
-	const int result = serve(&c, uid, gid, &err);
+	const int result = serve(&c, uid, &err);
 	if (result < 0)
 		log_err(&err, "connection");
 	release(&c);

@@ -10,7 +10,6 @@
 #include "manager/login.h"
 #include "manager/reach.h"
 #include "manager/session.h"
-#include "manager/spawn.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -439,20 +438,15 @@ conn_start(struct conn *c, int client, struct err *err)
 {
 	struct manager *m = c->m;
 	int pair[2];
-	char uid[16];
-	auto_close int pidfd = -1;
 
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[1];
 	if (wire_open(&c->wire, pair[0], ROLE_MANAGER, ROLE_CONN, PHASE_UNPROVEN, err) < 0)
 		return -1;
-	const int fds[] = {theirs, client};
 	const uint64_t own = m->config.uid_base - CONN_UID_OFFSET + m->conn_count++ % CONN_UIDS;
-	snprintf(uid, sizeof uid, "%llu",
-		 (unsigned long long)(m->node.isolation.own_uids ? own : 0));
-	const char *const argv[] = {uid, uid, NULL};
-	if (spawn_process(m->libexec, "berth-conn", argv, fds, 2, &c->pid, &pidfd, err) < 0)
+	if (nursery_start_conn(m, theirs, client, m->node.isolation.own_uids ? (uint32_t)own : 0,
+			       err) < 0)
 		return -1;
 	if (wire_send(&c->wire, conn_login, err, .attempts = (uint32_t)m->config.login_attempts,
 		      .kex = str_of(m->algorithms.kex), .ciphers = str_of(m->algorithms.ciphers),

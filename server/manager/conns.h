@@ -10,7 +10,6 @@ struct conn {
 	struct conn *next;
 	struct manager *m;
 	struct wire wire;
-	pid_t pid;
 	uint64_t id; /* random: also the number of its grants, over restarts of the manager */
 	char tag[20]; /* its id, as the audit log has it */
 	char peer[64], user[128], principal[128];

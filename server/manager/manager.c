@@ -425,6 +425,8 @@ serve(struct manager *m, struct err *err)
 	if (listeners_watch(m, err) < 0 || login_watch(m, err) < 0 ||
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
+	if (nursery_begin(m, err) < 0)
+		return -1;
 	spares_begin(m);
 	listeners_announce(m);
 	return loop_run(&m->loop, err);
@@ -449,6 +451,7 @@ close_all(struct manager *m)
 {
 	m->closing = true;
 	records_flush(m);
+	nursery_end(m);
 	conns_close_all(m);
 	imported_stop();
 	disk_end(m);

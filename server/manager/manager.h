@@ -15,6 +15,7 @@
 #include "manager/mount_list.h"
 #include "manager/node_name.h"
 #include "manager/networks.h"
+#include "manager/nursery.h"
 #include "manager/owner.h"
 #include "manager/prepare.h"
 #include "verbs/verbs.h"
@@ -67,6 +68,7 @@ struct manager {
 	uint64_t turns;         /* so many have waited for their start */
 	struct conn *conns;       /* owned list */
 	struct ask *asks;         /* owned list, the first first (conns.c) */
+	struct nursery nursery;
 	size_t n_conns;
 	uint64_t conn_count;   /* for the conns' uids */
 	struct digest *cached; /* owned: cache entries that a worker has checked in this run */

@@ -146,7 +146,8 @@ const char *
 role_name(enum role role)
 {
 	static const char *const names[ROLES] = {"any",	   "manager", "conn",
-						 "keeper", "init",    "worker"};
+						 "keeper", "init",    "worker",
+						 "zygote"};
 	return (unsigned)role < ROLES ? names[role] : "unknown";
 }
 
@@ -222,12 +223,10 @@ close_fds(int *fds, int *n)
 	*n = 0;
 }
 
-int
-wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phase after_hello,
-	  struct err *err)
+static int
+attach(struct wire *w, int take_fd, enum role self, enum role peer, struct err *err)
 {
-	*w = (struct wire){.fd = take_fd, .self = self, .peer = peer, .phase = PHASE_HELLO,
-			  .after_hello = after_hello};
+	*w = (struct wire){.fd = take_fd, .self = self, .peer = peer, .phase = PHASE_HELLO};
 	w->queue_tail = &w->queue;
 	/* A mapping of its own: only the pages that packets have filled are held, and they go with the
 	 * link. The manager forks for a moment's work, which reads no message. */
@@ -240,11 +239,34 @@ wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phas
 	}
 	if (self == ROLE_MANAGER)
 		madvise(w->in, WIRE_PACKET_MAX_BYTES, MADV_DONTFORK);
-	if (fd_set_nonblock(w->fd, err) < 0 ||
-	    wire_send(w, hello, err, .version = WIRE_VERSION, .role = (uint32_t)self) < 0) {
+	if (fd_set_nonblock(w->fd, err) < 0) {
+		wire_close(w);
+		return -1;
+	}
+	return 0;
+}
+
+int
+wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phase after_hello,
+	  struct err *err)
+{
+	if (attach(w, take_fd, self, peer, err) < 0)
+		return -1;
+	w->after_hello = after_hello;
+	if (wire_send(w, hello, err, .version = WIRE_VERSION, .role = (uint32_t)self) < 0) {
 		wire_close(w);
 		return err_add(err, "greet the %s", role_name(peer));
 	}
+	return 0;
+}
+
+int
+wire_reopen(struct wire *w, int take_fd, enum role self, enum role peer, enum phase phase,
+	    struct err *err)
+{
+	if (attach(w, take_fd, self, peer, err) < 0)
+		return -1;
+	w->phase = phase;
 	return 0;
 }
 

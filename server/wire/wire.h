@@ -25,7 +25,7 @@ enum { WIRE_VERSION = 1 };
 enum { WIRE_PACKET_MAX_BYTES = 320 * 1024, WIRE_QUEUE_MAX_BYTES = 8 << 20 };
 enum { WIRE_FDS_MAX = 40 };
 
-enum role { ROLE_ANY, ROLE_MANAGER, ROLE_CONN, ROLE_KEEPER, ROLE_INIT, ROLE_WORKER, ROLES };
+enum role { ROLE_ANY, ROLE_MANAGER, ROLE_CONN, ROLE_KEEPER, ROLE_INIT, ROLE_WORKER, ROLE_ZYGOTE, ROLES };
 enum phase { PHASE_HELLO, PHASE_UNPROVEN, PHASE_OPEN };
 
 /* The fds of keeper_start, in this order. Where a thing does not exist, an fd of /dev/null. */
@@ -151,6 +151,9 @@ int wire_pair(int out[2], struct err *err) must_check;
  * key_answer with ok for a proven key). */
 int wire_open(struct wire *w, int take_fd, enum role self, enum role peer, enum phase after_hello,
 	      struct err *err) must_check;
+/* The same of a process that has executed itself: the hellos were said before. */
+int wire_reopen(struct wire *w, int take_fd, enum role self, enum role peer, enum phase phase,
+		struct err *err) must_check;
 /* Closes the socket, the queue and the fds of the last message. Safe on a zeroed-and-closed one. */
 void wire_close(struct wire *w);
 static inline bool

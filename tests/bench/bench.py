@@ -208,7 +208,7 @@ def ssh_table(server, sshd):
     runs = [asyncio.run(parallel(ours, 256)) for _ in range(3 if QUICK else 50)]
     row("256 parallel calls of 0.3 s, median", quantile(runs, .5), 0, "s", f"one connection, {len(runs)} runs, all complete, most {max(runs):.2f}")
     n = 5 if QUICK else 20
-    mine = asyncio.run(idle_memory(ours, lambda: [p for p, what in server.all_pids() if what == "berth-conn"], n))
+    mine = asyncio.run(idle_memory(ours, lambda: [p for p, what in server.all_pids() if what in ("berth-conn", "berth-zygote")], n))
     his = asyncio.run(idle_memory(theirs, lambda: descendants(sshd.process.pid), n))
     row("memory of an idle connection (PSS)", mine, his, "MiB", f"{n} of them")
 

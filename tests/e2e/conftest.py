@@ -86,6 +86,17 @@ RUNG = os.environ.get("BERTH_RUNG", "root")
 EXECUTABLES = ["berthd", "berth-conn", "berth-keeper", "berth-worker", "berth-init", "berth-sftp-preload.so"]
 
 
+def conn_or_zygote(proc):
+    """One executable is both: a zygote is the manager's child, its name is right a moment after it was started or forked."""
+    with contextlib.suppress(OSError):
+        ppid = re.search(r"^PPid:\s(\d+)", (proc / "status").read_text(), re.M).group(1)
+        parent = os.readlink(f"/proc/{ppid}/exe")
+        if os.path.basename(parent).startswith(("berthd", "berth-conn")):
+            return "berth-zygote" if "berthd" in parent else "berth-conn"
+        return (proc / "comm").read_text().strip()
+    return "berth-conn"
+
+
 class Server:
     """One berthd on its own state directory."""
 
@@ -217,7 +228,7 @@ class Server:
         return False
 
     def all_pids(self):
-        """Keepers, conns and workers of this server: whoever holds its log."""
+        """Keepers, conns, workers and the zygote of this server: whoever holds its log."""
         pids = []
         for proc in pathlib.Path("/proc").glob("[0-9]*"):
             try:
@@ -226,7 +237,8 @@ class Server:
             except OSError:
                 continue
             if os.path.basename(exe).startswith("berth-") and stderr == str(self.log_path):
-                pids.append((int(proc.name), os.path.basename(exe).split(" ")[0]))
+                what = os.path.basename(exe).split(" ")[0]
+                pids.append((int(proc.name), conn_or_zygote(proc) if what == "berth-conn" else what))
         return pids
 
     def cgroup(self):

@@ -221,6 +221,35 @@ a_peer_of_another_version_or_role_is_refused(void **state)
 	}
 }
 
+static void
+a_link_opened_again_has_no_hello(void **state)
+{
+	int pair[2];
+	struct wire m, z;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(wire_pair(pair, &err), 0);
+	assert_int_equal(wire_open(&m, pair[0], ROLE_MANAGER, ROLE_ZYGOTE, PHASE_OPEN, &err), 0);
+	assert_int_equal(wire_open(&z, dup(pair[1]), ROLE_ZYGOTE, ROLE_MANAGER, PHASE_OPEN, &err), 0);
+	assert_int_equal(wire_recv(&m, &err), 0);
+	assert_int_equal(wire_send_fds(&m, MSG_conn_start, &(struct msg_conn_start){.uid = 7},
+				       (const int[]){0, 0}, 2, &err), 0);
+	assert_int_equal(wire_send_fds(&m, MSG_conn_start, &(struct msg_conn_start){.uid = 8},
+				       (const int[]){0, 0}, 2, &err), 0);
+	assert_int_equal(wire_recv(&z, &err), 1);
+	assert_int_equal(z.message.conn_start.uid, 7);
+	wire_close(&z); /* the process executes itself: what waits stays in the socket */
+	assert_int_equal(wire_reopen(&z, pair[1], ROLE_ZYGOTE, ROLE_MANAGER, PHASE_OPEN, &err), 0);
+	assert_int_equal(wire_recv(&z, &err), 1);
+	assert_int_equal(z.message.conn_start.uid, 8);
+	assert_int_equal(wire_recv(&m, &err), 0);
+	wire_close(&z);
+	assert_int_equal(wire_recv(&m, &err), -1);
+	assert_int_equal(err.code, ERR_UNAVAILABLE);
+	wire_close(&m);
+}
+
 int
 main(void)
 {
@@ -233,6 +262,7 @@ main(void)
 	    cmocka_unit_test(a_flood_of_small_messages_is_bounded_by_what_it_costs),
 	    cmocka_unit_test(what_waits_goes_with_the_next_message),
 	    cmocka_unit_test(a_peer_of_another_version_or_role_is_refused),
+	    cmocka_unit_test(a_link_opened_again_has_no_hello),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
