@@ -226,7 +226,8 @@ close_fds(int *fds, int *n)
 static int
 attach(struct wire *w, int take_fd, enum role self, enum role peer, struct err *err)
 {
-	*w = (struct wire){.fd = take_fd, .self = self, .peer = peer, .phase = PHASE_HELLO};
+	*w = (struct wire){.fd = take_fd, .self = self, .peer = peer, .phase = PHASE_HELLO,
+			  .version = WIRE_OLDEST};
 	w->queue_tail = &w->queue;
 	/* A mapping of its own: only the pages that packets have filled are held, and they go with the
 	 * link. The manager forks for a moment's work, which reads no message. */
@@ -267,6 +268,7 @@ wire_reopen(struct wire *w, int take_fd, enum role self, enum role peer, enum ph
 	if (attach(w, take_fd, self, peer, err) < 0)
 		return -1;
 	w->phase = phase;
+	w->version = WIRE_VERSION;
 	return 0;
 }
 
@@ -404,6 +406,27 @@ enqueue(struct wire *w, const struct buf *b, const int *fds, int n, struct err *
 	return 0;
 }
 
+bool
+wire_knows(const struct wire *w, enum msg_id id)
+{
+	static const unsigned first[WIRE_VERSION] = WIRE_FIRST_IDS;
+	uint32_t since = WIRE_VERSION;
+
+	while (since > 1 && (unsigned)id < first[since - 1])
+		since--;
+	return since <= w->version;
+}
+
+static int
+refuse_newer(const struct wire *w, enum msg_id id, struct err *err)
+{
+	err_set(err, ERR_UNAVAILABLE, "the %s is of an earlier version, which has no %s",
+		role_name(w->peer), rows[id].name);
+	if (w->peer == ROLE_KEEPER || w->peer == ROLE_INIT)
+		err_hint(err, "pause and resume its session: that starts the installed one");
+	return -1;
+}
+
 int
 wire_send_fds(struct wire *w, enum msg_id id, const void *body, const int *fds, int n,
 	      struct err *err)
@@ -412,6 +435,8 @@ wire_send_fds(struct wire *w, enum msg_id id, const void *body, const int *fds, 
 
 	if (!wire_is_open(w))
 		return err_set(err, ERR_UNAVAILABLE, "the %s is gone", role_name(w->peer));
+	if (!wire_knows(w, id))
+		return refuse_newer(w, id, err);
 	if (wire_encode(id, body, &b, err) < 0)
 		return -1;
 	if (w->queue && flush_queue(w, err) < 0)
@@ -471,12 +496,13 @@ take_hello(struct wire *w, struct err *err)
 {
 	const struct msg_hello *h = &w->message.hello;
 
-	if (h->version != WIRE_VERSION)
-		return err_set(err, ERR_CORRUPT, "the %s speaks version %u, this is version %d",
-			       role_name(w->peer), h->version, WIRE_VERSION);
+	if (h->version < WIRE_OLDEST)
+		return err_set(err, ERR_CORRUPT, "the %s speaks version %u, this is version %d and needs %d",
+			       role_name(w->peer), h->version, WIRE_VERSION, WIRE_OLDEST);
 	if (h->role != (uint32_t)w->peer)
 		return err_set(err, ERR_CORRUPT, "a %s answered where a %s should",
 			       role_name((enum role)h->role), role_name(w->peer));
+	w->version = h->version < WIRE_VERSION ? h->version : WIRE_VERSION;
 	w->phase = w->after_hello;
 	return 0;
 }

@@ -10,7 +10,8 @@
  *     owner logs it and cuts the peer;
  *  3. wire_send never blocks: what the socket does not take is queued, bounded by
  *     WIRE_QUEUE_MAX_BYTES; a peer that lets it grow past that is cut;
- *  4. what came from a peer that may be taken is closed under a guard: the last close of a socket can
+ *  4. what a peer of an earlier version does not know is not sent to it: wire_send fails, and the link stays;
+ *  5. what came from a peer that may be taken is closed under a guard: the last close of a socket can
  *     wait for as long as its sender likes. */
 #ifndef BERTH_WIRE_H
 #define BERTH_WIRE_H
@@ -21,7 +22,13 @@
 
 #include <stdint.h>
 
-enum { WIRE_VERSION = 1 };
+/* What this build speaks, and of the rows of version 1, 2, ... the first number of each. Keepers and conns
+ * outlive upgrades, so that each side may meet an older or a newer one: both speak the version of the older. */
+#ifndef WIRE_VERSION
+#define WIRE_VERSION   1
+#define WIRE_FIRST_IDS {0}
+#endif
+enum { WIRE_OLDEST = 1 }; /* an older peer is refused: rows that it needs are gone */
 enum { WIRE_PACKET_MAX_BYTES = 320 * 1024, WIRE_QUEUE_MAX_BYTES = 8 << 20 };
 enum { WIRE_FDS_MAX = 40 };
 
@@ -133,6 +140,7 @@ struct wire {
 	int fd; /* owned; -1: closed */
 	enum role self, peer;
 	enum phase phase, after_hello;
+	uint32_t version; /* that both sides know; WIRE_OLDEST until the peer's hello is here */
 	struct watch watch;	 /* set by wire_watch, with what it calls */
 	void (*on_ready)(void *ctx);
 	void *on_ready_ctx;
@@ -164,11 +172,15 @@ wire_is_open(const struct wire *w)
 
 /* Sends one message; `body` is its struct msg_NAME.
  *   fds, n    lent: duplicated where the message must wait
- *   fails     UNAVAILABLE when the peer is gone or reads nothing any more */
+ *   fails     UNAVAILABLE when the peer is gone or reads nothing any more, or is of an earlier version, to
+ *             which there is no such message (then its hint says what to do) */
 int wire_send_fds(struct wire *w, enum msg_id id, const void *body, const int *fds, int n,
 		  struct err *err) must_check;
 #define wire_send(w, name, err, ...)                                                               \
 	wire_send_fds((w), MSG_##name, &(struct msg_##name){__VA_ARGS__}, NULL, 0, (err))
+
+/* Whether the peer is of a version that has this row: asked before what can be left out is sent. */
+bool wire_knows(const struct wire *w, enum msg_id id);
 
 /* The next message, into w->message.
  *   returns 1 a message (never hello: that one is answered here), 0 nothing there yet,
