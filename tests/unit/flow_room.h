@@ -34,7 +34,7 @@ static struct {
 	const char *ended; /* conn_end's words */
 	uint64_t taken;
 	uint64_t fed;
-	bool input_ended, given, refused; /* given: call input has said its end */
+	bool input_ended, given, refused, interrupted; /* given: call input has said its end */
 	struct err failed;
 } fake;
 
@@ -179,6 +179,13 @@ control_fed(struct channel *ch, bool refused)
 	fake.given = true;
 	fake.refused = refused;
 	ch->feed = FEED_NONE;
+}
+
+void
+control_interrupt(struct channel *ch)
+{
+	(void)ch;
+	fake.interrupted = true;
 }
 
 void
