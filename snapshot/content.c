@@ -138,13 +138,9 @@ open_live(int upper, struct str path, struct err *err)
 static int
 open_archived(struct view *v, const struct view_entry *e, struct content *c, struct err *err)
 {
-	struct view_entry file;
-
-	if (view_resolve(v, e, &file, err) < 0)
-		return -1;
-	c->size = file.row.size;
-	c->data_at = file.row.data_at;
-	c->sparse = file.row.sparse;
+	c->size = e->row.size;
+	c->data_at = e->row.data_at;
+	c->sparse = e->row.sparse;
 	c->layer = *view_digest(v, e->layer);
 	c->frames = view_frames(v, e->layer, err);
 	if (!c->frames)
@@ -158,22 +154,31 @@ open_archived(struct view *v, const struct view_entry *e, struct content *c, str
 	return 0;
 }
 
+static int
+judge_type(enum entry_type type, struct err *err)
+{
+	if (type == ENTRY_FILE)
+		return 0;
+	err_set(err, ERR_USAGE, "%s",
+		type == ENTRY_DIR       ? "it is a directory"
+		: type == ENTRY_SYMLINK ? "it is a symbolic link"
+					: "it is no file");
+	return err_hint(err, "run: ssh berth@HOST files SNAPSHOT PATH");
+}
+
 struct content *
 content_open(struct view *v, const struct view_entry *e, struct err *err)
 {
 	auto_of(content) struct content *c = xnew(1, sizeof *c);
+	struct view_entry file;
 
-	*c = (struct content){.fd = -1, .size = e->row.size};
-	if (e->row.type != ENTRY_FILE && e->row.type != ENTRY_LINK) {
-		err_set(err, ERR_USAGE, "%s",
-			e->row.type == ENTRY_DIR       ? "it is a directory"
-			: e->row.type == ENTRY_SYMLINK ? "it is a symbolic link"
-						       : "it is no file");
+	*c = (struct content){.fd = -1};
+	if (view_resolve(v, e, &file, err) < 0 || judge_type(file.row.type, err) < 0)
 		return NULL;
-	}
 	if (view_digest(v, e->layer))
-		return open_archived(v, e, c, err) < 0 ? NULL : steal(&c);
-	c->fd = open_live(view_upper(v), e->row.path, err);
+		return open_archived(v, &file, c, err) < 0 ? NULL : steal(&c);
+	c->size = file.row.size;
+	c->fd = open_live(view_upper(v), file.row.path, err);
 	return c->fd < 0 ? NULL : steal(&c);
 }
 

@@ -253,7 +253,7 @@ view_resolve(struct view *v, const struct view_entry *e, struct view_entry *out,
 	const int got = find_row(v, e->layer, buf_view(&link), &row, err);
 	if (got < 0)
 		return -1;
-	if (!got || row.type != ENTRY_FILE)
+	if (!got || (row.type != ENTRY_FILE && row.type != ENTRY_SYMLINK && row.type != ENTRY_FIFO))
 		return err_set(err, ERR_CORRUPT, "a hard link leads to no file of its layer");
 	*out = (struct view_entry){row, e->layer};
 	return 0;

@@ -29,7 +29,8 @@ struct view_entry {
 /* What the view has at a path: 1, lent until the next view_find; 0 nothing, -1. The root is always
  * there. */
 int view_find(struct view *v, struct str path, struct view_entry *out, struct err *err) must_check;
-/* The file itself of a hard link, which has its size and data: of another entry, that one. */
+/* What a further name stands for, which has its size and data (a file, seldom a symbolic link or a fifo):
+ * the entry of its first name. Of another entry: that one. */
 int view_resolve(struct view *v, const struct view_entry *e, struct view_entry *out,
 		 struct err *err) must_check;
 
