@@ -268,6 +268,18 @@ put_field(char *field, size_t size, struct str s)
 	memcpy(field, s.at + s.len - n, n);
 }
 
+static void
+put_name(const struct tar_writer *t, enum entry_type type, struct str path, struct buf *out)
+{
+	if (!t->plain) {
+		whiteout_encode(type, path, out);
+		return;
+	}
+	buf_str(out, path.len ? path : STR_LIT("."));
+	if (type == ENTRY_DIR)
+		buf_char(out, '/');
+}
+
 int
 tar_put(struct tar_writer *t, const struct entry *e, uint64_t *out_data_at, struct err *err)
 {
@@ -277,9 +289,9 @@ tar_put(struct tar_writer *t, const struct entry *e, uint64_t *out_data_at, stru
 
 	buf_clear(&t->name);
 	buf_clear(&t->link);
-	whiteout_encode(e->type, e->path, &t->name);
+	put_name(t, e->type, e->path, &t->name);
 	if (e->type == ENTRY_LINK)
-		whiteout_encode(ENTRY_FILE, e->link, &t->link);
+		put_name(t, ENTRY_FILE, e->link, &t->link);
 	else if (has_link(e))
 		buf_str(&t->link, e->link);
 	if (e->sparse)

@@ -26,6 +26,7 @@ struct tar_sink { /* where a tar goes that is no layer */
 struct tar_writer {
 	struct frames_writer *frames; /* lent; NULL: to the sink */
 	struct tar_sink sink;
+	bool plain; /* no whiteouts, and names as they are: for who is no reader of layers */
 	uint64_t at;                  /* bytes of the stream so far */
 	uint64_t left;                /* bytes of data that the current entry still wants */
 	struct buf name, link, pax, map;

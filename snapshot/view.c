@@ -172,9 +172,8 @@ find_row(struct view *v, size_t layer, struct str key, struct idx_row *out, stru
 	return rows ? idx_rows_find(rows, key, out, err) : -1;
 }
 
-/* Whether a layer hides what lower ones have in `dir`. */
-static int
-hides(struct view *v, size_t layer, struct str dir, struct buf *key, struct err *err)
+int
+view_hides(struct view *v, size_t layer, struct str dir, struct buf *key, struct err *err)
 {
 	struct idx_row row;
 	int got = find_row(v, layer, dir, &row, err);
@@ -199,7 +198,7 @@ hides_way(struct view *v, size_t layer, struct str path, bool itself, struct buf
 			continue;
 		if (n == path.len && !itself)
 			break;
-		const int got = hides(v, layer, (struct str){path.at, n}, key, err);
+		const int got = view_hides(v, layer, (struct str){path.at, n}, key, err);
 		if (got != 0)
 			return got;
 	}

@@ -44,12 +44,15 @@ AUTO_OF(view_walk)
 /* 1, lent until the next call of it; 0 the end, -1. */
 int view_walk_next(struct view_walk *w, struct view_entry *out, struct err *err) must_check;
 
-/* ---- for diff.c and content.c ---- */
+/* ---- for diff.c, content.c and find.c ---- */
 
 size_t view_layers(const struct view *v);
 /* NULL: the live one. */
 const struct digest *view_digest(const struct view *v, size_t layer);
 struct idx_rows *view_rows(struct view *v, size_t layer, struct err *err);
+/* Whether a layer hides what lower ones have in `dir`: 1, 0, -1. key: room for work. */
+int view_hides(struct view *v, size_t layer, struct str dir, struct buf *key,
+	       struct err *err) must_check;
 /* An archive's bytes; shared room. NULL: failed. */
 struct frames_at;
 struct frames_at *view_frames(struct view *v, size_t layer, struct err *err);
