@@ -97,7 +97,7 @@ idx_rows_free(struct idx_rows *r)
 static bool
 is_path(struct str p)
 {
-	struct str rest = p, part;
+	struct str rest = p;
 
 	if (p.len > ENTRY_PATH_MAX_BYTES || (p.len && memchr(p.at, '\0', p.len)))
 		return false;
@@ -105,7 +105,7 @@ is_path(struct str p)
 		return false;
 	while (rest.len) {
 		const char *slash = memchr(rest.at, '/', rest.len);
-		part = (struct str){rest.at, slash ? (size_t)(slash - rest.at) : rest.len};
+		const struct str part = {rest.at, slash ? (size_t)(slash - rest.at) : rest.len};
 		if (part.len == 0 || str_is(part, ".") || str_is(part, ".."))
 			return false;
 		rest.at += part.len + (slash != NULL);

@@ -1,12 +1,8 @@
 """files, cat, diff, find, export and import: what a snapshot holds, read without a session that runs."""
-import io
 import json
 import os
-import pathlib
 import shutil
-import signal
 import subprocess
-import tarfile
 
 import pytest
 
@@ -162,8 +158,7 @@ def test_what_cannot_be_read_is_said_in_one_line(server, story, name):
 
 
 def test_names_do_nothing_to_a_terminal(server, name):
-    point = snapshot(server, name, r"touch $(printf 'esc\033[2J'); touch 'new
-line'")
+    point = snapshot(server, name, r"""touch "$(printf 'esc\033[2J')" "$(printf 'new\nline')" """)
     text = server.verb("files", point, "/workspace").stdout
     assert "\x1b" not in text and r"esc\x1b[2J" in text and r"new\x0aline" in text
     assert {f["path"] for f in server.json("files", point, "/workspace")} == {"workspace/esc\x1b[2J", "workspace/new\nline"}
@@ -259,14 +254,13 @@ def test_a_session_goes_over_to_another_server(server, name):
     before = trees.read(server, name)
     point = snapshot(server, name)
     exported = server.verb("export", name).out
-    for other in (server,):
-        done = server.ssh("berth", "import twin", stdin=exported)
-        assert done.status == 0, done
-        assert done.stdout.startswith("twin: paused, snapshot ")
-        assert server.session("twin")["state"] == "paused"
-        assert server.verb("diff", point, "twin").out == b""
-        assert trees.differences(before, trees.read(server, "twin")) == {}
-        assert server.json("snapshots", "twin")[0]["made_by"] == "import"
+    done = server.ssh("berth", "import twin", stdin=exported)
+    assert done.status == 0, done
+    assert done.stdout.startswith("twin: paused, snapshot ")
+    assert server.session("twin")["state"] == "paused"
+    assert server.verb("diff", point, "twin").out == b""
+    assert set(trees.differences(before, trees.read(server, "twin"))) <= {"/etc/hosts", "/etc/hostname"}
+    assert server.json("snapshots", "twin")[0]["made_by"] == "import"
     with running() as second:
         done = second.ssh("berth", "import moved --json", stdin=exported)
         assert done.status == 0, done
@@ -274,7 +268,7 @@ def test_a_session_goes_over_to_another_server(server, name):
         second.stop()
         second.start()  # it is in the index, and in the store
         assert second.verb("cat", "moved", "/workspace/tree/plain").out == b"plain\n"
-        assert trees.differences(before, trees.read(second, "moved")) == {}
+        assert set(trees.differences(before, trees.read(second, "moved"))) <= {"/etc/hosts", "/etc/hostname"}
 
 
 def test_what_is_no_export_makes_no_session(server, story, name):

@@ -30,7 +30,10 @@ roles_and_verbs(void **state)
 	    {VERB_set, false, true},	    {VERB_audit, false, false},
 	    {VERB_why, true, true},
 	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true},
+	    {VERB_call_input, true, true},  {VERB_files, true, true},
+	    {VERB_cat, true, true},	    {VERB_diff, true, true},
+	    {VERB_find, true, true},	    {VERB_export, true, true},
+	    {VERB_import, false, true},
 	};
 
 	(void)state;
