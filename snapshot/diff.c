@@ -1,6 +1,7 @@
-/* Candidates are the keys of the layers that are not common to both. At each, both views are asked. Where
- * one of them shows something and the other does not, because of a deletion, an opaque mark or another
- * type, all that is below is compared by walking both; then no key below is a candidate any more. */
+/* Candidates are the keys of the layers that are not common to both. At each, both views are asked.
+ * Where one of them shows something and the other does not, because of a deletion, an opaque mark
+ * or another type, all that is below is compared by walking both; then no key below is a candidate
+ * any more. */
 #include "diff.h"
 #include "content.h"
 
@@ -12,7 +13,7 @@ struct run {
 	struct view *a, *b; /* lent */
 	diff_fn fn;
 	void *ctx;
-	char *pieces[2]; /* owned */
+	char *pieces[2];         /* owned */
 	struct merge_above done; /* DONE: below it all is said */
 };
 
@@ -93,7 +94,8 @@ compare_bytes(struct run *r, struct content *a, struct content *b, struct err *e
 }
 
 static int
-compare_files(struct run *r, const struct view_entry *ea, const struct view_entry *eb, struct err *err)
+compare_files(struct run *r, const struct view_entry *ea, const struct view_entry *eb,
+	      struct err *err)
 {
 	auto_of(content) struct content *a = content_open(r->a, ea, err);
 	if (!a)
@@ -115,7 +117,8 @@ same_link(struct view *v, const struct view_entry *e, struct buf *out, struct er
 }
 
 static int
-compare_links(struct run *r, const struct view_entry *ea, const struct view_entry *eb, struct err *err)
+compare_links(struct run *r, const struct view_entry *ea, const struct view_entry *eb,
+	      struct err *err)
 {
 	auto_buf a = BUF_MAX(ENTRY_PATH_MAX_BYTES + 1), b = BUF_MAX(ENTRY_PATH_MAX_BYTES + 1);
 
@@ -255,7 +258,8 @@ judge(struct run *r, const struct merge_group *g, struct err *err)
 	const int in_b = in_a < 0 ? -1 : view_find(r->b, path, &eb, err);
 	if (in_a < 0 || in_b < 0)
 		return -1;
-	const bool dir_a = in_a && ea.row.type == ENTRY_DIR, dir_b = in_b && eb.row.type == ENTRY_DIR;
+	const bool dir_a = in_a && ea.row.type == ENTRY_DIR,
+		   dir_b = in_b && eb.row.type == ENTRY_DIR;
 	if (dir_a && dir_b && hides(g)) {
 		if (!g->opaque && compare_pair(r, path, ea, eb, &a, &b, err) < 0)
 			return -1;
@@ -319,7 +323,8 @@ run(struct run *r, struct err *err)
 	size_t done;
 	int more;
 
-	if (view_find(r->a, STR_LIT(""), &ea, err) < 0 || view_find(r->b, STR_LIT(""), &eb, err) < 0 ||
+	if (view_find(r->a, STR_LIT(""), &ea, err) < 0 ||
+	    view_find(r->b, STR_LIT(""), &eb, err) < 0 ||
 	    compare_pair(r, STR_LIT(""), ea, eb, &a, &b, err) < 0)
 		return -1;
 	const int all_a = opaque_root(r->a, from, err);

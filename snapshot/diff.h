@@ -1,5 +1,6 @@
-/* What differs between two views: each path once. Layers that both begin with are not read, but where a
- * change of the others uncovers what is in them: so two snapshots in a row cost what lies between. */
+/* What differs between two views: each path once. Layers that both begin with are not read, but
+ * where a change of the others uncovers what is in them: so two snapshots in a row cost what lies
+ * between. */
 #ifndef BERTH_DIFF_H
 #define BERTH_DIFF_H
 
@@ -23,8 +24,8 @@ struct diff_change {
 
 typedef int (*diff_fn)(void *ctx, const struct diff_change *c, struct err *err);
 
-/* Files of one size are read where they are not of one layer. Extended attributes and times alone are no
- * difference. */
+/* Files of one size are read where they are not of one layer. Extended attributes and times alone
+ * are no difference. */
 int diff_views(struct view *a, struct view *b, diff_fn fn, void *ctx, struct err *err) must_check;
 
 #endif

@@ -105,15 +105,16 @@ put_layout(struct run *r, const struct digest *manifest, const struct manifest *
 	auto_close int fd = blob_open(r->o->store, manifest, &bytes, err);
 	if (fd < 0)
 		return -1;
-	buf_fmt(&index,
-		"{\"manifests\":[{\"annotations\":{\"org.opencontainers.image.ref.name\":\"%.12s\"},"
-		"\"digest\":\"sha256:%s\",\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\","
-		"\"size\":%llu}],\"mediaType\":\"application/vnd.oci.image.index.v1+json\","
-		"\"schemaVersion\":2}\n",
-		digest_text(manifest).text, digest_text(manifest).text, (unsigned long long)bytes);
+	buf_fmt(
+	    &index,
+	    "{\"manifests\":[{\"annotations\":{\"org.opencontainers.image.ref.name\":\"%.12s\"},"
+	    "\"digest\":\"sha256:%s\",\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\","
+	    "\"size\":%llu}],\"mediaType\":\"application/vnd.oci.image.index.v1+json\","
+	    "\"schemaVersion\":2}\n",
+	    digest_text(manifest).text, digest_text(manifest).text, (unsigned long long)bytes);
 	if (put_text(r, "oci-layout", STR_LIT("{\"imageLayoutVersion\":\"1.0.0\"}\n"), err) < 0 ||
-	    put_text(r, "index.json", buf_view(&index), err) < 0 || put_blob(r, manifest, err) < 0 ||
-	    put_blob(r, &m->config, err) < 0)
+	    put_text(r, "index.json", buf_view(&index), err) < 0 ||
+	    put_blob(r, manifest, err) < 0 || put_blob(r, &m->config, err) < 0)
 		return -1;
 	for (size_t i = 0; i < m->n_layers; i++)
 		if (!is_repeated(m, i) && put_blob(r, &m->layers[i].digest, err) < 0)
@@ -156,7 +157,8 @@ put_plain_layer(struct run *r, const struct manifest_layer *l, struct err *err)
 	if (!frames || put_head(r, name, frames_raw_bytes(frames), err) < 0)
 		return -1;
 	while ((more = frames_next(frames, &piece, err)) > 0)
-		if (tar_put_data(&r->tar, piece.at, piece.len, err) < 0 || step(r, piece.len, err) < 0)
+		if (tar_put_data(&r->tar, piece.at, piece.len, err) < 0 ||
+		    step(r, piece.len, err) < 0)
 			return -1;
 	if (more < 0 || frames_reader_sum(frames, &sum, err) < 0)
 		return -1;
@@ -172,7 +174,8 @@ put_docker(struct run *r, const struct manifest *m, const char *tag, struct err 
 	snprintf(name, sizeof name, "%s.json", digest_text(&m->config).text);
 	buf_fmt(&list, "[{\"Config\":\"%s\",\"RepoTags\":[\"%s\"],\"Layers\":[", name, tag);
 	for (size_t i = 0; i < m->n_layers; i++)
-		buf_fmt(&list, "%s\"%s.tar\"", i ? "," : "", digest_text(&m->layers[i].diff_id).text);
+		buf_fmt(&list, "%s\"%s.tar\"", i ? "," : "",
+			digest_text(&m->layers[i].diff_id).text);
 	buf_text(&list, "]}]\n");
 	if (buf_bad(&list))
 		return err_set(err, ERR_UNAVAILABLE, "no memory for the list of layers");

@@ -1,13 +1,14 @@
-/* The uppermost layer first: what it has, or hides, is not taken from lower ones. Since a layer has an
- * entry's directories before the entry (capture.c, invariant 2), so has the merged tar.
+/* The uppermost layer first: what it has, or hides, is not taken from lower ones. Since a layer has
+ * an entry's directories before the entry (capture.c, invariant 2), so has the merged tar.
  *
  * Invariants
- *  1. each path comes once (but for 3), as its uppermost layer has it, or not at all where that deleted it;
- *  2. a file with several names comes with its data once a layer: under its first name, or, where an
- *     upper layer has that, under the first of the others that is left;
- *  3. a directory into which something came from a lower layer than its own comes once more, at the end:
- *     stock tar has set its time by then.
- * Memory grows with the paths of all layers but the lowest. */
+ *  1. each path comes once (but for 3), as its uppermost layer has it, or not at all where that
+ * deleted it;
+ *  2. a file with several names comes with its data once a layer: under its first name, or, where
+ * an upper layer has that, under the first of the others that is left;
+ *  3. a directory into which something came from a lower layer than its own comes once more, at the
+ * end: stock tar has set its time by then. Memory grows with the paths of all layers but the
+ * lowest. */
 #include "export.h"
 #include "base/fd.h"
 #include "blob.h"
@@ -23,10 +24,11 @@ struct run {
 	size_t layer; /* at work */
 	struct path_set paths;
 	struct mark { /* of each path */
-		uint32_t seen, hides;	 /* the uppermost layer that has it, that hides what is below; + 1 */
-		bool late;		 /* it must come again */
+		uint32_t seen,
+		    hides; /* the uppermost layer that has it, that hides what is below; + 1 */
+		bool late; /* it must come again */
 		size_t again_at, again_n; /* of a directory: its entry, in `again` */
-	} * marks;			 /* owned */
+	} * marks;                        /* owned */
 	size_t cap;
 	struct tar_writer again_tar;
 	struct buf again;
@@ -34,7 +36,7 @@ struct run {
 	struct digest digest;
 	bool links_loaded;
 	struct path_set firsts; /* first names that are not left */
-	size_t *others;         /* owned: of each, the number in `paths` of the name that stands for it */
+	size_t *others; /* owned: of each, the number in `paths` of the name that stands for it */
 	size_t others_cap;
 	uint64_t bytes, entries;
 };
@@ -92,7 +94,8 @@ is_covered(const struct run *r, struct str path)
 		return true;
 	for (size_t n = 0; n < path.len; n++)
 		if ((n == 0 || path.at[n] == '/') &&
-		    path_set_find(&r->paths, (struct str){path.at, n}, &i) && r->marks[i].hides > mine)
+		    path_set_find(&r->paths, (struct str){path.at, n}, &i) &&
+		    r->marks[i].hides > mine)
 			return true;
 	return false;
 }
@@ -240,7 +243,8 @@ put(struct run *r, struct tar_reader *in, struct entry *e, struct err *err)
 	note_parent(r, e->path);
 	if (r->layer && e->type == ENTRY_DIR && keep_dir(r, e, err) < 0)
 		return -1;
-	return e->type == ENTRY_FILE ? put_with_data(r, in, e, err) : tar_put(&r->tar, e, &ignored, err);
+	return e->type == ENTRY_FILE ? put_with_data(r, in, e, err)
+				     : tar_put(&r->tar, e, &ignored, err);
 }
 
 static int

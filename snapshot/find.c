@@ -1,7 +1,7 @@
 /* Invariants
  *  1. one layer is open at a time;
- *  2. a file counts as changed when its type, size, time, mode, owner or target differ; a directory when
- *     its type, mode or owner do. */
+ *  2. a file counts as changed when its type, size, time, mode, owner or target differ; a directory
+ * when its type, mode or owner do. */
 #include "find.h"
 #include "path_set.h"
 
@@ -25,7 +25,7 @@ struct run {
 	size_t n_snapshots;
 	struct digest *layers; /* owned: distinct, sorted */
 	size_t n_layers;
-	uint32_t **chains;     /* owned: of each snapshot, numbers of layers */
+	uint32_t **chains; /* owned: of each snapshot, numbers of layers */
 	struct path_set paths, dirs;
 	struct row *rows; /* owned; by path, then layer, once sorted */
 	size_t n_rows, rows_cap;
@@ -212,8 +212,8 @@ struct track { /* of one path */
 	size_t n;
 	size_t *dirs; /* owned: it is in them */
 	size_t n_dirs;
-	int64_t *at; /* owned: of each snapshot, its row's number; NONE */
-	bool *held;  /* owned */
+	int64_t *at;                 /* owned: of each snapshot, its row's number; NONE */
+	bool *held;                  /* owned */
 	struct find_change *changes; /* owned */
 };
 
@@ -244,8 +244,8 @@ inherited(const struct run *r, size_t s)
 	const struct find_snapshot *snapshot = &r->snapshots[s];
 	const size_t n = snapshot->parent < s ? r->snapshots[snapshot->parent].n_layers : 0;
 
-	if (n > snapshot->n_layers || memcmp(r->chains[s], r->chains[snapshot->parent],
-					     n * sizeof **r->chains) != 0)
+	if (n > snapshot->n_layers ||
+	    memcmp(r->chains[s], r->chains[snapshot->parent], n * sizeof **r->chains) != 0)
 		return 0;
 	return n;
 }
@@ -270,8 +270,8 @@ same(const struct row *a, const struct row *b)
 {
 	if (a->type != b->type || a->mode != b->mode || a->uid != b->uid || a->gid != b->gid)
 		return false;
-	return a->type == ENTRY_DIR || (a->size == b->size && a->mtime_ns == b->mtime_ns &&
-					a->link_hash == b->link_hash);
+	return a->type == ENTRY_DIR ||
+	       (a->size == b->size && a->mtime_ns == b->mtime_ns && a->link_hash == b->link_hash);
 }
 
 static int
@@ -286,7 +286,8 @@ tell(const struct run *r, struct track *t, find_fn fn, void *ctx, struct err *er
 		const int64_t was = parent < s ? t->at[parent] : NONE;
 		t->at[s] = now;
 		t->held[s] = now != NONE;
-		if (now == was || (now != NONE && was != NONE && same(&t->rows[now], &t->rows[was])))
+		if (now == was ||
+		    (now != NONE && was != NONE && same(&t->rows[now], &t->rows[was])))
 			continue;
 		const struct row *row = &t->rows[now != NONE ? now : was];
 		t->changes[n++] = (struct find_change){

@@ -1,6 +1,6 @@
-/* Which of many snapshots have files of a name, and in which they appeared, changed and vanished. Each
- * layer is looked at twice, however many snapshots stand on it: its index is scanned for names, then asked
- * what it hides of those found. Of archives nothing is read. */
+/* Which of many snapshots have files of a name, and in which they appeared, changed and vanished.
+ * Each layer is looked at twice, however many snapshots stand on it: its index is scanned for
+ * names, then asked what it hides of those found. Of archives nothing is read. */
 #ifndef BERTH_FIND_H
 #define BERTH_FIND_H
 
@@ -33,8 +33,8 @@ struct find_path { /* lent for the call */
 
 typedef int (*find_fn)(void *ctx, const struct find_path *p, struct err *err);
 
-/* pattern: a glob (str_glob) on the path; without a slash in it: on the name, wherever it is. fn: for each
- * path in order. USAGE: more than FIND_PATHS_MAX match. */
+/* pattern: a glob (str_glob) on the path; without a slash in it: on the name, wherever it is. fn:
+ * for each path in order. USAGE: more than FIND_PATHS_MAX match. */
 int find_paths(const struct layer_options *o, struct str pattern,
 	       const struct find_snapshot *snapshots, size_t n, find_fn fn, void *ctx,
 	       struct err *err) must_check;

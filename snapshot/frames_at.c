@@ -93,7 +93,8 @@ load(struct frames_at *f, size_t i, struct err *err)
 	if (fd_pread_all(f->fd, room->bytes, p->bytes, p->at, err) < 0)
 		return err_add(err, "frame %zu of the archive", i);
 	room->read_bytes += p->bytes;
-	const size_t n = ZSTD_decompressDCtx(room->zstd, room->raw, p->raw_bytes, room->bytes, p->bytes);
+	const size_t n =
+	    ZSTD_decompressDCtx(room->zstd, room->raw, p->raw_bytes, room->bytes, p->bytes);
 	const uint8_t *c = (const uint8_t *)room->bytes + p->bytes - 4;
 	const uint32_t checksum =
 	    (uint32_t)c[0] | (uint32_t)c[1] << 8 | (uint32_t)c[2] << 16 | (uint32_t)c[3] << 24;
@@ -112,7 +113,8 @@ frames_at_read(struct frames_at *f, uint64_t at, void *out, size_t n, struct err
 	char *to = out;
 
 	if (n > f->table.raw_bytes || at > f->table.raw_bytes - n)
-		return err_set(err, ERR_CORRUPT, "the archive has %llu bytes, and not those behind %llu",
+		return err_set(err, ERR_CORRUPT,
+			       "the archive has %llu bytes, and not those behind %llu",
 			       (unsigned long long)f->table.raw_bytes, (unsigned long long)at);
 	while (n) {
 		const size_t i = frame_of(f, at);

@@ -1,5 +1,5 @@
-/* Bytes of an archive's stream from anywhere in it, by its seek table: one frame is read, judged and
- * decompressed for bytes that are in one frame.
+/* Bytes of an archive's stream from anywhere in it, by its seek table: one frame is read, judged
+ * and decompressed for bytes that are in one frame.
  *
  * No byte is handed out before its frame had the size and the checksum that the table says. The
  * digest of the whole archive is not looked at: that is what verify is for. */
@@ -10,9 +10,9 @@
 
 /* One frame, decompressed: shared by the archives that are read in turns. */
 struct frames_room {
-	char *raw, *bytes;      /* owned */
+	char *raw, *bytes;        /* owned */
 	struct ZSTD_DCtx_s *zstd; /* owned */
-	const void *of;         /* whose frame it is; NULL: none's */
+	const void *of;           /* whose frame it is; NULL: none's */
 	size_t frame;
 	uint64_t read_bytes; /* of archives, so far */
 };

@@ -1,13 +1,15 @@
 /* Invariants
- *  1. a row that was handed out has a path as whiteout.h judges it, of a length that is allowed, and
- *     numbers that fit what they are;
- *  2. nothing but the table that was made here is read: a view or a trigger of that name is CORRUPT. */
+ *  1. a row that was handed out has a path as whiteout.h judges it, of a length that is allowed,
+ * and numbers that fit what they are;
+ *  2. nothing but the table that was made here is read: a view or a trigger of that name is
+ * CORRUPT. */
 #include "idx_rows.h"
 
 #include <sqlite3.h>
 #include <stdlib.h>
 
-#define COLUMNS "SELECT path, type, size, mode, uid, gid, mtime_ns, link, data_at, sparse FROM entry "
+#define COLUMNS                                                                                    \
+	"SELECT path, type, size, mode, uid, gid, mtime_ns, link, data_at, sparse FROM entry "
 
 struct idx_rows {
 	sqlite3 *db;        /* owned */
@@ -54,8 +56,8 @@ judge_schema(struct idx_rows *r, const struct digest *of, struct err *err)
 	if (!table)
 		return corrupt(err, "it is of another form");
 	st = NULL;
-	const bool whole = ask(r, "SELECT digest FROM layer", &st) &&
-			   sqlite3_column_bytes(st, 0) == DIGEST_BYTES;
+	const bool whole =
+	    ask(r, "SELECT digest FROM layer", &st) && sqlite3_column_bytes(st, 0) == DIGEST_BYTES;
 	const bool same =
 	    whole && (!of || memcmp(sqlite3_column_blob(st, 0), of->at, DIGEST_BYTES) == 0);
 	sqlite3_finalize(st);
@@ -194,8 +196,8 @@ idx_scan_new(struct idx_rows *r, struct err *err)
 
 	*s = (struct idx_scan){.r = r, .before = BUF_MAX(ENTRY_PATH_MAX_BYTES + 2)};
 	if (sqlite3_prepare_v2(r->db,
-			       COLUMNS "WHERE path>=?1 AND (?2 IS NULL OR path<?2) ORDER BY path", -1,
-			       &s->st, NULL) != SQLITE_OK) {
+			       COLUMNS "WHERE path>=?1 AND (?2 IS NULL OR path<?2) ORDER BY path",
+			       -1, &s->st, NULL) != SQLITE_OK) {
 		fail(r, err);
 		return NULL;
 	}

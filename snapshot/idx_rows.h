@@ -1,9 +1,10 @@
-/* The rows of a layer's index, one by one and in the order of their keys: what views of snapshots are
- * made of. The file comes from a disk, and may be anything: each row is judged before it is handed
- * out.
+/* The rows of a layer's index, one by one and in the order of their keys: what views of snapshots
+ * are made of. The file comes from a disk, and may be anything: each row is judged before it is
+ * handed out.
  *
- * A key is a path; that of an opaque mark is the directory's with a slash behind. Keys are ordered as
- * bytes, so a directory stands before all below it, though not always next to it ("a", "a-b", "a/x"). */
+ * A key is a path; that of an opaque mark is the directory's with a slash behind. Keys are ordered
+ * as bytes, so a directory stands before all below it, though not always next to it ("a", "a-b",
+ * "a/x"). */
 #ifndef BERTH_IDX_ROWS_H
 #define BERTH_IDX_ROWS_H
 

@@ -25,7 +25,7 @@ struct run {
 	const struct layer_options *o;
 	struct tar_source in;
 	struct archive *archive; /* owned */
-	struct err why;		 /* of the source, when it fails in a callback */
+	struct err why;          /* of the source, when it fails in a callback */
 	bool in_failed;
 	uint64_t bytes, entries;
 	struct buf index;
@@ -61,7 +61,8 @@ fail(struct run *r, struct err *err)
 		return -1;
 	}
 	const char *text = archive_error_string(r->archive);
-	err_set(err, ERR_CORRUPT, "not a whole tar of an OCI layout: %s", text ? text : "it is empty");
+	err_set(err, ERR_CORRUPT, "not a whole tar of an OCI layout: %s",
+		text ? text : "it is empty");
 	return err_hint(err, "give what export SNAPSHOT --oci has written");
 }
 
@@ -108,7 +109,8 @@ take_text(struct run *r, struct buf *out, struct err *err)
 	while ((more = next_piece(r, out->len, &piece, err)) > 0) {
 		buf_str(out, piece);
 		if (buf_bad(out))
-			return err_set(err, ERR_CORRUPT, "longer than %d MiB", MANIFEST_MAX_BYTES >> 20);
+			return err_set(err, ERR_CORRUPT, "longer than %d MiB",
+				       MANIFEST_MAX_BYTES >> 20);
 	}
 	return more;
 }
@@ -168,7 +170,8 @@ commit_layer(struct run *r, struct blob_writer *blob, const struct digest *d, st
 	if (idx < 0)
 		return -1;
 	/* The index first: an archive that is there has one. */
-	if (blob_commit_as(&index, idx, name, err) < 0 || blob_commit(blob, r->o->store, d, err) < 0)
+	if (blob_commit_as(&index, idx, name, err) < 0 ||
+	    blob_commit(blob, r->o->store, d, err) < 0)
 		return -1;
 	return add_layer(r, &l, err);
 }
@@ -218,7 +221,8 @@ take_blob(struct run *r, const char *hex, struct err *err)
 	if (copy_in(r, blob.fd, &bytes, &found, err) < 0)
 		return blob_say_space(&blob, err);
 	if (!digest_equal(&wanted, &found))
-		return err_set(err, ERR_CORRUPT, "it holds bytes of %.12s", digest_text(&found).text);
+		return err_set(err, ERR_CORRUPT, "it holds bytes of %.12s",
+			       digest_text(&found).text);
 	return is_layer(blob.fd) ? commit_layer(r, &blob, &wanted, err)
 				 : keep_text(r, blob.fd, bytes, &wanted, err);
 }
@@ -259,7 +263,8 @@ take_all(struct run *r, struct err *err)
 /* ---- what it all makes ---- */
 
 static int
-find_text(const struct run *r, const struct digest *d, const char *what, struct str *out, struct err *err)
+find_text(const struct run *r, const struct digest *d, const char *what, struct str *out,
+	  struct err *err)
 {
 	for (size_t i = 0; i < r->n_texts; i++)
 		if (digest_equal(&r->texts[i].digest, d)) {
@@ -274,8 +279,7 @@ find_manifest(const struct run *r, struct digest *out, struct err *err)
 {
 	json_t *j = json_loadb(r->index.at ? r->index.at : "", r->index.len, 0, NULL);
 	const json_t *list = json_object_get(j, "manifests");
-	const char *text =
-	    json_string_value(json_object_get(json_array_get(list, 0), "digest"));
+	const char *text = json_string_value(json_object_get(json_array_get(list, 0), "digest"));
 	int result = 0;
 
 	if (json_array_size(list) != 1 || !text)

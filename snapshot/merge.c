@@ -1,8 +1,8 @@
 /* Invariants
  *  1. the heap holds the sources that have a row, the least key at its top, of equal keys the
  *     uppermost source;
- *  2. the rows of the group that was handed out are those their scans are at: none of them moves before
- *     the next merge_next. */
+ *  2. the rows of the group that was handed out are those their scans are at: none of them moves
+ * before the next merge_next. */
 #include "merge.h"
 
 #include <stdlib.h>
@@ -74,7 +74,8 @@ pop(struct merge *m)
 
 /* ---- sources ---- */
 
-/* The next row of a source joins the heap; of a shallow merge, one that is in the directory itself. */
+/* The next row of a source joins the heap; of a shallow merge, one that is in the directory itself.
+ */
 static int
 advance(struct merge *m, struct source *s, struct err *err)
 {
@@ -226,11 +227,13 @@ common(struct str a, struct str b)
 }
 
 int
-merge_above_move(struct merge_above *a, struct str key, size_t otherwise, size_t *out, struct err *err)
+merge_above_move(struct merge_above *a, struct str key, size_t otherwise, size_t *out,
+		 struct err *err)
 {
 	const size_t same = common(buf_view(&a->key), key);
 
-	/* What is below D begins with D and a slash; keys that go on with less come before those. */
+	/* What is below D begins with D and a slash; keys that go on with less come before those.
+	 */
 	while (a->n && (a->at[a->n - 1].len > same ||
 			(key.len > a->at[a->n - 1].len && key.at[a->at[a->n - 1].len] > '/')))
 		a->n--;

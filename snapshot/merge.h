@@ -42,8 +42,8 @@ struct merge_above {
 
 void merge_above_init(struct merge_above *a);
 void merge_above_done(struct merge_above *a);
-/* Goes on to a key, which must not be before the present one. *out: the level of the nearest mark that it
- * is below, else `otherwise`. Forgets the marks that no key from here on is below. */
+/* Goes on to a key, which must not be before the present one. *out: the level of the nearest mark
+ * that it is below, else `otherwise`. Forgets the marks that no key from here on is below. */
 int merge_above_move(struct merge_above *a, struct str key, size_t otherwise, size_t *out,
 		     struct err *err) must_check;
 /* Marks the present path, of the present key. Of two levels of one path the greater stays. */

@@ -106,8 +106,7 @@ load_marks(const struct walk_entry *w, unsigned *out, struct err *err)
 	auto_attrs attrs = {0};
 
 	*out = 0;
-	auto_close int fd =
-	    openat(w->dir, w->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	auto_close int fd = openat(w->dir, w->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : err_sys(err, errno, "open");
 	return attrs_load(fd, &attrs, out, err);

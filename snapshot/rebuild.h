@@ -1,5 +1,5 @@
-/* Indexes that are not in the store: of an archive whose own is gone, and of a live upper. Files without
- * a name, in memory: nothing is written to a disk. */
+/* Indexes that are not in the store: of an archive whose own is gone, and of a live upper. Files
+ * without a name, in memory: nothing is written to a disk. */
 #ifndef BERTH_REBUILD_H
 #define BERTH_REBUILD_H
 

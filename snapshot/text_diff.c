@@ -1,5 +1,5 @@
-/* Myers, "An O(ND) Difference Algorithm and Its Variations" (1986): the greedy one, with its furthest
- * points of each step kept to walk back. */
+/* Myers, "An O(ND) Difference Algorithm and Its Variations" (1986): the greedy one, with its
+ * furthest points of each step kept to walk back. */
 #include "text_diff.h"
 
 #include <stdlib.h>
@@ -173,8 +173,8 @@ find_script(struct texts *t, struct err *err)
 /* ---- hunks ---- */
 
 struct hunk {
-	size_t from, to;     /* in the script */
-	size_t a, b;         /* lines before it */
+	size_t from, to; /* in the script */
+	size_t a, b;     /* lines before it */
 	size_t a_n, b_n;
 };
 
@@ -219,7 +219,8 @@ put_hunk(const struct texts *t, const struct hunk *h, struct buf *out)
 		}
 }
 
-/* Where the hunk ends that has a change at `i`: after which as many kept lines follow as two contexts. */
+/* Where the hunk ends that has a change at `i`: after which as many kept lines follow as two
+ * contexts. */
 static size_t
 end_of_hunk(const struct script *s, size_t i)
 {

@@ -19,7 +19,7 @@ enum { STEP_CALLS = 4096 };
 struct layer {
 	struct digest digest;
 	bool live;
-	int idx, blob; /* owned; -1 */
+	int idx, blob;            /* owned; -1 */
 	struct idx_rows *rows;    /* owned; NULL: not needed yet */
 	struct frames_at *frames; /* owned; the same */
 };
@@ -191,7 +191,8 @@ view_hides(struct view *v, size_t layer, struct str dir, struct buf *key, struct
 
 /* The same of any directory on the way to `path`, and (itself) of that too. */
 static int
-hides_way(struct view *v, size_t layer, struct str path, bool itself, struct buf *key, struct err *err)
+hides_way(struct view *v, size_t layer, struct str path, bool itself, struct buf *key,
+	  struct err *err)
 {
 	for (size_t n = 0; n <= path.len; n++) {
 		if (n && n < path.len && path.at[n] != '/')

@@ -1,6 +1,6 @@
-/* A snapshot's files without unpacking it: its layers, the lowest first, as one tree, read from their
- * indexes. Deletions are done; what stands below all layers (the image) is not in it. A live workspace
- * may be the topmost layer: its upper is walked once.
+/* A snapshot's files without unpacking it: its layers, the lowest first, as one tree, read from
+ * their indexes. Deletions are done; what stands below all layers (the image) is not in it. A live
+ * workspace may be the topmost layer: its upper is walked once.
  *
  * Reads the store only, and not much of it: an index is opened when it is needed first. One that is
  * missing is made again from its archive, in memory. */
@@ -29,8 +29,8 @@ struct view_entry {
 /* What the view has at a path: 1, lent until the next view_find; 0 nothing, -1. The root is always
  * there. */
 int view_find(struct view *v, struct str path, struct view_entry *out, struct err *err) must_check;
-/* What a further name stands for, which has its size and data (a file, seldom a symbolic link or a fifo):
- * the entry of its first name. Of another entry: that one. */
+/* What a further name stands for, which has its size and data (a file, seldom a symbolic link or a
+ * fifo): the entry of its first name. Of another entry: that one. */
 int view_resolve(struct view *v, const struct view_entry *e, struct view_entry *out,
 		 struct err *err) must_check;
 
@@ -56,7 +56,7 @@ int view_hides(struct view *v, size_t layer, struct str dir, struct buf *key,
 /* An archive's bytes; shared room. NULL: failed. */
 struct frames_at;
 struct frames_at *view_frames(struct view *v, size_t layer, struct err *err);
-int view_upper(const struct view *v); /* of the live layer */
+int view_upper(const struct view *v);           /* of the live layer */
 uint64_t view_read_bytes(const struct view *v); /* of archives, so far */
 /* The watch of a long act: every so many calls. */
 int view_step(struct view *v, struct err *err) must_check;

@@ -62,7 +62,8 @@ control_exec(struct channel *ch, struct str command)
 		channel_fail(ch, &err);
 	} else {
 		ch->out.follow = false; /* until a journal comes */
-		ch->feed = r.verb->id == VERB_call_input || r.verb->id == VERB_import ? FEED_ASKED : FEED_NONE;
+		ch->feed = r.verb->id == VERB_call_input || r.verb->id == VERB_import ? FEED_ASKED
+										      : FEED_NONE;
 		channel_enter(ch, CHANNEL_VERB);
 	}
 }

@@ -92,7 +92,8 @@ bool do_import_given(struct conn *c, const struct msg_verb_input_end *m);
 int do_act(enum want_kind kind, const struct digest *target, struct conn *c, const struct request *r,
 	   struct session *s, struct asker *asker, struct err *err) must_check;
 /* The snapshot that a word names (snapshot_ref_check), of session s, or (NULL) of any that this
- * principal may see; then a session's name or id stands for its newest one. out_s: its session; may be NULL. ABSENT: none, or more than one. */
+ * principal may see; then a session's name or id stands for its newest one. out_s: its session; may
+ * be NULL. ABSENT: none, or more than one. */
 int do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		     struct snapshot_row *out, struct session **out_s, struct err *err) must_check;
 

@@ -31,8 +31,8 @@ struct taken {
 	struct job *job;
 	struct timer silence;
 	enum step step;
-	struct session_row row;	   /* of the session to be */
-	struct layer_row *layers;  /* owned */
+	struct session_row row;   /* of the session to be */
+	struct layer_row *layers; /* owned */
 	size_t n_layers;
 	struct digest manifest;
 	char origin[80]; /* the image it stood on */
@@ -83,7 +83,8 @@ do_import_given(struct conn *c, const struct msg_verb_input_end *m)
 {
 	for (const struct taken *t = all; t; t = t->next)
 		if (t->asker.conn == c && t->asker.seq == m->seq)
-			return true; /* the worker sees the end of its pipe, and says what it makes of it */
+			return true; /* the worker sees the end of its pipe, and says what it makes
+					of it */
 	return false;
 }
 
@@ -138,7 +139,8 @@ take_image(struct taken *t, const struct msg_layers_imported *m, struct err *err
 	if (str_copy(m->image, t->origin, sizeof t->origin, err) < 0 ||
 	    imported_find(t->m, t->origin, image, err) < 0)
 		return -1;
-	snprintf(t->row.image, sizeof t->row.image, "%s", t->origin[0] ? t->origin : t->m->image_name);
+	snprintf(t->row.image, sizeof t->row.image, "%s",
+		 t->origin[0] ? t->origin : t->m->image_name);
 	return 0;
 }
 
@@ -146,10 +148,10 @@ static int
 send_snapshot(struct taken *t, const struct msg_layers_imported *m, struct err *err)
 {
 	return wire_send(job_wire(t->job), snapshot_write, err, .session = str_of(t->row.id),
-			 .session_name = str_of(t->row.name), .parent = {NULL, 0}, .layers = m->layers,
-			 .diff_ids = m->diff_ids, .sizes = m->sizes, .image = str_of(t->row.image),
-			 .made_by = STR_LIT("import"), .fingerprint = str_of(t->m->image_name),
-			 .created_ns = time_real_ns());
+			 .session_name = str_of(t->row.name), .parent = {NULL, 0},
+			 .layers = m->layers, .diff_ids = m->diff_ids, .sizes = m->sizes,
+			 .image = str_of(t->row.image), .made_by = STR_LIT("import"),
+			 .fingerprint = str_of(t->m->image_name), .created_ns = time_real_ns());
 }
 
 static int
@@ -182,8 +184,9 @@ judge_name(struct manager *m, struct str name, struct err *err)
 
 	if (!there)
 		return 0;
-	err_set(err, ERR_USAGE, there->state == SESSION_DELETED ? "the name of a deleted session"
-								: "there is a session of this name");
+	err_set(err, ERR_USAGE,
+		there->state == SESSION_DELETED ? "the name of a deleted session"
+						: "there is a session of this name");
 	return err_hint(err, "give another one");
 }
 
@@ -207,7 +210,8 @@ put_rows(struct taken *t, struct err *err)
 	if (result == 0)
 		result = index_put_snapshot(ix, &row, digests, t->n_layers, err);
 	/* another node's /usr has other programs: said when it is resumed */
-	if (result == 0 && !imported_is(t->row.image) && strcmp(t->row.image, t->m->image_name) != 0)
+	if (result == 0 && !imported_is(t->row.image) &&
+	    strcmp(t->row.image, t->m->image_name) != 0)
 		result = choice_rows_put(ix, t->row.id, "node", "import", err);
 	free(digests);
 	return result;
@@ -227,7 +231,8 @@ commit(struct taken *t, struct session **out, struct err *err)
 		return -1;
 	*out = session_load(t->m, &t->row);
 	struct err ignored;
-	if (session_choices_load(*out, &ignored) < 0) /* it is asked for again by the next manager */
+	if (session_choices_load(*out, &ignored) <
+	    0) /* it is asked for again by the next manager */
 		log_err(&ignored, "session %s: its choices", t->row.name);
 	session_audit(*out);
 	return 0;

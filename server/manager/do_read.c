@@ -1,5 +1,5 @@
-/* files cat diff find export: a worker reads a snapshot's layers and prints into a pipe, whose other end a
- * conn has. The manager sees neither what is read nor what is printed.
+/* files cat diff find export: a worker reads a snapshot's layers and prints into a pipe, whose
+ * other end a conn has. The manager sees neither what is read nor what is printed.
  *
  * Invariants
  *  1. when nobody waits for the answer any more, the worker's link is closed, and it ends;
@@ -88,12 +88,14 @@ on_job(void *ctx, const struct message *msg, const struct err *failure)
 	if (failure || msg->id == MSG_worked)
 		finish(rd, failure);
 	else
-		timer_set(&rd->m->loop, &rd->silence, time_now_ns() + SILENCE_MAX_NS, on_silence, rd);
+		timer_set(&rd->m->loop, &rd->silence, time_now_ns() + SILENCE_MAX_NS, on_silence,
+			  rd);
 }
 
 /* ---- the beginning of one ---- */
 
-/* Its pipe: the worker's end does not wait, since it looks at the manager's link too; nor does conn's. */
+/* Its pipe: the worker's end does not wait, since it looks at the manager's link too; nor does
+ * conn's. */
 static int
 start(struct read *rd, struct session *live, struct err *err)
 {
@@ -131,18 +133,16 @@ collect_layer(void *ctx, const struct layer_row *row, struct err *err)
 /* snapshot: NULL: nothing. */
 static int
 send_view(struct read *rd, const struct digest *snapshot, uint32_t parent, uint64_t created_ns,
-	 bool live, struct err *err)
+	  bool live, struct err *err)
 {
 	auto_buf layers = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 
-	if (snapshot &&
-	    index_list_layers(&rd->m->index, snapshot, collect_layer, &layers, err) < 0)
+	if (snapshot && index_list_layers(&rd->m->index, snapshot, collect_layer, &layers, err) < 0)
 		return -1;
-	return wire_send(job_wire(rd->job), read_view, err,
-			 .snapshot = {snapshot ? (const char *)snapshot->at : NULL,
-				      snapshot ? DIGEST_BYTES : 0},
-			 .parent = parent, .created_ns = created_ns, .live = live,
-			 .layers = buf_view(&layers));
+	return wire_send(
+	    job_wire(rd->job), read_view, err,
+	    .snapshot = {snapshot ? (const char *)snapshot->at : NULL, snapshot ? DIGEST_BYTES : 0},
+	    .parent = parent, .created_ns = created_ns, .live = live, .layers = buf_view(&layers));
 }
 
 struct plan { /* what a verb reads */
@@ -166,7 +166,8 @@ send_plan(struct read *rd, const struct plan *p, size_t n, struct err *err)
 			return -1;
 	}
 	return wire_send(job_wire(rd->job), read_go, err, .act = p->act, .flags = p->flags,
-			 .from = p->from, .limit = p->limit, .path = p->path, .tag = str_of(p->tag));
+			 .from = p->from, .limit = p->limit, .path = p->path,
+			 .tag = str_of(p->tag));
 }
 
 /* ---- find: all snapshots of a session ---- */
@@ -226,8 +227,8 @@ plan_parent(struct manager *m, const struct snapshot_row *row, struct plan *p, s
 	if (!row->has_parent)
 		return 0; /* all of it is new */
 	p->at[0] = row->parent;
-	if (index_match_snapshots(&m->index, "", str_of(digest_text(&row->parent).text), take_row, &found,
-				  err) < 0)
+	if (index_match_snapshots(&m->index, "", str_of(digest_text(&row->parent).text), take_row,
+				  &found, err) < 0)
 		return -1;
 	if (found)
 		return 0;
@@ -247,8 +248,8 @@ plan_live(struct manager *m, struct session *s, struct plan *p)
 }
 
 static int
-plan_diff(struct conn *c, const struct request *r, struct session *s, const struct snapshot_row *row,
-	  struct plan *p, struct err *err)
+plan_diff(struct conn *c, const struct request *r, struct session *s,
+	  const struct snapshot_row *row, struct plan *p, struct err *err)
 {
 	struct snapshot_row other;
 	struct str a = {NULL, 0}, b;
@@ -259,7 +260,8 @@ plan_diff(struct conn *c, const struct request *r, struct session *s, const stru
 	if (two && live)
 		return err_set(err, ERR_USAGE, "a second snapshot, or --live, not both");
 	p->act = READ_DIFF;
-	p->flags |= (request_flag(r, "stat") ? READ_STAT : 0) | (request_flag(r, "u") ? READ_UNIFIED : 0);
+	p->flags |=
+	    (request_flag(r, "stat") ? READ_STAT : 0) | (request_flag(r, "u") ? READ_UNIFIED : 0);
 	if (!two && !live && !names_session)
 		return plan_parent(c->m, row, p, err);
 	p->at[0] = row->digest;
@@ -286,12 +288,14 @@ plan_export(const struct request *r, const struct session *s, const struct snaps
 	if (docker + tar + request_flag(r, "oci") > 1)
 		return err_set(err, ERR_USAGE, "one of --oci, --docker and --tar");
 	p->act = docker ? READ_EXPORT_DOCKER : tar ? READ_EXPORT_TAR : READ_EXPORT_OCI;
-	snprintf(p->tag, sizeof p->tag, "berth/%s:%.12s", s->row.name, digest_text(&row->digest).text);
+	snprintf(p->tag, sizeof p->tag, "berth/%s:%.12s", s->row.name,
+		 digest_text(&row->digest).text);
 	return 0;
 }
 
 static int
-make_plan(struct conn *c, const struct request *r, struct session *s, struct plan *p, struct err *err)
+make_plan(struct conn *c, const struct request *r, struct session *s, struct plan *p,
+	  struct err *err)
 {
 	struct str ref = {NULL, 0};
 	struct snapshot_row row;

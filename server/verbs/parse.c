@@ -362,7 +362,8 @@ take_words(const struct words *w, size_t used, struct request *r, struct err *er
 			continue;
 		} else if (str_starts(word, "--")) {
 			result = take_option(w, &i, r, err);
-		} else if (word.len == 2 && find_parameter(r->verb, (struct str){word.at + 1, 1}, false) >= 0) {
+		} else if (word.len == 2 &&
+			   find_parameter(r->verb, (struct str){word.at + 1, 1}, false) >= 0) {
 			result = take_letter(word, r, err);
 		} else {
 			err_set(err, ERR_USAGE, "no such option: %.*s", shown(word), word.at);

@@ -91,7 +91,16 @@ enum resolve_result {
 	RESOLVE_BUSY, /* init has begun none: there are too many */
 };
 /* Of read_go. */
-enum read_act { READ_FILES, READ_CAT, READ_DIFF, READ_FIND, READ_EXPORT_OCI, READ_EXPORT_DOCKER, READ_EXPORT_TAR, READ_ACTS };
+enum read_act {
+	READ_FILES,
+	READ_CAT,
+	READ_DIFF,
+	READ_FIND,
+	READ_EXPORT_OCI,
+	READ_EXPORT_DOCKER,
+	READ_EXPORT_TAR,
+	READ_ACTS
+};
 enum read_flag { READ_JSON = 1, READ_RECURSIVE = 2, READ_STAT = 4, READ_UNIFIED = 8 };
 enum { READ_VIEWS_MAX = 4096, IMPORT_LAYERS_MAX = 2048 };
 

@@ -9,7 +9,7 @@ static size_t
 shown_bytes(struct str s)
 {
 	const uint8_t *p = (const uint8_t *)s.at;
-	const size_t n = *p < 0x80                  ? 1
+	const size_t n = *p < 0x80                 ? 1
 			 : *p >= 0xc2 && *p < 0xe0 ? 2
 			 : *p >= 0xe0 && *p < 0xf0 ? 3
 			 : *p >= 0xf0 && *p < 0xf5 ? 4
@@ -20,8 +20,9 @@ shown_bytes(struct str s)
 	for (size_t i = 1; i < n; i++)
 		if ((p[i] & 0xc0) != 0x80)
 			return 0;
-	if ((*p == 0xc2 && p[1] < 0xa0) || (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) ||
-	    (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+	if ((*p == 0xc2 && p[1] < 0xa0) || (*p == 0xe0 && p[1] < 0xa0) ||
+	    (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+	    (*p == 0xf4 && p[1] > 0x8f))
 		return 0;
 	return n;
 }

@@ -19,8 +19,8 @@ pipe_out_done(struct pipe_out *o)
 	buf_free(&o->bytes);
 }
 
-/* Until there is room: as long as the reader takes, who is a client. Its end, and the manager's, are
- * told by poll. */
+/* Until there is room: as long as the reader takes, who is a client. Its end, and the manager's,
+ * are told by poll. */
 static int
 wait_for_room(struct pipe_out *o, struct err *err)
 {

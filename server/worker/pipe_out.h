@@ -9,7 +9,7 @@
 enum { PIPE_OUT_BYTES = 64 * 1024 };
 
 struct pipe_out {
-	int fd, manager; /* lent; the manager's link: its end ends the wait */
+	int fd, manager;          /* lent; the manager's link: its end ends the wait */
 	struct layer_watch watch; /* asked while it waits */
 	struct buf bytes;
 };

@@ -1,6 +1,6 @@
 /* Invariants
- *  1. nothing of a store or an upper is read before the walls stand, and they let nothing be written but
- *     the pipe;
+ *  1. nothing of a store or an upper is read before the walls stand, and they let nothing be
+ * written but the pipe;
  *  2. it ends when nobody reads the pipe any more, and when the manager's link ends;
  *  3. `worked` is said when all is in the pipe and this end of it is closed. */
 #include "reads.h"
@@ -97,10 +97,9 @@ static int
 take_go(struct wire *w, struct job *j, struct err *err)
 {
 	const struct msg_read_go *m = &w->message.read_go;
-	const size_t least[READ_ACTS] = {[READ_FILES] = 1,	[READ_CAT] = 1,
-					 [READ_DIFF] = 2,	[READ_FIND] = 0,
-					 [READ_EXPORT_OCI] = 1, [READ_EXPORT_DOCKER] = 1,
-					 [READ_EXPORT_TAR] = 1};
+	const size_t least[READ_ACTS] = {
+	    [READ_FILES] = 1,      [READ_CAT] = 1,           [READ_DIFF] = 2,      [READ_FIND] = 0,
+	    [READ_EXPORT_OCI] = 1, [READ_EXPORT_DOCKER] = 1, [READ_EXPORT_TAR] = 1};
 
 	if (m->act >= READ_ACTS || j->r.n < least[m->act] || m->path.len > sizeof j->path - 1)
 		return err_set(err, ERR_CORRUPT, "an act of reading that cannot be");

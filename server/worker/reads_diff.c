@@ -73,7 +73,8 @@ tell_line(struct told *t, const struct diff_change *c, struct err *err)
 
 /* ---- unified ---- */
 
-/* The whole of a file, or a link's target; what is not there, or no such thing, is empty. False: no text. */
+/* The whole of a file, or a link's target; what is not there, or no such thing, is empty. False: no
+ * text. */
 static int
 load(struct view *v, struct str path, const struct diff_side *s, bool *out_text, struct buf *out,
      struct err *err)
@@ -131,7 +132,8 @@ static int
 tell_unified(struct told *t, const struct diff_change *c, struct err *err)
 {
 	auto_buf a = BUF_MAX(TEXT_DIFF_MAX_BYTES + 1), b = BUF_MAX(TEXT_DIFF_MAX_BYTES + 1);
-	auto_buf out = BUF_MAX(8 * (size_t)TEXT_DIFF_MAX_BYTES), hunks = BUF_MAX(8 * (size_t)TEXT_DIFF_MAX_BYTES);
+	auto_buf out = BUF_MAX(8 * (size_t)TEXT_DIFF_MAX_BYTES),
+		 hunks = BUF_MAX(8 * (size_t)TEXT_DIFF_MAX_BYTES);
 	bool text_a, text_b;
 
 	if (!has_file(c) || c->what == DIFF_ATTRIBUTES) {
@@ -180,13 +182,14 @@ tell_sums(struct told *t, struct err *err)
 {
 	auto_buf line = BUF_MAX(512);
 
-	buf_fmt(&line,
-		"%llu added, %llu deleted, %llu of another type, %llu of other content, %llu of other "
-		"owner or mode; %llu bytes more, %llu less\n",
-		(unsigned long long)t->counts[DIFF_ADDED], (unsigned long long)t->counts[DIFF_DELETED],
-		(unsigned long long)t->counts[DIFF_TYPE], (unsigned long long)t->counts[DIFF_CONTENT],
-		(unsigned long long)t->counts[DIFF_ATTRIBUTES], (unsigned long long)t->more,
-		(unsigned long long)t->less);
+	buf_fmt(
+	    &line,
+	    "%llu added, %llu deleted, %llu of another type, %llu of other content, %llu of other "
+	    "owner or mode; %llu bytes more, %llu less\n",
+	    (unsigned long long)t->counts[DIFF_ADDED], (unsigned long long)t->counts[DIFF_DELETED],
+	    (unsigned long long)t->counts[DIFF_TYPE], (unsigned long long)t->counts[DIFF_CONTENT],
+	    (unsigned long long)t->counts[DIFF_ATTRIBUTES], (unsigned long long)t->more,
+	    (unsigned long long)t->less);
 	return pipe_out_buf(&t->r->out, &line, err);
 }
 

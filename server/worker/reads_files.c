@@ -131,7 +131,8 @@ reads_cat(struct reads *r, struct err *err)
 		return got < 0 ? -1 : no_such(r, err);
 	auto_of(content) struct content *c = content_open(v, &e, err);
 	if (!c)
-		return err_add(err, "/%.*s", (int)(r->path.len < 200 ? r->path.len : 200), r->path.at);
+		return err_add(err, "/%.*s", (int)(r->path.len < 200 ? r->path.len : 200),
+			       r->path.at);
 	for (; n && left; at += n, left -= n) {
 		const size_t most = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
 		if (content_read(c, at, piece, most, &n, err) < 0 ||

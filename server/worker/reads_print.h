@@ -20,7 +20,7 @@ struct reads_snapshot { /* as read_view brought it */
 struct reads {
 	struct layer_options o;
 	struct pipe_out out;
-	int upper; /* lent; -1: none is live */
+	int upper;                 /* lent; -1: none is live */
 	struct reads_snapshot *at; /* owned */
 	size_t n;
 	uint32_t flags;

@@ -108,10 +108,8 @@ receive_take(struct wire *w, const struct layer_watch *watch, struct layer_optio
 	*out_store = fd_steal(&m->fds[0]);
 	auto_close int in = fd_steal(&m->fds[1]);
 	log_init("berth-worker", subject);
-	*o = (struct layer_options){.store = *out_store,
-				    .cache = -1,
-				    .threads = m->import_job.threads,
-				    .watch = *watch};
+	*o = (struct layer_options){
+	    .store = *out_store, .cache = -1, .threads = m->import_job.threads, .watch = *watch};
 	if (confine_worker(out_store, 1, err) < 0)
 		return -1;
 	auto_free char *piece = xnew(1, PIECE_BYTES);

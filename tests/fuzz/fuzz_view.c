@@ -1,5 +1,5 @@
-/* A snapshot as its readers see it, whose index is the input: listed, looked up, compared with nothing, and
- * files of it read, from an archive that is whole. */
+/* A snapshot as its readers see it, whose index is the input: listed, looked up, compared with
+ * nothing, and files of it read, from an archive that is whole. */
 #include "fuzz.h"
 
 #include "content.h"
@@ -29,7 +29,8 @@ make_store(void)
 	struct frames_writer *w = frames_writer_new(fd, 1, 1, &err);
 	for (size_t i = 0; i < sizeof bytes; i++)
 		bytes[i] = (char)('0' + i % 10);
-	CLAIM(w && frames_add(w, bytes, sizeof bytes, &err) == 0 && frames_finish(w, &sum, &err) == 0);
+	CLAIM(w && frames_add(w, bytes, sizeof bytes, &err) == 0 &&
+	      frames_finish(w, &sum, &err) == 0);
 	frames_writer_free(w);
 	close(fd);
 	digest = sum.digest;

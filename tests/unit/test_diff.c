@@ -1,4 +1,5 @@
-/* diff.c: of any two points of a random history, exactly what differs; of neighbours, from little. */
+/* diff.c: of any two points of a random history, exactly what differs; of neighbours, from little.
+ */
 #include "snapshot/diff.c"
 
 #include "view_room.h"
@@ -248,7 +249,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_exactly_what_differs_is_said, room_open, room_close),
+	    cmocka_unit_test_setup_teardown(test_exactly_what_differs_is_said, room_open,
+					    room_close),
 	    cmocka_unit_test_setup_teardown(test_neighbours_cost_what_lies_between, room_open,
 					    room_close),
 	    cmocka_unit_test_setup_teardown(test_the_live_workspace_is_compared_too, room_open,

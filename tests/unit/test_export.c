@@ -1,5 +1,5 @@
-/* export.c, export_tar.c and import.c: stock tar has the workspace from what is exported; what is exported
- * is imported again; what was changed on the way is refused. */
+/* export.c, export_tar.c and import.c: stock tar has the workspace from what is exported; what is
+ * exported is imported again; what was changed on the way is refused. */
 #include "snapshot/export_tar.c"
 
 #include "view_room.h"
@@ -42,10 +42,11 @@ assert_tar_is_upper(void)
 	open_out("out.tar");
 	must(export_tar(&o, layers.at, layers.n, sink, &err), &err);
 	close(out_fd);
-	snprintf(command, sizeof command,
-		 "cd %s && rm -rf plain && mkdir plain && tar --xattrs --xattrs-include='*' -C plain "
-		 "-xpf out.tar 2>said && ! grep -v 'implausibly old\\|in the future' said",
-		 room.path);
+	snprintf(
+	    command, sizeof command,
+	    "cd %s && rm -rf plain && mkdir plain && tar --xattrs --xattrs-include='*' -C plain "
+	    "-xpf out.tar 2>said && ! grep -v 'implausibly old\\|in the future' said",
+	    room.path);
 	shell(command);
 	auto_close int plain = room_dir("plain");
 	assert_same_tree(room.upper, plain, false);
@@ -65,8 +66,9 @@ test_stock_tar_has_the_workspace_of_a_merged_chain(void **state)
 			for (int n = 0; n < 8; n++) {
 				const unsigned a = dice(4), b = dice(4), c = dice(4), d = dice(4);
 				static const char *const what[] = {
-				    "mkdir -p %c/%c", "echo %d > %c/%c", "rm -rf %c/%c", "ln %c/%c %c/%c",
-				    "echo x > %c", "rm -rf %c", "cp -a %c %c"};
+				    "mkdir -p %c/%c", "echo %d > %c/%c", "rm -rf %c/%c",
+				    "ln %c/%c %c/%c", "echo x > %c",     "rm -rf %c",
+				    "cp -a %c %c"};
 				char act[128] = "";
 				switch (dice(8)) {
 				case 0:
@@ -83,8 +85,8 @@ test_stock_tar_has_the_workspace_of_a_merged_chain(void **state)
 					break;
 				case 5:
 				case 6:
-					snprintf(act, sizeof act, what[3], 'a' + a, 'a' + b, 'a' + c,
-						 'a' + d);
+					snprintf(act, sizeof act, what[3], 'a' + a, 'a' + b,
+						 'a' + c, 'a' + d);
 					break;
 				default:
 					snprintf(act, sizeof act, what[5], 'a' + a);
@@ -143,7 +145,8 @@ test_everything_that_a_workspace_can_hold(void **state)
 	must(export_tar(&o, layers.at, layers.n, sink, &err), &err);
 	close(out_fd);
 	snprintf(command, sizeof command,
-		 "cd %s && mkdir plain && tar --xattrs --xattrs-include='*' -C plain -xpf out.tar", room.path);
+		 "cd %s && mkdir plain && tar --xattrs --xattrs-include='*' -C plain -xpf out.tar",
+		 room.path);
 	shell(command);
 	/* what is marked in an upper is escaped there alone: attributes of that one file aside */
 	struct stat x, y;
@@ -258,8 +261,10 @@ test_what_is_exported_is_imported_again(void **state)
 	}
 	assert_no_temp(other);
 	/* by another tar, in another order */
-	snprintf(command, sizeof command,
-		 "cd %s && mkdir x && tar -C x -xf a.tar && cd x && tar -cf ../b.tar blobs ./index.json", room.path);
+	snprintf(
+	    command, sizeof command,
+	    "cd %s && mkdir x && tar -C x -xf a.tar && cd x && tar -cf ../b.tar blobs ./index.json",
+	    room.path);
 	shell(command);
 	import_done(&got);
 	auto_close int third = room_dir("third");
@@ -271,10 +276,14 @@ static void
 test_what_was_changed_on_the_way_is_refused(void **state)
 {
 	static const char *const harms[] = {
-	    "rm index.json", "echo '{}' > index.json", "echo >> blobs/sha256/$LAYER",
-	    "rm blobs/sha256/$LAYER", "rm blobs/sha256/$MANIFEST",
+	    "rm index.json",
+	    "echo '{}' > index.json",
+	    "echo >> blobs/sha256/$LAYER",
+	    "rm blobs/sha256/$LAYER",
+	    "rm blobs/sha256/$MANIFEST",
 	    /* a config that is right by its digest, but of other diff_ids */
-	    "sed -i s/sha256:[0-9a-f]/sha256:0/g blobs/sha256/$CONFIG", "truncate -s -1 blobs/sha256/$LAYER",
+	    "sed -i s/sha256:[0-9a-f]/sha256:0/g blobs/sha256/$CONFIG",
+	    "truncate -s -1 blobs/sha256/$LAYER",
 	    "head -c 100000 /dev/zero > z; mv z blobs/sha256/$(sha256sum < z | cut -c-64)",
 	};
 	const struct layer_options o = room_options(2);
@@ -293,7 +302,8 @@ test_what_was_changed_on_the_way_is_refused(void **state)
 	for (size_t i = 0; i < sizeof harms / sizeof *harms; i++) {
 		auto_import got = {0};
 		snprintf(command, sizeof command,
-			 "cd %s && rm -rf x && mkdir x && tar -C x -xf a.tar && cd x && LAYER=%s MANIFEST=%s "
+			 "cd %s && rm -rf x && mkdir x && tar -C x -xf a.tar && cd x && LAYER=%s "
+			 "MANIFEST=%s "
 			 "CONFIG=%s && %s; tar -cf ../b.tar *",
 			 room.path, digest_text(&layers.at[1]).text, digest_text(&manifest).text,
 			 digest_text(&m.config).text, harms[i]);
@@ -309,7 +319,8 @@ test_what_was_changed_on_the_way_is_refused(void **state)
 	}
 	for (int cut = 1; cut < 8; cut++) {
 		auto_import got = {0};
-		snprintf(command, sizeof command, "cd %s && head -c $(($(stat -c %%s a.tar) * %d / 8)) a.tar > b.tar",
+		snprintf(command, sizeof command,
+			 "cd %s && head -c $(($(stat -c %%s a.tar) * %d / 8)) a.tar > b.tar",
 			 room.path, cut);
 		shell(command);
 		assert_int_equal(import_into(other, "b.tar", &got, &err), -1);
@@ -322,10 +333,10 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_stock_tar_has_the_workspace_of_a_merged_chain, room_open,
-					    room_close),
-	    cmocka_unit_test_setup_teardown(test_a_file_with_several_names_whose_first_is_gone, room_open,
-					    room_close),
+	    cmocka_unit_test_setup_teardown(test_stock_tar_has_the_workspace_of_a_merged_chain,
+					    room_open, room_close),
+	    cmocka_unit_test_setup_teardown(test_a_file_with_several_names_whose_first_is_gone,
+					    room_open, room_close),
 	    cmocka_unit_test_setup_teardown(test_everything_that_a_workspace_can_hold, room_open,
 					    room_close),
 	    cmocka_unit_test_setup_teardown(test_what_is_exported_is_imported_again, room_open,

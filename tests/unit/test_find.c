@@ -23,11 +23,12 @@ change(void)
 		n += (size_t)snprintf(path + n, 64 - n, "%s%s", n ? "/" : "", names[dice(4)]);
 	const unsigned what = dice(5);
 	if (what < 2)
-		snprintf(command, sizeof command, "cd %s/upper && test -d %s || { echo %u > %s; } 2>/dev/null || :", room.path,
-			 path, dice(1000), path);
+		snprintf(command, sizeof command,
+			 "cd %s/upper && test -d %s || { echo %u > %s; } 2>/dev/null || :",
+			 room.path, path, dice(1000), path);
 	else if (what < 4)
-		snprintf(command, sizeof command, "cd %s/upper && mkdir -p %s 2>/dev/null || :", room.path,
-			 path);
+		snprintf(command, sizeof command,
+			 "cd %s/upper && mkdir -p %s 2>/dev/null || :", room.path, path);
 	else
 		snprintf(command, sizeof command, "cd %s/upper && rm -rf %s", room.path, path);
 	shell(command);

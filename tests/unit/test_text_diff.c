@@ -70,8 +70,8 @@ test_it_is_what_diff_says_of_one_change(void **state)
 	auto_buf out = BUF_MAX(65536);
 
 	(void)state;
-	must(text_diff(STR_LIT("1\n2\n3\n4\n5\n6\n7\n8\n9\n"), STR_LIT("1\n2\n3\n4\nfive\n6\n7\n8\n9\n"), &out,
-		       &err),
+	must(text_diff(STR_LIT("1\n2\n3\n4\n5\n6\n7\n8\n9\n"),
+		       STR_LIT("1\n2\n3\n4\nfive\n6\n7\n8\n9\n"), &out, &err),
 	     &err);
 	assert_string_equal(buf_cstr(&out), "@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n");
 	buf_clear(&out);

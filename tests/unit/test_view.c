@@ -1,5 +1,5 @@
-/* view.c, and with it merge.c, idx_rows.c, content.c, frames_at.c, rebuild.c: a view of layers shows what
- * the upper showed that they were made of, read from little. */
+/* view.c, and with it merge.c, idx_rows.c, content.c, frames_at.c, rebuild.c: a view of layers
+ * shows what the upper showed that they were made of, read from little. */
 #include "snapshot/view.c"
 
 #include "view_room.h"
@@ -181,7 +181,8 @@ test_a_small_file_of_a_large_archive_costs_about_a_frame(void **state)
 	assert_int_equal(view_find(v, STR_LIT("b-small"), &e, &err), 1);
 	assert_same_content(v, &e, openat(room.upper, "b-small", O_RDONLY | O_CLOEXEC), SMALL);
 	print_message("read %llu bytes of an archive of %llu\n",
-		      (unsigned long long)view_read_bytes(v), (unsigned long long)layers.sum[0].bytes);
+		      (unsigned long long)view_read_bytes(v),
+		      (unsigned long long)layers.sum[0].bytes);
 	/* one frame, two where it lies on their border, and the seek table of 12 bytes a frame */
 	assert_true(view_read_bytes(v) < 2 * (FRAME_BYTES + FRAME_BYTES / 64) + 8192);
 	/* and a part of a large one, over a border */
@@ -190,8 +191,8 @@ test_a_small_file_of_a_large_archive_costs_about_a_frame(void **state)
 	assert_int_equal(view_find(v, STR_LIT("a-large"), &e, &err), 1);
 	auto_of(content) struct content *c = content_open(v, &e, &err);
 	for (size_t at = 0, got = 0; got < sizeof piece; got += n, at += n)
-		must(content_read(c, 50 * FRAME_BYTES - 50 + at, piece + got, sizeof piece - got, &n,
-				  &err),
+		must(content_read(c, 50 * FRAME_BYTES - 50 + at, piece + got, sizeof piece - got,
+				  &n, &err),
 		     &err);
 	assert_memory_equal(piece, large + 50 * FRAME_BYTES - 50, sizeof piece);
 	layers_end();
@@ -324,7 +325,8 @@ test_damage_is_said_and_never_followed(void **state)
 	layers_begin();
 	layers_add();
 	char path[256], copy[600];
-	snprintf(path, sizeof path, "%s/store/idx/%s.idx", room.path, digest_text(&layers.at[0]).text);
+	snprintf(path, sizeof path, "%s/store/idx/%s.idx", room.path,
+		 digest_text(&layers.at[0]).text);
 	for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
 		snprintf(copy, sizeof copy, "cp %s %s.good", path, path);
 		shell(copy);
@@ -363,8 +365,8 @@ main(void)
 					    room_close),
 	    cmocka_unit_test_setup_teardown(test_everything_that_a_workspace_can_hold, room_open,
 					    room_close),
-	    cmocka_unit_test_setup_teardown(test_an_opaque_directory_and_what_replaces_one, room_open,
-					    room_close),
+	    cmocka_unit_test_setup_teardown(test_an_opaque_directory_and_what_replaces_one,
+					    room_open, room_close),
 	    cmocka_unit_test_setup_teardown(
 		test_a_small_file_of_a_large_archive_costs_about_a_frame, room_open, room_close),
 	    cmocka_unit_test_setup_teardown(test_a_missing_index_is_made_again_the_same, room_open,

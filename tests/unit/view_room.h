@@ -1,5 +1,5 @@
-/* For tests of views: layers of an upper that changes, and a comparison of a view with a directory that
- * goes by the directory's own entries. */
+/* For tests of views: layers of an upper that changes, and a comparison of a view with a directory
+ * that goes by the directory's own entries. */
 #ifndef BERTH_VIEW_ROOM_H
 #define BERTH_VIEW_ROOM_H
 
@@ -94,9 +94,12 @@ assert_same_content(struct view *v, const struct view_entry *e, int fd, off_t si
 		assert_int_equal(pread(fd, theirs, n, at), n);
 		assert_memory_equal(mine, theirs, n);
 		at += (off_t)n;
-		if (size > 1 << 30 && at > 1 << 20 && at < size - (1 << 20)) { /* not all of a hole */
+		if (size > 1 << 30 && at > 1 << 20 &&
+		    at < size - (1 << 20)) { /* not all of a hole */
 			const off_t data = lseek(fd, at, SEEK_DATA);
-			at = data < 0 || data > size - 4096 ? size - 4096 : data > at ? data - 5 : at;
+			at = data < 0 || data > size - 4096 ? size - 4096
+			     : data > at                    ? data - 5
+							    : at;
 		}
 	}
 	size_t more = 1;
