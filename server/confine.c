@@ -356,3 +356,48 @@ confine_worker_reading(const int *dirs, size_t n, const int *sources, size_t n_s
 		return -1;
 	return confine_syscalls(allowed, sizeof allowed / sizeof *allowed, err);
 }
+
+int
+confine_reader(const int *dirs, size_t n, bool foreign, struct err *err)
+{
+	/* memfd_create, pwrite64, ftruncate: indexes in memory. */
+	static const int allowed[] = {
+	    CALLS_OF_ALL,
+	    SYS_openat,
+	    SYS_openat2,
+	    SYS_statx,
+	    SYS_getdents64,
+	    SYS_pread64,
+	    SYS_pwrite64,
+	    SYS_memfd_create,
+	    SYS_ftruncate,
+	    SYS_readlinkat,
+	    SYS_fgetxattr,
+	    SYS_flistxattr,
+	    SYS_fstatfs,
+	    SYS_fadvise64,
+	    SYS_clone3,
+	    SYS_clone,
+	    SYS_sched_getaffinity,
+	    SYS_sched_yield,
+	    SYS_prctl,
+	    SYS_eventfd2,
+	    SYS_getuid,
+	    SYS_geteuid,
+	    SYS_getgid,
+	    SYS_getegid,
+	    SYS_getcwd,
+	    SYS_umask,
+	    SYS_access,
+	    SYS_faccessat,
+	    SYS_faccessat2,
+	    SYS_dup3,
+	    SYS_setpriority,
+	};
+	if (confine_files(NULL, 0, dirs, n, err) < 0)
+		return -1;
+	if (geteuid() == 0 &&
+	    confine_capabilities(foreign ? 1ull << CAP_DAC_READ_SEARCH : 0, err) < 0)
+		return -1;
+	return confine_syscalls(allowed, sizeof allowed / sizeof *allowed, err);
+}

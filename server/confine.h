@@ -25,6 +25,10 @@ int confine_worker(const int *dirs, size_t n, struct err *err) must_check;
 int confine_worker_reading(const int *dirs, size_t n, const int *sources, size_t n_sources,
 			   struct err *err) must_check;
 
+/* A worker that reads: no file is made or changed, whatever is open already.
+ *   foreign   files of any owner can be read */
+int confine_reader(const int *dirs, size_t n, bool foreign, struct err *err) must_check;
+
 /* The parts, for those functions and for the launcher. */
 /* Becomes uid:gid for good, without groups. 0 for both: nothing. */
 int confine_identity(uid_t uid, gid_t gid, struct err *err) must_check;

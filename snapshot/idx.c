@@ -17,8 +17,8 @@ struct idx_reader {
 	sqlite3_stmt *find; /* owned */
 };
 
-static int
-fail(sqlite3 *db, const char *doing, struct err *err)
+int
+idx_fail(sqlite3 *db, const char *doing, struct err *err)
 {
 	const int code = db ? sqlite3_errcode(db) : SQLITE_NOMEM;
 
@@ -31,14 +31,14 @@ fail(sqlite3 *db, const char *doing, struct err *err)
 		       "%s the index of a layer: %s", doing, db ? sqlite3_errmsg(db) : "no memory");
 }
 
-static int
-open_db(int fd, int flags, sqlite3 **out, struct err *err)
+int
+idx_open_db(int fd, int flags, sqlite3 **out, struct err *err)
 {
 	char name[16];
 
 	snprintf(name, sizeof name, "%d", fd);
 	if (sqlite3_open_v2(name, out, flags | SQLITE_OPEN_NOMUTEX, idx_vfs_name()) != SQLITE_OK)
-		return fail(*out, "open", err);
+		return idx_fail(*out, "open", err);
 	if (flags & SQLITE_OPEN_READONLY) /* not when writing: it would insist on a journal */
 		sqlite3_db_config(*out, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
 	sqlite3_db_config(*out, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
@@ -62,12 +62,12 @@ idx_writer_new(int fd, struct err *err)
 	    "BEGIN";
 	auto_of(idx_writer) struct idx_writer *w = xnew(1, sizeof *w);
 
-	if (open_db(fd, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &w->db, err) < 0)
+	if (idx_open_db(fd, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &w->db, err) < 0)
 		return NULL;
 	if (sqlite3_exec(w->db, begin, NULL, NULL, NULL) != SQLITE_OK ||
 	    sqlite3_prepare_v2(w->db, "INSERT INTO entry VALUES(?,?,?,?,?,?,?,?,?,?)", -1, &w->put,
 			       NULL) != SQLITE_OK) {
-		fail(w->db, "begin", err);
+		idx_fail(w->db, "begin", err);
 		return NULL;
 	}
 	return steal(&w);
@@ -138,7 +138,7 @@ idx_put(struct idx_writer *w, const struct entry *e, uint64_t data_at, struct er
 		sqlite3_bind_null(s, 9);
 	sqlite3_bind_int(s, 10, e->sparse);
 	if (sqlite3_step(s) != SQLITE_DONE)
-		return fail(w->db, "write", err);
+		return idx_fail(w->db, "write", err);
 	sqlite3_reset(s);
 	w->entries++;
 	return 0;
@@ -153,7 +153,7 @@ idx_finish(struct idx_writer *w, const struct frames_sum *sum, struct err *err)
 	w->put = NULL;
 	if (sqlite3_prepare_v2(w->db, "INSERT INTO layer VALUES(?,?,?,?,?)", -1, &s, NULL) !=
 	    SQLITE_OK)
-		return fail(w->db, "finish", err);
+		return idx_fail(w->db, "finish", err);
 	sqlite3_bind_blob(s, 1, sum->digest.at, DIGEST_BYTES, SQLITE_STATIC);
 	sqlite3_bind_blob(s, 2, sum->diff_id.at, DIGEST_BYTES, SQLITE_STATIC);
 	sqlite3_bind_int64(s, 3, (int64_t)sum->bytes);
@@ -162,9 +162,9 @@ idx_finish(struct idx_writer *w, const struct frames_sum *sum, struct err *err)
 	const int stepped = sqlite3_step(s);
 	sqlite3_finalize(s);
 	if (stepped != SQLITE_DONE || sqlite3_exec(w->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
-		return fail(w->db, "finish", err);
+		return idx_fail(w->db, "finish", err);
 	if (sqlite3_close(w->db) != SQLITE_OK)
-		return fail(w->db, "close", err);
+		return idx_fail(w->db, "close", err);
 	w->db = NULL;
 	return 0;
 }
@@ -176,7 +176,7 @@ idx_reader_new(int fd, struct err *err)
 {
 	auto_of(idx_reader) struct idx_reader *r = xnew(1, sizeof *r);
 
-	if (open_db(fd, SQLITE_OPEN_READONLY, &r->db, err) < 0)
+	if (idx_open_db(fd, SQLITE_OPEN_READONLY, &r->db, err) < 0)
 		return NULL;
 	if (sqlite3_exec(r->db, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA query_only=1", NULL, NULL,
 			 NULL) != SQLITE_OK ||
@@ -184,7 +184,7 @@ idx_reader_new(int fd, struct err *err)
 			       "SELECT type, size, mode, uid, gid, mtime_ns, link, data_at"
 			       " FROM entry WHERE path=?",
 			       -1, &r->find, NULL) != SQLITE_OK) {
-		fail(r->db, "read", err);
+		idx_fail(r->db, "read", err);
 		err->code = ERR_CORRUPT;
 		return NULL;
 	}
@@ -211,7 +211,7 @@ idx_layer(struct idx_reader *r, struct frames_sum *out, uint64_t *out_entries, s
 			       "SELECT digest, diff_id, bytes, raw_bytes, entries,"
 			       " (SELECT count(*) FROM entry) FROM layer",
 			       -1, &s, NULL) != SQLITE_OK)
-		return fail(r->db, "read", err);
+		return idx_fail(r->db, "read", err);
 	if (sqlite3_step(s) != SQLITE_ROW || sqlite3_column_bytes(s, 0) != DIGEST_BYTES ||
 	    sqlite3_column_bytes(s, 1) != DIGEST_BYTES ||
 	    sqlite3_column_int64(s, 4) != sqlite3_column_int64(s, 5)) {
@@ -249,7 +249,7 @@ idx_has(struct idx_reader *r, const struct entry *e, struct err *err)
 	const int stepped = sqlite3_step(r->find);
 	const int result = stepped == SQLITE_ROW    ? row_is(r->find, e)
 			   : stepped == SQLITE_DONE ? 0
-						    : fail(r->db, "read", err);
+						    : idx_fail(r->db, "read", err);
 	sqlite3_reset(r->find);
 	return result;
 }
@@ -267,7 +267,7 @@ idx_find(struct idx_reader *r, struct str path, uint64_t *out_data_at, uint64_t 
 		*out_data_at = (uint64_t)sqlite3_column_int64(r->find, 7);
 		result = 1;
 	} else if (stepped != SQLITE_ROW && stepped != SQLITE_DONE) {
-		result = fail(r->db, "read", err);
+		result = idx_fail(r->db, "read", err);
 	}
 	sqlite3_reset(r->find);
 	return result;

@@ -39,6 +39,11 @@ int idx_has(struct idx_reader *r, const struct entry *e, struct err *err) must_c
 int idx_find(struct idx_reader *r, struct str path, uint64_t *out_data_at, uint64_t *out_size,
 	     struct err *err) must_check;
 
+/* ---- for idx_rows.c, the other reader ---- */
+struct sqlite3;
+int idx_open_db(int fd, int flags, struct sqlite3 **out, struct err *err) must_check;
+/* What SQLite says, as an error; -1. */
+int idx_fail(struct sqlite3 *db, const char *doing, struct err *err);
 /* Registers the VFS, once; its name. */
 const char *idx_vfs_name(void);
 /* What its last failure on this thread was, which SQLite does not pass on. */

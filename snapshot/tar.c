@@ -26,6 +26,13 @@ tar_writer_init(struct tar_writer *t, struct frames_writer *frames)
 }
 
 void
+tar_writer_init_sink(struct tar_writer *t, struct tar_sink sink)
+{
+	tar_writer_init(t, NULL);
+	t->sink = sink;
+}
+
+void
 tar_writer_done(struct tar_writer *t)
 {
 	buf_free(&t->name);
@@ -37,7 +44,9 @@ tar_writer_done(struct tar_writer *t)
 static int
 put_bytes(struct tar_writer *t, const void *bytes, size_t n, struct err *err)
 {
-	if (frames_add(t->frames, bytes, n, err) < 0)
+	const int put = t->frames ? frames_add(t->frames, bytes, n, err)
+				  : t->sink.put(t->sink.ctx, bytes, n, err);
+	if (put < 0)
 		return -1;
 	t->at += n;
 	return 0;
@@ -259,6 +268,18 @@ put_field(char *field, size_t size, struct str s)
 	memcpy(field, s.at + s.len - n, n);
 }
 
+static void
+put_name(const struct tar_writer *t, enum entry_type type, struct str path, struct buf *out)
+{
+	if (!t->plain) {
+		whiteout_encode(type, path, out);
+		return;
+	}
+	buf_str(out, path.len ? path : STR_LIT("."));
+	if (type == ENTRY_DIR)
+		buf_char(out, '/');
+}
+
 int
 tar_put(struct tar_writer *t, const struct entry *e, uint64_t *out_data_at, struct err *err)
 {
@@ -268,9 +289,9 @@ tar_put(struct tar_writer *t, const struct entry *e, uint64_t *out_data_at, stru
 
 	buf_clear(&t->name);
 	buf_clear(&t->link);
-	whiteout_encode(e->type, e->path, &t->name);
+	put_name(t, e->type, e->path, &t->name);
 	if (e->type == ENTRY_LINK)
-		whiteout_encode(ENTRY_FILE, e->link, &t->link);
+		put_name(t, ENTRY_FILE, e->link, &t->link);
 	else if (has_link(e))
 		buf_str(&t->link, e->link);
 	if (e->sparse)
@@ -346,6 +367,17 @@ tar_put_file(struct tar_writer *t, const struct entry *e, int fd,
 		if (put_extent(t, fd, x[i], step, ctx, out_torn, err) < 0)
 			return -1;
 	return put_padding(t, err);
+}
+
+int
+tar_put_data(struct tar_writer *t, const void *bytes, size_t n, struct err *err)
+{
+	if (n > t->left)
+		return err_set(err, ERR_CORRUPT, "a file became longer while it was read");
+	if (put_bytes(t, bytes, n, err) < 0)
+		return -1;
+	t->left -= n;
+	return t->left ? 0 : put_padding(t, err);
 }
 
 int

@@ -18,14 +18,23 @@
 #include "frames.h"
 
 /* ---- writing ---- */
+struct tar_sink { /* where a tar goes that is no layer */
+	int (*put)(void *ctx, const void *bytes, size_t n, struct err *err);
+	void *ctx;
+};
+
 struct tar_writer {
-	struct frames_writer *frames; /* lent */
+	struct frames_writer *frames; /* lent; NULL: to the sink */
+	struct tar_sink sink;
+	bool plain; /* no whiteouts, and names as they are: for who is no reader of layers */
 	uint64_t at;                  /* bytes of the stream so far */
 	uint64_t left;                /* bytes of data that the current entry still wants */
 	struct buf name, link, pax, map;
 };
 
 void tar_writer_init(struct tar_writer *t, struct frames_writer *frames);
+/* A plain tar: its entries' data is put by tar_put_data. */
+void tar_writer_init_sink(struct tar_writer *t, struct tar_sink sink);
 void tar_writer_done(struct tar_writer *t);
 /* Headers. A file's data follows: by tar_put_file, or none at all when it is empty.
  *   out_data_at   where in the stream the data (of a sparse file: its first extent) will be */
@@ -37,6 +46,8 @@ int tar_put(struct tar_writer *t, const struct entry *e, uint64_t *out_data_at,
 int tar_put_file(struct tar_writer *t, const struct entry *e, int fd,
 		 int (*step)(void *ctx, uint64_t bytes, struct err *err), void *ctx, bool *out_torn,
 		 struct err *err) must_check;
+/* Of the data of the entry just put, its next piece; the last one is filled up to a block. */
+int tar_put_data(struct tar_writer *t, const void *bytes, size_t n, struct err *err) must_check;
 int tar_end(struct tar_writer *t, struct err *err) must_check;
 
 /* ---- reading ---- */
@@ -62,6 +73,8 @@ AUTO_OF(tar_reader)
 /* The next entry, all of it judged, lent until the next call. 1 an entry, 0 the end (the stream has
  * been read to its end then), -1. */
 int tar_next(struct tar_reader *t, struct entry *out, struct err *err) must_check;
+/* Where in the stream the current entry's data begins; before it is read. */
+uint64_t tar_data_at(const struct tar_reader *t);
 /* The current file's next piece. 1 a piece, 0 no more (the rest up to its size is a hole), -1. */
 int tar_read(struct tar_reader *t, struct str *out, uint64_t *out_at, struct err *err) must_check;
 

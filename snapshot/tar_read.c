@@ -17,6 +17,8 @@ struct tar_reader {
 	uint64_t dropped;
 	struct buf path, link;
 	struct attrs attrs;
+	struct extent *extents; /* owned; of the current entry */
+	size_t extents_cap;
 	uint64_t size;           /* of the current file */
 	locale_t locale, before; /* owned, 0: the thread's own will do; what to go back to */
 };
@@ -119,6 +121,7 @@ tar_reader_free(struct tar_reader *t)
 		return;
 	archive_read_free(t->archive);
 	attrs_done(&t->attrs);
+	free(t->extents);
 	buf_free(&t->path);
 	buf_free(&t->link);
 	if (t->locale) {
@@ -207,6 +210,30 @@ take_numbers(struct archive_entry *a, struct entry *e, struct err *err)
 	return 0;
 }
 
+/* Where a sparse file has data. */
+static int
+take_extents(struct tar_reader *t, struct archive_entry *a, struct entry *e, struct err *err)
+{
+	const size_t n = (size_t)archive_entry_sparse_reset(a);
+	la_int64_t at, bytes;
+
+	e->sparse = n > 0;
+	if (n > t->extents_cap) {
+		struct extent *grown = realloc(t->extents, n * sizeof *grown);
+		if (!grown)
+			return err_set(err, ERR_UNAVAILABLE, "no memory for a sparse file");
+		t->extents = grown;
+		t->extents_cap = n;
+	}
+	while (e->n_extents < n && archive_entry_sparse_next(a, &at, &bytes) == ARCHIVE_OK) {
+		if (at < 0 || bytes < 0)
+			return err_set(err, ERR_CORRUPT, "a sparse file that cannot be");
+		t->extents[e->n_extents++] = (struct extent){(uint64_t)at, (uint64_t)bytes};
+	}
+	e->extents = t->extents;
+	return 0;
+}
+
 static bool
 is_device(struct archive_entry *a)
 {
@@ -246,15 +273,21 @@ tar_next(struct tar_reader *t, struct entry *out, struct err *err)
 		return -1;
 	e.path = buf_view(&t->path);
 	if (take_link(t, a, &e, err) < 0 || take_attrs(t, a, err) < 0 ||
-	    take_numbers(a, &e, err) < 0)
+	    take_numbers(a, &e, err) < 0 || take_extents(t, a, &e, err) < 0)
 		return err_add(err, "%.200s", name);
 	if (buf_bad(&t->path) || buf_bad(&t->link))
 		return err_set(err, ERR_CORRUPT, "a path of the archive is too long");
 	e.attrs = &t->attrs;
-	e.sparse = archive_entry_sparse_count(a) > 0;
 	t->size = e.size;
 	*out = e;
 	return 1;
+}
+
+uint64_t
+tar_data_at(const struct tar_reader *t)
+{
+	const la_int64_t at = archive_filter_bytes(t->archive, 0); /* of the plain bytes */
+	return at > 0 ? (uint64_t)at : 0;
 }
 
 int

@@ -512,7 +512,7 @@ drained(struct channel *ch)
 	} else if (ch->state == CHANNEL_LIVE && (ch->end_known || ch->lost) && ch->out.finished) {
 		end_call(ch);
 	} else if (ch->state == CHANNEL_VERB && ch->end_known &&
-		   (ch->out.journal < 0 || ch->out.finished)) {
+		   ((ch->out.journal < 0 && ch->out.pipe < 0) || ch->out.finished)) {
 		if (ch->out.hung_up && !ch->verb_failed && !ch->out.end_frame.len) {
 			err_set(&ch->verb_err, ERR_INCOMPLETE, "its journal ends without a word");
 			err_hint(&ch->verb_err, "what became of it: ssh berth@HOST call show ID");

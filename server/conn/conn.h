@@ -389,6 +389,7 @@ void control_exec(struct channel *ch, struct str command);
 /* The manager's messages of a verb. */
 void control_output(struct channel *ch, struct str bytes);
 void control_journal(struct channel *ch, struct wire *w);
+void control_pipe(struct channel *ch, struct wire *w);
 void control_feed(struct channel *ch, struct wire *w);
 /* All was given, or refused: it reads no more. */
 void control_fed(struct channel *ch, bool refused);

@@ -63,7 +63,8 @@ control_exec(struct channel *ch, struct str command)
 		channel_fail(ch, &err);
 	} else {
 		ch->out.follow = false; /* until a journal comes */
-		ch->feed = r.verb->id == VERB_call_input ? FEED_ASKED : FEED_NONE;
+		ch->feed = r.verb->id == VERB_call_input || r.verb->id == VERB_import ? FEED_ASKED
+										      : FEED_NONE;
 		channel_enter(ch, CHANNEL_VERB);
 	}
 }
@@ -108,6 +109,20 @@ control_journal(struct channel *ch, struct wire *w)
 	ch->out.skip_bytes = m->from;
 	ch->out.follow = m->follow && m->live;
 	ch->out.hung_up = !m->live;
+	conn_ready(ch);
+}
+
+void
+control_pipe(struct channel *ch, struct wire *w)
+{
+	struct err err;
+
+	if (ch->state != CHANNEL_VERB || ch->out.pipe >= 0)
+		return;
+	if (piped_begin(ch, &w->message.fds[0], &err) < 0) {
+		fail_verb(ch, &err);
+		return;
+	}
 	conn_ready(ch);
 }
 

@@ -102,6 +102,10 @@ on_manager_message(struct conn *c)
 		if ((ch = channel_find(c, m->verb_journal.seq)))
 			control_journal(ch, &c->manager);
 		return;
+	case MSG_verb_pipe:
+		if ((ch = channel_find(c, m->verb_pipe.seq)))
+			control_pipe(ch, &c->manager);
+		return;
 	case MSG_verb_input:
 		if ((ch = channel_find(c, m->verb_input.seq)))
 			control_feed(ch, &c->manager);

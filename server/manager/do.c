@@ -54,6 +54,14 @@ function_of(enum verb_id id)
 		return do_snapshots;
 	case VERB_restore:
 		return do_restore;
+	case VERB_files:
+	case VERB_cat:
+	case VERB_diff:
+	case VERB_find:
+	case VERB_export:
+		return do_read;
+	case VERB_import:
+		return do_import;
 	case VERB_rm:
 		return do_rm;
 	case VERB_calls:
@@ -122,7 +130,8 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 			return -1;
 		if (!may(c->role, &c->scope, v, str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such call");
-	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new) {
+	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new &&
+		   v->id != VERB_import) {
 		s = session_find(m, ref);
 		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
 			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))

@@ -75,12 +75,25 @@ void do_wait_forget(const struct conn *c, const uint32_t *seq);
 int do_audit(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;
 
+/* ---- do_read.c, do_import.c: workers whose pipes go to a conn ---- */
+
+int do_read(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+int do_import(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+/* seq NULL: all of its reads, imports. Their workers end. */
+void do_read_forget(const struct conn *c, const uint32_t *seq);
+void do_import_forget(const struct conn *c, const uint32_t *seq);
+/* The client has given all that it had. False: it was not for an import. */
+bool do_import_given(struct conn *c, const struct msg_verb_input_end *m);
+
 /* A lifecycle act that ends live calls: those of others are in its way, unless --force was given; --note
  * goes along. target: of WANT_RESTORE, else NULL. */
 int do_act(enum want_kind kind, const struct digest *target, struct conn *c, const struct request *r,
 	   struct session *s, struct asker *asker, struct err *err) must_check;
 /* The snapshot that a word names (snapshot_ref_check), of session s, or (NULL) of any that this
- * principal may see. out_s: its session; may be NULL. ABSENT: none, or more than one. */
+ * principal may see; then a session's name or id stands for its newest one. out_s: its session; may
+ * be NULL. ABSENT: none, or more than one. */
 int do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		     struct snapshot_row *out, struct session **out_s, struct err *err) must_check;
 

@@ -320,6 +320,8 @@ do_input_given(struct conn *c, const struct msg_verb_input_end *m)
 	struct watch_ask *a = take_giving(c, m->seq);
 	struct err err;
 
+	if (!a && do_import_given(c, m))
+		return;
 	if (!a)
 		return;
 	a->given = m->bytes;
@@ -432,6 +434,8 @@ void
 do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
 	imported_forget_conn(c, seq);
+	do_read_forget(c, seq);
+	do_import_forget(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
 	for (struct watch_ask *a = asks, *next; a; a = next) {

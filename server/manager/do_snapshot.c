@@ -99,6 +99,18 @@ take_match(void *ctx, const struct snapshot_row *row, struct err *err)
 	return 0;
 }
 
+/* The live session of this name or id, where this principal may know of it. */
+static struct session *
+session_named(const struct conn *c, struct str ref)
+{
+	struct session *s = session_find(c->m, ref);
+
+	return s && s->state != SESSION_DELETED &&
+		       may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name))
+		   ? s
+		   : NULL;
+}
+
 int
 do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		 struct snapshot_row *out, struct session **out_s, struct err *err)
@@ -106,6 +118,7 @@ do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 	struct lookup l = {.c = c, .out = out};
 	const char *plus = memchr(ref.at, '+', ref.len);
 	struct str word = ref;
+	struct digest_text head;
 
 	if (plus) {
 		const struct str name = {ref.at, (size_t)(plus - ref.at)};
@@ -114,6 +127,16 @@ do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		if (!named || (s && named != s))
 			return err_set(err, ERR_ABSENT, "no snapshot %.*s", (int)ref.len, ref.at);
 		s = named;
+	}
+	struct session *whole = s || plus ? NULL : session_named(c, ref);
+	if (whole) {
+		if (!whole->row.has_head) {
+			err_set(err, ERR_ABSENT, "session %s has no snapshot yet", whole->row.name);
+			return err_hint(err, "run: ssh berth@HOST pause %s", whole->row.name);
+		}
+		head = digest_text(&whole->row.head);
+		word = str_of(head.text);
+		s = whole;
 	}
 	if (index_match_snapshots(&c->m->index, s ? s->row.id : "", word, take_match, &l, err) < 0)
 		return -1;

@@ -150,6 +150,8 @@ struct session *session_new_spare(struct manager *m, struct err *err);
 int session_claim_spare(struct session *s, struct str name, const char *owner,
 			struct err *err) must_check;
 void session_join(struct session *s);
+/* A range of uids that nobody has, for a row that is to be. */
+int session_pick_slot(const struct manager *m, struct session_row *row, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);

@@ -81,6 +81,12 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 }
 
 int
+session_pick_slot(const struct manager *m, struct session_row *row, struct err *err)
+{
+	return free_slot(m, &row->slot, err);
+}
+
+int
 session_open_dir(struct session *s, struct err *err)
 {
 	if (s->dir >= 0)

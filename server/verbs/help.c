@@ -14,7 +14,8 @@ usage(struct buf *out, const struct verb *v)
 			for (const char *c = p->name; *c; c++)
 				buf_char(out, *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c);
 		else
-			buf_fmt(out, "--%s%s%s", p->name, p->value[0] ? " " : "", p->value);
+			buf_fmt(out, "%s%s%s%s", p->name[1] ? "--" : "-", p->name,
+				p->value[0] ? " " : "", p->value);
 		if (!p->required)
 			buf_text(out, p->repeats ? "]..." : "]");
 	}
@@ -119,8 +120,11 @@ help_verb(struct buf *out, const struct verb *v, bool json)
 		buf_char(out, '\n');
 	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
 		char left[64];
-		snprintf(left, sizeof left, "%s%s%s%s", p->positional ? "" : "--", p->name,
-			 p->value[0] ? " " : "", p->value);
+		snprintf(left, sizeof left, "%s%s%s%s",
+			 p->positional ? ""
+			 : p->name[1]  ? "--"
+				       : "-",
+			 p->name, p->value[0] ? " " : "", p->value);
 		buf_fmt(out, "  %-18s %s\n", left, p->help);
 	}
 	buf_fmt(out, "\nNeeds the role %s.\n", principal_role_name(v->role));

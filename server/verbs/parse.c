@@ -229,6 +229,15 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 	return err_set(err, ERR_INTERNAL, "a parameter without a type");
 }
 
+/* Where a snapshot is all that a verb is about, a session stands for its newest one. */
+static bool
+is_session(const struct request *r, const struct parameter *p, struct str value)
+{
+	struct err ignored;
+	return p->type == PARAMETER_SNAPSHOT && r->verb->session < 0 &&
+	       session_ref_check(value, &ignored) == 0;
+}
+
 static int
 take_value(struct request *r, size_t i, struct str value, struct err *err)
 {
@@ -240,7 +249,7 @@ take_value(struct request *r, size_t i, struct str value, struct err *err)
 		return err_set(err, ERR_USAGE, "%s%s is given twice", dashes, p->name);
 	if (r->given[i] && r->n_more == REQUEST_MORE_MAX)
 		return err_set(err, ERR_USAGE, "%s%s is given too often", dashes, p->name);
-	if (check_value(p, value, &number, err) < 0)
+	if (!is_session(r, p, value) && check_value(p, value, &number, err) < 0)
 		return err_add(err, "%s%s %.*s", dashes, p->name, shown(value),
 			       value.at ? value.at : "");
 	if (r->given[i]) {
@@ -313,6 +322,14 @@ take_option(const struct words *w, size_t *i, struct request *r, struct err *err
 	return take_value(r, (size_t)at, value, err);
 }
 
+/* A flag of one letter. */
+static int
+take_letter(struct str word, struct request *r, struct err *err)
+{
+	const int at = find_parameter(r->verb, (struct str){word.at + 1, 1}, false);
+	return take_value(r, (size_t)at, STR_LIT(""), err);
+}
+
 static int
 take_positional(struct str word, size_t *next, struct request *r, struct err *err)
 {
@@ -345,6 +362,9 @@ take_words(const struct words *w, size_t used, struct request *r, struct err *er
 			continue;
 		} else if (str_starts(word, "--")) {
 			result = take_option(w, &i, r, err);
+		} else if (word.len == 2 &&
+			   find_parameter(r->verb, (struct str){word.at + 1, 1}, false) >= 0) {
+			result = take_letter(word, r, err);
 		} else {
 			err_set(err, ERR_USAGE, "no such option: %.*s", shown(word), word.at);
 			result = err_hint(err, "run: ssh berth@HOST help %s", r->verb->name);

@@ -97,6 +97,20 @@ enum resolve_result {
 	RESOLVE_FAILED,
 	RESOLVE_BUSY, /* init has begun none: there are too many */
 };
+/* Of read_go. */
+enum read_act {
+	READ_FILES,
+	READ_CAT,
+	READ_DIFF,
+	READ_FIND,
+	READ_EXPORT_OCI,
+	READ_EXPORT_DOCKER,
+	READ_EXPORT_TAR,
+	READ_ACTS
+};
+enum read_flag { READ_JSON = 1, READ_RECURSIVE = 2, READ_STAT = 4, READ_UNIFIED = 8 };
+enum { READ_VIEWS_MAX = 4096, IMPORT_LAYERS_MAX = 2048 };
+
 enum { RESOLVE_MOST = 8, RESOLVE_ADDRESS_BYTES = 16, RESOLVE_MAX_S = 10, RESOLVE_AT_ONCE = 16 };
 
 /* In exec_errno of init_exited: it is of chdir(2), not of execve(2). */

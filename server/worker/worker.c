@@ -2,10 +2,11 @@
  *   holds      a socket to the manager; directories of the job: the store, the layer cache, one
  *              session's upper, one to work in
  *   may        read and write beneath those four, as any owner, make whiteouts, start threads;
- *              in the job of an image read its source (imports.h)
- *   never      opens a path outside them, starts a process, changes a mount, speaks with anybody
- *              else; says "done" before what it made is durable, or marked as not yet so
- *   if taken   gains the store and the cache of this node: by a hostile layer, hence the walls
+ *              in the job of an image read its source (imports.h); in one of reading change
+ * nothing, and write into the pipe that it was given (reads.h) never      opens a path outside
+ * them, starts a process, changes a mount, speaks with anybody else; says "done" before what it
+ * made is durable, or marked as not yet so if taken   gains the store and the cache of this node:
+ * by a hostile layer, hence the walls
  *
  * It serves one request after another and ends at EOF of its socket, in the middle of a request at
  * its next step: what it had not finished is removed. */
@@ -19,6 +20,8 @@
 #include "layer.h"
 #include "measure.h"
 #include "oci.h"
+#include "reads.h"
+#include "receive.h"
 #include "wire/wire.h"
 
 #include <errno.h>
@@ -324,6 +327,14 @@ take_job(struct worker *w, struct err *err)
 	if (m->id == MSG_image_import) {
 		w->options.watch = (struct layer_watch){step, w};
 		return imports_take(&w->wire, &w->options, &w->store, &w->cache, &w->scratch, err);
+	}
+	if (m->id == MSG_read_job) {
+		const struct layer_watch watch = {step, w};
+		return reads_take(&w->wire, &watch, err);
+	}
+	if (m->id == MSG_import_job) {
+		const struct layer_watch watch = {step, w};
+		return receive_take(&w->wire, &watch, &w->options, &w->store, err);
 	}
 	if (m->id != MSG_job)
 		return err_set(err, ERR_CORRUPT, "%s came where a job should",

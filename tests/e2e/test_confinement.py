@@ -146,8 +146,32 @@ def test_a_worker_keeps_six_capabilities_and_its_directories(own_server, name):
     pause.communicate()
 
 
-def open_in(pid, path):
-    """openat(AT_FDCWD, path) inside the process, the path put below its stack."""
+def test_a_worker_that_reads_a_snapshot_can_change_nothing(own_server, name):
+    """Seen while it waits for its reader."""
+    from conftest import wait_until
+    server = own_server
+    server.ssh(name, "head -c 60000000 /dev/urandom > big")
+    assert server.verb("pause", name).status == 0
+    reading = server.popen("berth", f"cat {name} /workspace/big")
+    assert len(reading.stdout.read(1000)) == 1000
+    pid = wait_until("a worker", lambda: next((p for p, n in server.all_pids() if n == "berth-worker"), None))
+    st = status_of(pid)
+    assert all(int(st[c], 16) == 0 for c in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")), st
+    assert st["NoNewPrivs"].strip() == "1" and st["Seccomp"].strip() == "2", st
+    assert refused(pid, ["socket", "connect", "execve", "kill", "ptrace", "mount", "bpf", "unshare", "setns", "mknod",
+                         "unlinkat", "process_vm_readv", "keyctl", "chroot", "io_uring_setup", "setuid"]) == {}
+    layout = str(server.state / "store" / "oci-layout").encode() + b"\0"
+    assert open_in(pid, layout) >= 0, "what it is for"
+    assert open_in(pid, layout, os.O_WRONLY) in (EACCES, EPERM)
+    assert open_in(pid, layout.replace(b"oci-layout", b"new"), os.O_WRONLY | os.O_CREAT) in (EACCES, EPERM)
+    for path in (server.state / "index.db", server.state / "keys" / "operator", "/etc/shadow"):
+        assert open_in(pid, str(path).encode() + b"\0") in (EACCES, EPERM), path
+    assert len(reading.stdout.read()) == 60000000 - 1000
+    assert reading.wait() == 0, "and it goes on"
+
+
+def open_in(pid, path, flags=0):
+    """openat(AT_FDCWD, path, flags) inside the process, the path put below its stack."""
     ptrace("attach", pid)
     os.waitpid(pid, 0x40000000)
     try:
@@ -162,7 +186,7 @@ def open_in(pid, path):
             mem.write(path)
             r = Regs.from_buffer_copy(saved)
             r.rip, r.rax, r.orig_rax = at, SYS["openat"], (1 << 64) - 1
-            r.rdi, r.rsi, r.rdx, r.r10 = ctypes.c_ulonglong(-100).value, where, 0, 0
+            r.rdi, r.rsi, r.rdx, r.r10 = ctypes.c_ulonglong(-100).value, where, flags, 0o600
             ptrace("setregs", pid, 0, ctypes.addressof(r))
             ptrace("step", pid)
             os.waitpid(pid, 0x40000000)
