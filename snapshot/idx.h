@@ -8,7 +8,8 @@
  *   layer(digest, diff_id, bytes, raw_bytes, entries)     one row
  *   PRAGMA user_version = 1
  *
- * SQLite is given file descriptors through a VFS of its own (idx_vfs.c): it opens no path. */
+ * SQLite is given file descriptors through a VFS of its own (idx_vfs.c): it opens no path, and each
+ * page of 4,096 bytes ends in a checksum, 8 bytes that stock SQLite lets be. */
 #ifndef BERTH_IDX_H
 #define BERTH_IDX_H
 
@@ -39,6 +40,10 @@ int idx_has(struct idx_reader *r, const struct entry *e, struct err *err) must_c
 int idx_find(struct idx_reader *r, struct str path, uint64_t *out_data_at, uint64_t *out_size,
 	     struct err *err) must_check;
 
+/* Reads all of its pages: CORRUPT when a bit of it is not as it was written. */
+int idx_check(int fd, struct err *err) must_check;
+
+enum { IDX_PAGE_BYTES = 4096, IDX_RESERVED_BYTES = 8 };
 /* Registers the VFS, once; its name. */
 const char *idx_vfs_name(void);
 /* What its last failure on this thread was, which SQLite does not pass on. */
