@@ -38,6 +38,7 @@ check_ref(const json_t *ref, const struct archive_snapshot *s, struct err *err)
 	const struct {
 		const char *key, *is;
 	} rows[] = {{"session", s->m.session},
+		    {"session_name", s->m.session_name},
 		    {"image", s->m.image},
 		    {"made_by", s->m.made_by},
 		    {"created", s->m.created}};
@@ -49,6 +50,12 @@ check_ref(const json_t *ref, const struct archive_snapshot *s, struct err *err)
 			return err_set(err, ERR_CORRUPT, "its ref has another %s than its manifest",
 				       rows[i].key);
 	}
+	const char *parent = json_string_value(json_object_get(ref, "parent"));
+	struct digest said;
+	if (s->m.has_parent != (parent != NULL) ||
+	    (parent &&
+	     (digest_parse(str_of(parent), &said, err) < 0 || !digest_equal(&said, &s->m.parent))))
+		return err_set(err, ERR_CORRUPT, "its ref has another parent than its manifest");
 	for (size_t i = 0; i < s->m.n_layers; i++) {
 		const json_t *l = json_array_get(layers, i);
 		const char *text = json_string_value(json_object_get(l, "digest"));
