@@ -178,6 +178,18 @@ tell_captured(const struct archive_job *job, const struct digest *snapshot,
 }
 
 static int
+format_facts(const char *note, struct buf *out, struct err *err)
+{
+	auto_json *j = json_object();
+	auto_free char *note_text = manifest_text(str_of(note));
+
+	json_object_set_new(j, "note", json_string(note_text));
+	auto_free char *text = json_dumps(j, JSON_COMPACT);
+	buf_text(out, text ? text : "");
+	return text && !buf_bad(out) ? 0 : err_set(err, ERR_USAGE, "--note is too long");
+}
+
+static int
 capture_once(struct archive_job *job, struct capture *c, struct chain *chain, struct err *err)
 {
 	struct frames_sum sum;
@@ -193,12 +205,15 @@ capture_once(struct archive_job *job, struct capture *c, struct chain *chain, st
 		return err_set(err, ERR_USAGE, "a chain of more than %d layers",
 			       MANIFEST_LAYERS_MAX);
 	chain_add(chain, &sum.digest, &sum.diff_id, sum.bytes);
+	auto_buf facts = BUF_MAX(MANIFEST_MAX_BYTES);
+	if (job->note && format_facts(job->note, &facts, err) < 0)
+		return -1;
 	const struct oci_snapshot s = {
 	    .session = STR_LIT(""),
 	    .session_name = str_of(job->name ? job->name : ""),
 	    .image = STR_LIT(""),
 	    .made_by = STR_LIT("berth-archive"),
-	    .note = str_of(job->note ? job->note : ""),
+	    .facts = buf_view(&facts),
 	    .fingerprint = STR_LIT(""),
 	    .parent = chain->has_parent ? &chain->parent : NULL,
 	    .layers = chain->layers,

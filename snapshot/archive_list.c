@@ -86,8 +86,9 @@ load_snapshot(int store, const char *ref_name, struct archive_snapshot *s, struc
 		return err_set(err, ERR_CORRUPT, "its ref is damaged");
 	free(s->name);
 	free(s->note);
-	s->name = text_of(ref, "name");
-	s->note = text_of(ref, "note");
+	const json_t *facts = json_object_get(ref, "facts");
+	s->name = text_of(facts, "name");
+	s->note = text_of(facts, "note");
 	if (oci_load(store, &s->digest, &s->m, err) < 0)
 		return -1;
 	return check_ref(ref, s, err);

@@ -15,7 +15,7 @@ write_snapshot(const struct digest *parent, const char *name, struct digest *out
 	    .session_name = str_of(name),
 	    .image = STR_LIT("host"),
 	    .made_by = STR_LIT("pause"),
-	    .note = STR_LIT("a note"),
+	    .facts = STR_LIT("{\"note\":\"a note\"}"),
 	    .fingerprint = STR_LIT("f"),
 	    .parent = parent,
 	    .layers = &layer.digest,
