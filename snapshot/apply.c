@@ -291,30 +291,45 @@ write_data(struct apply *a, struct tar_reader *tar, const struct entry *e, int f
 	return 0;
 }
 
-/* Owner before mode and attributes: it takes setuid bits and capabilities away. */
+/* Owner before mode and attributes: it takes setuid bits and capabilities away. What the file has
+ * already is not set again: each is a transaction of the filesystem, and asking is none. */
 static int
 set_file(const struct apply *a, const struct entry *e, int fd, struct err *err)
 {
 	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {e->mtime_s, (long)e->mtime_ns}};
+	struct stat st;
 
-	if (give(a, fd, e->uid, e->gid) < 0 || fchmod(fd, e->mode) < 0)
-		return err_sys(err, errno, "set the owner and mode");
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "look at a file");
+	const bool given = st.st_uid == (a->one_owner ? a->owner : e->uid) &&
+			   st.st_gid == (a->one_owner ? a->group : e->gid);
+	if (!given && give(a, fd, e->uid, e->gid) < 0)
+		return err_sys(err, errno, "set the owner");
+	if ((st.st_mode & 07777) != e->mode && fchmod(fd, e->mode) < 0)
+		return err_sys(err, errno, "set the mode");
 	if (attrs_store(fd, e->attrs, false, a->one_owner, err) < 0)
 		return -1;
 	return futimens(fd, times) < 0 ? err_sys(err, errno, "set the times") : 0;
+}
+
+/* Nobody else reaches it before it is whole: the directory that all of this stands in is ours. */
+static int
+make_file(const struct apply *a, const struct entry *e, const char *name)
+{
+	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	return openat(dirs_fd(&a->dirs), name, flags, e->mode & 0777);
 }
 
 static int
 apply_file(struct apply *a, struct tar_reader *tar, const struct entry *e, const char *name,
 	   struct err *err)
 {
-	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	auto_close int fd = openat(dirs_fd(&a->dirs), name, flags, 0600);
+	auto_close int fd = make_file(a, e, name);
 
 	if (fd < 0 && errno == EEXIST) {
 		if (make_way(a, e, name, err) < 0)
 			return -1;
-		fd = openat(dirs_fd(&a->dirs), name, flags, 0600);
+		fd = make_file(a, e, name);
 	}
 	if (fd < 0)
 		return err_sys(err, errno, "create %s", name);

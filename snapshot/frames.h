@@ -4,7 +4,7 @@
  *
  * Invariants:
  *  1. the bytes depend on the input, the level and the zstd version alone, never on the threads;
- *  2. frames are written in order; at most threads + 4 are in memory at once;
+ *  2. frames are written in order; at most threads + 9 are in memory at once;
  *  3. the writer's digest is that of exactly the bytes it wrote, its diff_id that of its input;
  *  4. a reader hands out a byte only after its frame was decompressed in full and its size and
  *     checksum agreed with the table; the digests are known at the end. */
@@ -49,6 +49,10 @@ struct frames_reader;
  * more than raw_max bytes. fd: lent. NULL: failed. */
 struct frames_reader *frames_reader_new(int fd, unsigned threads, uint64_t raw_max,
 					struct err *err) must_check;
+/* The same without the digest of the stream, which is zero then: that of the file settles all bytes
+ * of it, and hashing the stream too is a quarter of an unpack. */
+struct frames_reader *frames_reader_by_digest(int fd, unsigned threads, uint64_t raw_max,
+					      struct err *err) must_check;
 void frames_reader_free(struct frames_reader *r);
 AUTO_OF(frames_reader)
 /* The next frame's bytes, lent until the next call. 1 bytes, 0 the end, -1. */

@@ -31,14 +31,25 @@ struct frames_reader {
 	unsigned n_threads;
 	bool holding; /* the owner has the frame before `next` */
 
+	bool whole; /* the stream is hashed too */
+
 	pthread_mutex_t lock; /* guards all below, and ready and users of the slots */
-	pthread_cond_t changed;
+	/* One for each who waits: the decompressors, and those who use frames in order. */
+	pthread_cond_t is_free, is_ready;
 	uint64_t taken, next, hashed; /* frames: being decompressed, of the owner, of the hasher */
 	bool stop, failed;
 	struct err why;
 
 	struct hasher *hash_file, *hash_stream; /* owned; the hasher's until it has ended */
 };
+
+/* With the lock. */
+static void
+wake_all(struct frames_reader *r)
+{
+	pthread_cond_broadcast(&r->is_free);
+	pthread_cond_broadcast(&r->is_ready);
+}
 
 static void
 fail(struct frames_reader *r, const struct err *why)
@@ -48,7 +59,7 @@ fail(struct frames_reader *r, const struct err *why)
 		r->failed = true;
 		r->why = *why;
 	}
-	pthread_cond_broadcast(&r->changed);
+	wake_all(r);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -70,7 +81,7 @@ take_frame(struct frames_reader *r, uint64_t *out)
 			taken = true;
 			break;
 		}
-		pthread_cond_wait(&r->changed, &r->lock);
+		pthread_cond_wait(&r->is_free, &r->lock);
 	}
 	pthread_mutex_unlock(&r->lock);
 	return taken;
@@ -117,7 +128,7 @@ decompress_frames(void *ctx)
 		}
 		pthread_mutex_lock(&r->lock);
 		r->slots[i % r->n_slots].ready = true;
-		pthread_cond_broadcast(&r->changed);
+		pthread_cond_broadcast(&r->is_ready);
 		pthread_mutex_unlock(&r->lock);
 	}
 	ZSTD_freeDCtx(zstd);
@@ -134,7 +145,7 @@ wait_ready(struct frames_reader *r, uint64_t i, struct err *err)
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop && !r->failed && !(r->taken > i && s->ready))
-		pthread_cond_wait(&r->changed, &r->lock);
+		pthread_cond_wait(&r->is_ready, &r->lock);
 	const int result = r->failed ? -1 : r->stop ? 0 : 1;
 	if (result < 0)
 		*err = r->why;
@@ -147,7 +158,7 @@ let_go(struct frames_reader *r, uint64_t i)
 {
 	pthread_mutex_lock(&r->lock);
 	if (--r->slots[i % r->n_slots].users == 0)
-		pthread_cond_broadcast(&r->changed);
+		pthread_cond_broadcast(&r->is_free); /* each waits for a slot of its own */
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -162,7 +173,8 @@ hash_frames(void *ctx)
 			return NULL;
 		const struct slot *s = &r->slots[i % r->n_slots];
 		hasher_add(r->hash_file, s->bytes, s->n);
-		hasher_add(r->hash_stream, s->raw, s->raw_n);
+		if (r->whole)
+			hasher_add(r->hash_stream, s->raw, s->raw_n);
 		pthread_mutex_lock(&r->lock);
 		r->hashed++;
 		pthread_mutex_unlock(&r->lock);
@@ -190,17 +202,19 @@ start_threads(struct frames_reader *r, unsigned decompressors, struct err *err)
 	return why ? err_sys(err, why, "start a thread") : 0;
 }
 
-struct frames_reader *
-frames_reader_new(int fd, unsigned threads, uint64_t raw_max, struct err *err)
+static struct frames_reader *
+open_reader(int fd, unsigned threads, uint64_t raw_max, bool whole, struct err *err)
 {
 	assert(threads >= 1 && threads <= FRAMES_THREADS_MAX);
 	auto_of(frames_reader) struct frames_reader *r = xnew(1, sizeof *r);
 
 	r->fd = fd;
+	r->whole = whole;
 	r->hash_file = hasher_new();
 	r->hash_stream = hasher_new();
 	pthread_mutex_init(&r->lock, NULL);
-	pthread_cond_init(&r->changed, NULL);
+	pthread_cond_init(&r->is_free, NULL);
+	pthread_cond_init(&r->is_ready, NULL);
 	if (frames_table_load(fd, raw_max, &r->table, &r->table_bytes, err) < 0)
 		return NULL;
 	r->n_slots = threads + SLOTS_MORE;
@@ -218,6 +232,18 @@ frames_reader_new(int fd, unsigned threads, uint64_t raw_max, struct err *err)
 	return steal(&r);
 }
 
+struct frames_reader *
+frames_reader_new(int fd, unsigned threads, uint64_t raw_max, struct err *err)
+{
+	return open_reader(fd, threads, raw_max, true, err);
+}
+
+struct frames_reader *
+frames_reader_by_digest(int fd, unsigned threads, uint64_t raw_max, struct err *err)
+{
+	return open_reader(fd, threads, raw_max, false, err);
+}
+
 static void
 join_threads(struct frames_reader *r)
 {
@@ -233,7 +259,7 @@ frames_reader_free(struct frames_reader *r)
 		return;
 	pthread_mutex_lock(&r->lock);
 	r->stop = true;
-	pthread_cond_broadcast(&r->changed);
+	wake_all(r);
 	pthread_mutex_unlock(&r->lock);
 	join_threads(r);
 	for (size_t i = 0; i < r->n_slots; i++) {
@@ -245,7 +271,8 @@ frames_reader_free(struct frames_reader *r)
 	buf_free(&r->table_bytes);
 	hasher_free(r->hash_file);
 	hasher_free(r->hash_stream);
-	pthread_cond_destroy(&r->changed);
+	pthread_cond_destroy(&r->is_free);
+	pthread_cond_destroy(&r->is_ready);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 }
@@ -279,7 +306,7 @@ frames_reader_sum(struct frames_reader *r, struct frames_sum *out, struct err *e
 	hasher_add(r->hash_file, r->table_bytes.at, r->table_bytes.len);
 	*out = (struct frames_sum){
 	    .digest = hasher_sum(r->hash_file),
-	    .diff_id = hasher_sum(r->hash_stream),
+	    .diff_id = r->whole ? hasher_sum(r->hash_stream) : (struct digest){{0}},
 	    .bytes = r->table.bytes + r->table_bytes.len,
 	    .raw_bytes = r->table.raw_bytes,
 	};

@@ -21,13 +21,16 @@ int
 idx_fail(sqlite3 *db, const char *doing, struct err *err)
 {
 	const int code = db ? sqlite3_errcode(db) : SQLITE_NOMEM;
+	const int extended = db ? sqlite3_extended_errcode(db) : code;
+	const bool damaged = code == SQLITE_CORRUPT || code == SQLITE_NOTADB ||
+			     extended == SQLITE_IOERR_DATA || extended == SQLITE_IOERR_SHORT_READ;
 
 	if (code == SQLITE_FULL)
 		return err_sys(err, ENOSPC, "%s the index of a layer", doing);
-	if ((code & 0xff) == SQLITE_IOERR && idx_vfs_errno())
+	if (!damaged && (code & 0xff) == SQLITE_IOERR && idx_vfs_errno())
 		return err_sys(err, idx_vfs_errno(), "%s the index of a layer", doing);
 	return err_set(err,
-		       code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? ERR_CORRUPT : ERR_INTERNAL,
+		       damaged ? ERR_CORRUPT : ERR_INTERNAL,
 		       "%s the index of a layer: %s", doing, db ? sqlite3_errmsg(db) : "no memory");
 }
 
@@ -51,6 +54,7 @@ struct idx_writer *
 idx_writer_new(int fd, struct err *err)
 {
 	static const char begin[] =
+	    "PRAGMA page_size=4096;"
 	    "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
 	    "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA user_version=1;"
 	    "CREATE TABLE entry(path BLOB PRIMARY KEY, type TEXT NOT NULL, size INTEGER NOT NULL,"
@@ -64,7 +68,10 @@ idx_writer_new(int fd, struct err *err)
 
 	if (idx_open_db(fd, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &w->db, err) < 0)
 		return NULL;
-	if (sqlite3_exec(w->db, begin, NULL, NULL, NULL) != SQLITE_OK ||
+	int reserved = IDX_RESERVED_BYTES;
+	if (sqlite3_file_control(w->db, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved) !=
+		SQLITE_OK ||
+	    sqlite3_exec(w->db, begin, NULL, NULL, NULL) != SQLITE_OK ||
 	    sqlite3_prepare_v2(w->db, "INSERT INTO entry VALUES(?,?,?,?,?,?,?,?,?,?)", -1, &w->put,
 			       NULL) != SQLITE_OK) {
 		idx_fail(w->db, "begin", err);

@@ -8,7 +8,8 @@
  *   layer(digest, diff_id, bytes, raw_bytes, entries)     one row
  *   PRAGMA user_version = 1
  *
- * SQLite is given file descriptors through a VFS of its own (idx_vfs.c): it opens no path. */
+ * SQLite is given file descriptors through a VFS of its own (idx_vfs.c): it opens no path, and each
+ * page of 4,096 bytes ends in a checksum, 8 bytes that stock SQLite lets be. */
 #ifndef BERTH_IDX_H
 #define BERTH_IDX_H
 
@@ -44,6 +45,11 @@ struct sqlite3;
 int idx_open_db(int fd, int flags, struct sqlite3 **out, struct err *err) must_check;
 /* What SQLite says, as an error; -1. */
 int idx_fail(struct sqlite3 *db, const char *doing, struct err *err);
+
+/* Reads all of its pages: CORRUPT when a bit of it is not as it was written. */
+int idx_check(int fd, struct err *err) must_check;
+
+enum { IDX_PAGE_BYTES = 4096, IDX_RESERVED_BYTES = 8 };
 /* Registers the VFS, once; its name. */
 const char *idx_vfs_name(void);
 /* What its last failure on this thread was, which SQLite does not pass on. */

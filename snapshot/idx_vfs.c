@@ -1,15 +1,22 @@
 /* SQLite on a file descriptor: the "file name" is its number. One connection, one file, no journal,
- * no locks: an .idx is written before it has a name and never changed after. */
+ * no locks: an .idx is written before it has a name and never changed after.
+ *
+ * Each page ends in a checksum of it and its number, in the bytes that SQLite's format lets such an
+ * extension reserve (header byte 20; stock SQLite reads past them): what changed on the disk is an
+ * error of the read, not another answer. */
 #include "idx.h"
 #include "base/fd.h"
 #include "base/num.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { PAGE = IDX_PAGE_BYTES, SUM = IDX_RESERVED_BYTES };
 
 struct file {
 	sqlite3_file base; /* first: SQLite allocates and casts */
@@ -32,9 +39,33 @@ vfs_close(sqlite3_file *f)
 	return SQLITE_OK;
 }
 
+/* Each step is a bijection of h and of the word, so one word that differs always shows. */
+static uint64_t
+checksum(const char *page, uint64_t number)
+{
+	uint64_t h = 0xcbf29ce484222325ull ^ number, word;
+
+	for (size_t i = 0; i < PAGE - SUM; i += sizeof word) {
+		memcpy(&word, page + i, sizeof word);
+		h = (h ^ le64toh(word)) * 0x100000001b3ull;
+		h ^= h >> 29;
+	}
+	return h;
+}
+
+static bool
+is_whole(const char *page, uint64_t number)
+{
+	uint64_t sum;
+	memcpy(&sum, page + PAGE - SUM, sizeof sum);
+	return le64toh(sum) == checksum(page, number);
+}
+
 static int
 vfs_read(sqlite3_file *base, void *out, int n, sqlite3_int64 at)
 {
+	const sqlite3_int64 from = at;
+	const int wanted = n;
 	const struct file *f = (struct file *)base;
 	char *to = out;
 
@@ -52,6 +83,9 @@ vfs_read(sqlite3_file *base, void *out, int n, sqlite3_int64 at)
 		n -= (int)k;
 		at += k;
 	}
+	/* Less than a page is read of the header alone, before the page that it is in. */
+	if (wanted >= PAGE && (wanted > PAGE || !is_whole(out, (uint64_t)from / PAGE)))
+		return SQLITE_IOERR_DATA;
 	return SQLITE_OK;
 }
 
@@ -59,9 +93,15 @@ static int
 vfs_write(sqlite3_file *base, const void *bytes, int n, sqlite3_int64 at)
 {
 	const struct file *f = (struct file *)base;
+	char page[PAGE];
 	struct err err;
 
-	if (fd_pwrite_all(f->fd, bytes, (size_t)n, (uint64_t)at, &err) == 0)
+	if (n != PAGE || at % PAGE)
+		return SQLITE_IOERR_WRITE; /* cannot be: there is no journal, and pages are whole */
+	memcpy(page, bytes, PAGE - SUM);
+	const uint64_t sum = htole64(checksum(page, (uint64_t)at / PAGE));
+	memcpy(page + PAGE - SUM, &sum, sizeof sum);
+	if (fd_pwrite_all(f->fd, page, sizeof page, (uint64_t)at, &err) == 0)
 		return SQLITE_OK;
 	return failed(err.code == ERR_NO_SPACE ? SQLITE_FULL : SQLITE_IOERR_WRITE);
 }
@@ -233,6 +273,31 @@ int
 idx_vfs_errno(void)
 {
 	return last_errno;
+}
+
+int
+idx_check(int fd, struct err *err)
+{
+	char page[PAGE];
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "look at the index of a layer");
+	const uint64_t pages = (uint64_t)st.st_size / PAGE;
+	if (pages == 0 || st.st_size % PAGE)
+		return err_set(err, ERR_CORRUPT, "its index is cut");
+	for (uint64_t i = 0; i < pages; i++) {
+		if (fd_pread_all(fd, page, sizeof page, i * PAGE, err) < 0)
+			return -1;
+		if (!is_whole(page, i))
+			return err_set(err, ERR_CORRUPT, "its index is damaged in page %llu",
+				       (unsigned long long)i + 1);
+		const uint8_t *n = (const uint8_t *)page + 28; /* SQLite's "size in pages" */
+		if (i == 0 && ((uint32_t)n[0] << 24 | (uint32_t)n[1] << 16 | (uint32_t)n[2] << 8 |
+			       n[3]) != pages)
+			return err_set(err, ERR_CORRUPT, "its index is cut");
+	}
+	return 0;
 }
 
 static void

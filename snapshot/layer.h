@@ -63,7 +63,7 @@ int capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
 
 /* ---- unpack.c, compact.c, verify.c ---- */
 /* Makes CACHE/layers/<digest> from the archive. One that is there and trusted is left as it is.
- *   diff_id  may be NULL: only the archive's digest is judged
+ *   diff_id  not judged: the archive's digest settles all of its bytes; verify_layer judges both
  *   fails    CORRUPT: the archive is absent, damaged, or holds what no workspace can */
 int unpack_layer(const struct layer_options *o, const struct digest *digest,
 		 const struct digest *diff_id, struct layer_counts *out,

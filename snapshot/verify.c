@@ -23,7 +23,7 @@ open_idx(const struct layer_options *o, const struct digest *digest, int *out_fd
 			err_set(err, ERR_CORRUPT, "its index is missing");
 		return NULL;
 	}
-	return idx_reader_new(*out_fd, err);
+	return idx_check(*out_fd, err) < 0 ? NULL : idx_reader_new(*out_fd, err);
 }
 
 static int
@@ -68,21 +68,22 @@ verify(const struct layer_options *o, const struct digest *digest, const struct 
 	auto_close int fd = blob_open(o->store, digest, &bytes, err);
 	if (fd < 0)
 		return -1;
+	auto_close int idx_fd = -1;
+	auto_of(idx_reader) struct idx_reader *idx = open_idx(o, digest, &idx_fd, err);
+	if (!idx)
+		return -1;
 	auto_of(frames_reader) struct frames_reader *frames =
 	    frames_reader_new(fd, unpack_threads(o), LAYER_RAW_MAX_BYTES, err);
 	if (!frames)
 		return -1;
 	auto_of(tar_reader) struct tar_reader *tar = tar_reader_new(frames, err);
-	if (!tar)
-		return -1;
-	auto_close int idx_fd = -1;
-	auto_of(idx_reader) struct idx_reader *idx = open_idx(o, digest, &idx_fd, err);
-	if (!idx || idx_layer(idx, &said, &entries, err) < 0 ||
+	if (!tar || idx_layer(idx, &said, &entries, err) < 0 ||
 	    compare_entries(o, tar, idx, &counts, err) < 0 ||
 	    frames_reader_sum(frames, &sum, err) < 0 ||
 	    unpack_judge(&sum, digest, diff_id, err) < 0)
 		return -1;
-	if (entries != counts.entries || !digest_equal(&said.diff_id, &sum.diff_id) ||
+	if (entries != counts.entries || said.bytes != sum.bytes ||
+	    said.raw_bytes != sum.raw_bytes || !digest_equal(&said.diff_id, &sum.diff_id) ||
 	    !digest_equal(&said.digest, digest))
 		return err_set(err, ERR_CORRUPT, "its index is of another archive");
 	counts.bytes = sum.bytes;

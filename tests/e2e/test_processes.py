@@ -13,6 +13,7 @@ NEEDS = {
     "berth-worker": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
     "berth-init": set(),
     "berth-sftp-preload.so": set(),
+    "berth-archive": {"libarchive.so.13", "libzstd.so.1", "libsqlite3.so.0", "libjansson.so.4", "libcrypto.so.3"},
     "berth-verify-audit": {"libcrypto.so.3"},
 }
 

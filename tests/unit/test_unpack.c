@@ -257,16 +257,15 @@ test_every_flipped_byte_and_every_cut_is_found(void **state)
 	const int fd = openat(room.store, name, O_RDWR | O_CLOEXEC);
 	ok(fd);
 	must(fd_pread_all(fd, whole, sum.bytes, 0, &err), &err);
-	for (uint64_t at = 0; at < sum.bytes; at += 7) {
-		const char flipped = (char)(whole[at] ^ 0x10);
+	for (uint64_t at = 0; at < sum.bytes; at++) {
+		const char flipped = (char)(whole[at] ^ 1 << at % 8);
 		assert_int_equal(pwrite(fd, &flipped, 1, (off_t)at), 1);
 		assert_refused(&sum, "a flipped byte");
 		assert_int_equal(pwrite(fd, &whole[at], 1, (off_t)at), 1);
 	}
 	for (uint64_t n = sum.bytes; n-- > 0;) {
 		ok(ftruncate(fd, (off_t)n));
-		if (n % 5 == 0)
-			assert_refused(&sum, "a cut archive");
+		assert_refused(&sum, "a cut archive");
 	}
 	must(fd_pwrite_all(fd, whole, sum.bytes, 0, &err), &err);
 	must(try_unpack(&sum, &sum.diff_id, &err), &err);
@@ -274,20 +273,21 @@ test_every_flipped_byte_and_every_cut_is_found(void **state)
 }
 
 static void
-test_the_digests_are_those_that_were_asked_for(void **state)
+test_the_digest_is_the_one_that_was_asked_for(void **state)
 {
 	const struct frames_sum sum = good_archive();
-	const struct digest other = digest_of(STR_LIT("other"));
+	const struct frames_sum other = {.digest = digest_of(STR_LIT("other"))};
+	char from[100], to[100];
 	struct err err;
 
 	(void)state;
-	assert_int_equal(try_unpack(&sum, &other, &err), -1);
+	assert_int_equal(try_unpack(&other, NULL, &err), -1);
 	assert_int_equal(err.code, ERR_CORRUPT);
-	assert_false(cache_layer_trusted(room.cache, &sum.digest));
-	const struct frames_sum absent = {.digest = other};
-	assert_int_equal(try_unpack(&absent, NULL, &err), -1);
-	assert_int_equal(err.code, ERR_CORRUPT);
-	assert_no_temp(room.cache);
+	/* a whole archive, under the name of another */
+	snprintf(from, sizeof from, "blobs/sha256/%s", digest_text(&sum.digest).text);
+	snprintf(to, sizeof to, "blobs/sha256/%s", digest_text(&other.digest).text);
+	ok(renameat(room.store, from, room.store, to));
+	assert_refused(&other, "an archive under another name");
 }
 
 /* ---- the cache's marks ---- */
@@ -356,7 +356,7 @@ main(void)
 	    T(test_a_mark_in_an_archive_is_only_an_attribute),
 	    T(test_foreign_but_honest_archives_are_read),
 	    T(test_every_flipped_byte_and_every_cut_is_found),
-	    T(test_the_digests_are_those_that_were_asked_for),
+	    T(test_the_digest_is_the_one_that_was_asked_for),
 	    T(test_a_layer_of_another_boot_is_trusted_only_when_synced),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

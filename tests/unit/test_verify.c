@@ -8,15 +8,21 @@
 static struct frames_sum sum;
 
 static void
-capture(void)
+capture_upper(void)
 {
 	const struct layer_options o = room_options(2);
 	struct layer_counts n;
 	struct err err;
-	put_rich_tree(room.upper);
 	struct capture *c = capture_new(&o, room.upper, room.scratch, &err);
 	must(capture_run(c, false, &sum, &n, &err), &err);
 	capture_free(c);
+}
+
+static void
+capture(void)
+{
+	put_rich_tree(room.upper);
+	capture_upper();
 }
 
 static int
@@ -145,6 +151,52 @@ test_a_damaged_archive_is_found(void **state)
 	close(fd);
 }
 
+/* A small store: the archive and its index, each byte of both. */
+static void
+test_every_flipped_byte_and_every_cut_is_found(void **state)
+{
+	static char whole[1 << 17];
+	struct err err;
+
+	(void)state;
+	put_text(room.upper, "a", "text");
+	put_text(room.upper, "b", "more text");
+	ok(linkat(room.upper, "b", room.upper, "c", 0));
+	capture_upper();
+	must(judge(&err), &err);
+	for (int i = 0; i < 2; i++) {
+		char name[100];
+		snprintf(name, sizeof name, i ? "idx/%s.idx" : "blobs/sha256/%s",
+			 digest_text(&sum.digest).text);
+		const int fd = openat(room.store, name, O_RDWR | O_CLOEXEC);
+		ok(fd);
+		const ssize_t n = pread(fd, whole, sizeof whole, 0);
+		assert_in_range(n, 100, sizeof whole - 1);
+		for (ssize_t at = 0; at < n; at++) {
+			const char flipped = (char)(whole[at] ^ 1 << at % 8);
+			assert_int_equal(pwrite(fd, &flipped, 1, at), 1);
+			if (judge(&err) == 0 || err.code != ERR_CORRUPT)
+				fail_msg("%s: byte %zd: %s", name, at, err.why);
+			assert_int_equal(pwrite(fd, &whole[at], 1, at), 1);
+		}
+		for (ssize_t cut = n - 1; cut >= 0; cut -= cut > 1000 ? 97 : 1) {
+			ok(ftruncate(fd, cut));
+			if (judge(&err) == 0 || err.code != ERR_CORRUPT)
+				fail_msg("%s cut to %zd: %s", name, cut, err.why);
+		}
+		assert_int_equal(pwrite(fd, whole, (size_t)n, 0), n);
+		must(judge(&err), &err);
+		assert_int_equal(pwrite(fd, "x", 1, n), 1); /* and longer */
+		assert_int_equal(judge(&err), -1);
+		assert_int_equal(err.code, ERR_CORRUPT);
+		ok(ftruncate(fd, n));
+		close(fd);
+	}
+	sum.diff_id.at[5] ^= 1; /* what the manifest says of it */
+	assert_int_equal(judge(&err), -1);
+	assert_int_equal(err.code, ERR_CORRUPT);
+}
+
 int
 main(void)
 {
@@ -153,6 +205,7 @@ main(void)
 	    T(test_the_index_leads_to_the_bytes),
 	    T(test_an_index_that_lies_is_found),
 	    T(test_a_damaged_archive_is_found),
+	    T(test_every_flipped_byte_and_every_cut_is_found),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
