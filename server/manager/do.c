@@ -54,6 +54,10 @@ function_of(enum verb_id id)
 		return do_snapshots;
 	case VERB_restore:
 		return do_restore;
+	case VERB_undo:
+		return do_undo;
+	case VERB_redo:
+		return do_redo;
 	case VERB_rm:
 		return do_rm;
 	case VERB_calls:

@@ -42,6 +42,10 @@ int do_snapshots(struct manager *m, struct conn *c, const struct request *r, str
 		 struct asker *asker, struct err *err) must_check;
 int do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	       struct asker *asker, struct err *err) must_check;
+int do_undo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+int do_redo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
 int do_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err) must_check;
 int do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,

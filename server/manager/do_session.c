@@ -238,6 +238,8 @@ do_act(enum want_kind kind, const struct digest *target, struct conn *c, const s
 	struct want *w = want_new(s->m, kind, asker);
 	if (target)
 		w->target = *target;
+	if (kind == WANT_UNDO || kind == WANT_REDO)
+		w->steps = (unsigned)request_number(r, "steps", 1);
 	if (kind != WANT_REMOVE && request_text(r, "note", &note))
 		snprintf(w->facts.note, sizeof w->facts.note, "%.*s", (int)note.len, note.at);
 	if (kind == WANT_PAUSE)

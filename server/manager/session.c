@@ -274,7 +274,11 @@ say_result(struct session *s, struct want *w)
 		if (made[0])
 			buf_fmt(&out, ",\"snapshot\":\"sha256:%s\"",
 				digest_text(&s->manifest).text);
+		if (want_goes_back(w))
+			session_undo_say(s, w, &out);
 		buf_text(&out, "}\n");
+	} else if (w->kind == WANT_UNDO || w->kind == WANT_REDO) {
+		session_undo_say(s, w, &out);
 	} else {
 		buf_fmt(&out, "%s: %s%s%s\n", s->row.name, state_names[s->state],
 			made[0] ? ", snapshot " : "", made);
@@ -286,7 +290,7 @@ say_result(struct session *s, struct want *w)
 static void
 answer(struct session *s, struct want *w, const struct err *failure)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo"};
 	struct err err;
 
 	if (failure) {
@@ -371,6 +375,8 @@ is_there(const struct session *s, const struct want *w)
 	case WANT_REMOVE:
 		return s->state == SESSION_DELETED;
 	case WANT_RESTORE:
+	case WANT_UNDO:
+	case WANT_REDO:
 		return false;
 	}
 	return false;

@@ -53,17 +53,28 @@ enum session_step {
 	STEP_REF, /* refs/session-<id>.json */
 };
 
-enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE };
+enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO };
 
 struct want {
 	struct want *next;
 	enum want_kind kind;
 	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
-	struct digest target; /* of WANT_RESTORE */
+	struct digest target; /* of one that goes back (want_goes_back) */
+	unsigned steps;	      /* of WANT_UNDO, WANT_REDO */
+	bool decided;	      /* target is known, and the two that follow */
+	bool to_nothing;      /* there is no target: as it was made, the image alone */
+	bool unsaved;	      /* it began with changes that no snapshot held: the first step back */
 	struct snapshot_facts facts; /* of the snapshot that it makes */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };
+
+/* Another snapshot becomes the head, and what it replaces is captured before. */
+static inline bool
+want_goes_back(const struct want *w)
+{
+	return w->kind == WANT_RESTORE || w->kind == WANT_UNDO || w->kind == WANT_REDO;
+}
 
 struct capture_result {
 	bool any; /* there was something to keep */
@@ -219,6 +230,16 @@ void session_pause_failed(struct session *s, const struct err *err);
 /* Undone before the kill; later it goes on. */
 void session_pause_interrupt(struct session *s, const struct err *why);
 void session_pause_deadline(struct session *s);
+
+/* session_undo.c: where an undo or redo goes, and the way forward that it leaves */
+/* Begins: whether there is so much to go back, or forward. captures: whether there are unsaved
+ * changes is not known yet. ABSENT: there is not. */
+int session_undo_begin(struct session *s, bool captures, struct err *err) must_check;
+/* Once, when that is known, and before anything of the session has ended. */
+int session_undo_decide(struct session *s, bool unsaved, struct err *err) must_check;
+/* In the transaction of any act: a new snapshot ends the way forward, an undo makes one. */
+int session_undo_commit(struct session *s, struct err *err) must_check;
+void session_undo_say(struct session *s, const struct want *w, struct buf *out);
 
 /* session_store.c: what the steps need from disk and index */
 int session_load_layers(struct session *s, const struct digest *snapshot,

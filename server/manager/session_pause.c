@@ -32,6 +32,8 @@ ended_by(const struct session *s)
 {
 	switch (s->current->kind) {
 	case WANT_RESTORE:
+	case WANT_UNDO:
+	case WANT_REDO:
 		return "restore";
 	case WANT_REMOVE:
 		return "kill";
@@ -60,8 +62,8 @@ send_capture(struct session *s, bool trust_nothing, struct err *err)
 static const struct digest *
 next_head(struct session *s)
 {
-	if (s->current->kind == WANT_RESTORE)
-		return &s->current->target;
+	if (want_goes_back(s->current))
+		return s->current->to_nothing ? NULL : &s->current->target;
 	if (s->has_manifest)
 		return &s->manifest;
 	return s->row.has_head ? &s->row.head : NULL;
@@ -219,7 +221,7 @@ session_pause_begin(struct session *s)
 {
 	struct err err;
 	const enum session_state state =
-	    s->current->kind == WANT_RESTORE ? SESSION_RESTORING : SESSION_PAUSING;
+	    want_goes_back(s->current) ? SESSION_RESTORING : SESSION_PAUSING;
 
 	s->a = s->b = (struct capture_result){0};
 	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
@@ -231,7 +233,8 @@ session_pause_begin(struct session *s)
 	session_enter(s, STEP_HOLD, 0, "its turn");
 	const bool captures = s->keeper.linked || s->row.unclean;
 	if ((captures && s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) ||
-	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0)) {
+	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0) ||
+	    session_undo_begin(s, captures, &err) < 0) {
 		session_finish(s, &err);
 		return;
 	}
@@ -323,14 +326,31 @@ take_captured(struct capture_result *out, const struct msg_captured *c)
 static bool
 is_head(const struct session *s, const struct digest *layer)
 {
-	return !node_stacks(&s->m->node) && !s->a.any && s->row.has_head && s->n_layers == 1 &&
+	return !node_stacks(&s->m->node) && s->row.has_head && s->n_layers == 1 &&
 	       digest_equal(&s->layers[0].digest, layer);
+}
+
+static void
+after_a(struct session *s)
+{
+	struct err err;
+
+	if (session_undo_decide(s, s->a.any && !is_head(s, &s->a.layer.digest), &err) < 0)
+		fail_with(s, &err);
+	else
+		next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
 }
 
 /* After B is known: which snapshot is it? None, A alone, or one with both layers. */
 static void
 after_b(struct session *s)
 {
+	struct err err;
+
+	if (session_undo_decide(s, s->b.any, &err) < 0) {
+		fail_with(s, &err);
+		return;
+	}
 	if (s->b.any) {
 		next_step(s, STEP_WRITE_B);
 		return;
@@ -360,10 +380,10 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 	case MSG_captured:
 		if (s->step == STEP_CAPTURE_A) {
 			take_captured(&s->a, &msg->captured);
-			next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
+			after_a(s);
 		} else if (s->step == STEP_CAPTURE_B) {
 			take_captured(&s->b, &msg->captured);
-			s->b.any = s->b.any && !is_head(s, &s->b.layer.digest);
+			s->b.any = s->b.any && (s->a.any || !is_head(s, &s->b.layer.digest));
 			after_b(s);
 		}
 		return;

@@ -71,7 +71,7 @@ add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const st
 static const char *
 made_by(const struct session *s)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo"};
 	return words[s->current->kind];
 }
 
@@ -216,7 +216,8 @@ put_all(struct session *s, const struct session_row *row, struct err *err)
 		if (put_snapshot(s, &s->manifest, true, err) < 0)
 			return -1;
 	}
-	if (s->has_manifest && !s->still_unclean && put_upper(s, err) < 0)
+	if ((s->has_manifest && !s->still_unclean && put_upper(s, err) < 0) ||
+	    session_undo_commit(s, err) < 0)
 		return -1;
 	return s->m->owner->commit(ix, row, s->row.has_head ? &s->row.head : NULL, err);
 }
@@ -231,14 +232,14 @@ session_commit_pause(struct session *s, struct err *err)
 		row.has_head = true;
 		row.head = s->manifest;
 	}
-	if (s->current->kind == WANT_RESTORE) {
-		row.has_head = true;
+	if (want_goes_back(s->current)) {
+		row.has_head = !s->current->to_nothing;
 		row.head = s->current->target;
 	}
 	/* An upper that was captured is a lower from here on; one that stood on another head is not
 	 * used again, be it empty. */
 	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
-	if (!s->still_unclean && (is_lower || s->current->kind == WANT_RESTORE))
+	if (!s->still_unclean && (is_lower || want_goes_back(s->current)))
 		row.upper++;
 	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';
