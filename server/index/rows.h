@@ -23,6 +23,7 @@ struct index {
 struct session_row {
 	char id[ID_BYTES], name[64], state[16], reason[256], image[80], owner[128];
 	char network[40]; /* none, host, join:NAME */
+	char labels[1025]; /* as those of a snapshot */
 	bool has_head;
 	struct digest head;
 	unsigned slot, upper;

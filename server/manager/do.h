@@ -46,6 +46,12 @@ int do_undo(struct manager *m, struct conn *c, const struct request *r, struct s
 	    struct asker *asker, struct err *err) must_check;
 int do_redo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	    struct asker *asker, struct err *err) must_check;
+int do_rename(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+int do_undelete(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+int do_label(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
 int do_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err) must_check;
 int do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,

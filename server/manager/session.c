@@ -48,6 +48,19 @@ session_find(struct manager *m, struct str ref)
 	return deleted;
 }
 
+struct session *
+session_find_deleted(struct manager *m, struct str ref)
+{
+	struct session *last = NULL;
+
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (s->state == SESSION_DELETED &&
+		    (str_is(ref, s->row.id) || (str_is(ref, s->row.name) &&
+						(!last || s->row.deleted_ns > last->row.deleted_ns))))
+			last = s;
+	return last;
+}
+
 /* ---- steps and states: the only places that assign them ---- */
 
 static void
@@ -60,6 +73,8 @@ on_deadline(void *ctx)
 	log_err(&err, "session %s", s->row.name);
 	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
+	else if (s->step == STEP_CHANGE)
+		session_change_failed(s, &err);
 	else
 		session_pause_deadline(s);
 }
@@ -170,11 +185,21 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 
 	if (s->step == STEP_CACHE || s->step == STEP_START)
 		session_run_job(s, msg, failure);
+	else if (s->step == STEP_CHANGE)
+		session_change_job(s, msg, failure);
 	else
 		session_pause_job(s, msg, failure);
 }
 
 /* ---- wants ---- */
+
+void
+want_free(struct want *w)
+{
+	if (w)
+		free(w->change);
+	free(w);
+}
 
 struct want *
 want_new(const struct manager *m, enum want_kind kind, const struct asker *asker)
@@ -263,12 +288,14 @@ session_want(struct session *s, struct want *take_want)
 static void
 say_result(struct session *s, struct want *w)
 {
-	auto_buf out = BUF_MAX(4096);
+	auto_buf out = BUF_MAX(16384);
 	char made[16] = "";
 
 	if (s->has_manifest && w->kind != WANT_RUN)
 		snprintf(made, sizeof made, "%.12s", digest_text(&s->manifest).text);
-	if (w->asker.json) {
+	if (w->kind == WANT_CHANGE) {
+		session_change_say(s, w, &out);
+	} else if (w->asker.json) {
 		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name,
 			s->row.id, state_names[s->state]);
 		if (made[0])
@@ -323,7 +350,7 @@ answer(struct session *s, struct want *w, const struct err *failure)
 		asker_session_failed(&w->asker, &err);
 		return;
 	}
-	err_what(&err, "%s %s", words[w->kind], s->row.name);
+	err_what(&err, "%s %s", w->change ? w->change->verb : words[w->kind], s->row.name);
 	asker_end(&w->asker, &err);
 }
 
@@ -355,7 +382,7 @@ session_finish(struct session *s, const struct err *failure)
 		log_line("session %s is %s", s->row.name, state_names[s->state]);
 	if (w)
 		answer(s, w, failure);
-	free(w);
+	want_free(w);
 	if (s->state == SESSION_PAUSED || s->state == SESSION_DELETED)
 		fd_close(&s->dir);
 	/* When the turn ends, not from here: an act that fails at once must not nest the next one.
@@ -377,6 +404,7 @@ is_there(const struct session *s, const struct want *w)
 	case WANT_RESTORE:
 	case WANT_UNDO:
 	case WANT_REDO:
+	case WANT_CHANGE:
 		return false;
 	}
 	return false;
@@ -389,7 +417,7 @@ session_refuse_wants(struct session *s, const struct err *why)
 		struct want *w = s->wants;
 		s->wants = w->next;
 		answer(s, w, why);
-		free(w);
+		want_free(w);
 	}
 }
 
@@ -414,24 +442,26 @@ session_next(struct session *s)
 			struct err err; /* nobody is there to use it, or the server is going */
 			err_set(&err, ERR_AGAIN, "the server is being stopped");
 			answer(s, w, &err);
-			free(w);
+			want_free(w);
 			continue;
 		}
 		if (is_there(s, w)) {
 			answer(s, w, NULL);
-			free(w);
+			want_free(w);
 			continue;
 		}
-		if (s->state == SESSION_DELETED) {
+		if (s->state == SESSION_DELETED && !(w->change && w->change->undelete)) {
 			struct err err;
 			err_set(&err, ERR_ABSENT, "the session was deleted");
 			answer(s, w, &err);
-			free(w);
+			want_free(w);
 			continue;
 		}
 		s->current = w;
 		if (w->kind == WANT_RUN)
 			session_run_begin(s);
+		else if (w->kind == WANT_CHANGE)
+			session_change_begin(s);
 		else
 			session_pause_begin(s);
 	}

@@ -51,9 +51,22 @@ enum session_step {
 	STEP_UNDO, /* failed: thaw and admit calls again */
 	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
 	STEP_REF, /* refs/session-<id>.json */
+	STEP_CHANGE, /* a ref with a new name, labels or facts */
 };
 
-enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO };
+enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO, WANT_CHANGE };
+
+/* What a want changes of what a session or a snapshot is called; what is not given stays. */
+struct session_change {
+	const char *verb;
+	char labels[1025]; /* "KEY=VALUE" to set, "KEY=" to remove, newlines between */
+	char name[64];	   /* of a session: empty, it stays */
+	bool undelete;
+	bool of_snapshot; /* want.target */
+	bool has_name, has_note, has_pin, has_end;
+	struct snapshot_facts facts; /* of these */
+	struct session_row row;	     /* as it will be */
+};
 
 struct want {
 	struct want *next;
@@ -65,6 +78,7 @@ struct want {
 	bool to_nothing;      /* there is no target: as it was made, the image alone */
 	bool unsaved;	      /* it began with changes that no snapshot held: the first step back */
 	struct snapshot_facts facts; /* of the snapshot that it makes */
+	struct session_change *change; /* owned; of WANT_CHANGE */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };
@@ -148,6 +162,8 @@ const char *session_state_name(enum session_state s);
 /* By name among the live ones, or by id; NULL. A deleted one is found by id, and by name where
  * nothing live has it. */
 struct session *session_find(struct manager *m, struct str ref);
+/* By id, or the one of this name that was deleted last; NULL. */
+struct session *session_find_deleted(struct manager *m, struct str ref);
 /* A new row, durable; nothing that is seen runs yet. On the node's own image and with nothing of its
  * own, so that a spare can stand for it. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
@@ -160,7 +176,11 @@ struct session *session_new_spare(struct manager *m, struct err *err);
 /* Its row, durable: a session from here on, but for its place in the list. */
 int session_claim_spare(struct session *s, struct str name, const char *owner,
 			struct err *err) must_check;
+/* Into the list by its name; session_leave takes it out again. */
 void session_join(struct session *s);
+void session_leave(struct session *s);
+/* The slot that it had, or another one that is free: its ids change then. */
+int session_find_slot(struct session *s, unsigned *out, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -168,6 +188,7 @@ void session_free(struct session *s);
 /* Asks for a lifecycle act. take_want is owned by the session from here; it is answered through its
  * asker. */
 void session_want(struct session *s, struct want *take_want);
+void want_free(struct want *w);
 struct want *want_new(const struct manager *m, enum want_kind kind, const struct asker *asker);
 /* Nobody waits for this conn's answers any more: to one question, or (seq NULL) to all. */
 void session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq);
@@ -240,6 +261,12 @@ int session_undo_decide(struct session *s, bool unsaved, struct err *err) must_c
 /* In the transaction of any act: a new snapshot ends the way forward, an undo makes one. */
 int session_undo_commit(struct session *s, struct err *err) must_check;
 void session_undo_say(struct session *s, const struct want *w, struct buf *out);
+
+/* session_change.c: names, labels, pins, and back from deletion */
+void session_change_begin(struct session *s);
+void session_change_job(struct session *s, const struct message *m, const struct err *failure);
+void session_change_failed(struct session *s, const struct err *err);
+void session_change_say(struct session *s, const struct want *w, struct buf *out);
 
 /* session_store.c: what the steps need from disk and index */
 int session_load_layers(struct session *s, const struct digest *snapshot,

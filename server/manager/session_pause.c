@@ -39,6 +39,7 @@ ended_by(const struct session *s)
 		return "kill";
 	case WANT_PAUSE:
 	case WANT_RUN:
+	case WANT_CHANGE:
 		return "pause";
 	}
 	return "pause";

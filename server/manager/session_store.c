@@ -112,24 +112,30 @@ static int
 send_ref(struct session *s, struct job *job, const struct digest *head, struct err *err)
 {
 	auto_buf json = BUF_MAX(32768);
+	const bool changes = s->current && s->current->change;
+	const struct session_row *row = changes ? &s->current->change->row : &s->row;
+	const bool removes = s->current && s->current->kind == WANT_REMOVE;
+	const uint64_t deleted_ns = removes ? time_real_ns() : row->deleted_ns;
 
 	buf_text(&json, "{\"version\":1,\"id\":");
-	json_put(&json, str_of(s->row.id));
+	json_put(&json, str_of(row->id));
 	buf_text(&json, ",\"name\":");
-	json_put(&json, str_of(s->row.name));
+	json_put(&json, str_of(row->name));
 	buf_text(&json, ",\"owner\":");
-	json_put(&json, str_of(s->row.owner));
+	json_put(&json, str_of(row->owner));
 	buf_text(&json, ",\"image\":");
-	json_put(&json, str_of(s->row.image));
+	json_put(&json, str_of(row->image));
+	buf_text(&json, ",\"labels\":");
+	facts_labels_json(row->labels, &json);
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
 	buf_text(&json, ",\"network\":");
-	json_put(&json, str_of(s->row.network));
+	json_put(&json, str_of(row->network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
-	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
-		(unsigned long long)s->row.created_ns,
-		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
+	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s,\"deleted_ns\":%llu}",
+		(unsigned long long)row->created_ns, deleted_ns ? "true" : "false",
+		(unsigned long long)deleted_ns);
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
 }

@@ -184,3 +184,173 @@ def test_a_manager_killed_amid_an_undo_has_done_all_of_it_or_nothing(own_server,
         done = row[0] == one[7:]
         assert row[0] in (one[7:], two[7:]) and row[1] == (2 if done else 0), row
         assert cat(server, name) == (f"one{moment}" if done else "three")
+
+
+# ---- names, labels, pins; back from deletion ----
+
+
+def ref_of(server, what):
+    return json.loads((server.state / "store" / "refs" / f"{what}.json").read_text())
+
+
+def test_rename_keeps_id_calls_snapshots_and_connections_and_frees_the_name(server, name):
+    pauses(server, name, "one")
+    sid, calls = server.session(name)["id"], server.json("calls", name)
+    path = server.base / "mux"
+    mux = ["-o", f"ControlPath={path}"]
+    master = server.popen(name, options=[*mux, "-M", "-N"])
+    wait_until("the connection", path.exists)
+    call = server.popen(name, "echo ready; cat", options=mux)
+    assert call.stdout.readline() == b"ready\n"
+    r = server.json("rename", name, name + "-new")
+    assert (r["session"], r["id"], r["state"]) == (name + "-new", sid, "running"), r
+    assert ref_of(server, f"session-{sid}")["name"] == name + "-new"
+    assert server.verb("show", name).status == 66
+    assert server.json("calls", sid)[-1] == calls[-1] and len(server.json("snapshots", name + "-new")) == 1
+    # the name is free, and a connection that came by it is the session's still, also through a pause
+    assert server.ssh(name, "ls").out == b""
+    assert server.ssh(name, "cat a", options=mux).out == b"one\n"
+    assert server.verb("pause", name + "-new").status == 0
+    call.communicate(timeout=30)
+    r = server.ssh(name, "cat a; hostname", options=mux)
+    assert r.out == f"one\n{name}-new\n".encode(), r
+    master.terminate()
+    master.communicate(timeout=30)
+
+
+def test_a_renamed_session_keeps_its_connections_through_a_takeover(own_server, name):
+    server = own_server
+    holder = server.popen(name, "echo ready; cat")
+    assert holder.stdout.readline() == b"ready\n"
+    sid = server.session(name)["id"]
+    assert server.verb("rename", name, "other").status == 0
+    server.kill()
+    server.start()
+    assert server.session("other")["id"] == sid
+    wait_until("its connection to be taken back", lambda: '"adopt"' in "".join(p.read_text() for p in (server.state / "audit").glob("*.jsonl")))
+    out, _ = holder.communicate(b"still here\n", timeout=30)
+    assert (out, holder.returncode) == (b"still here\n", 0)
+
+
+def test_rename_needs_a_free_name_and_the_right_to_both(server, name):
+    server.ssh(name, "true")
+    server.ssh(name + "-b", "true")
+    r = server.verb("rename", name, name + "-b")
+    assert r.status == 64 and "there is a session" in r.stderr, r
+    key = server.add_key("scoped-" + name, f'role="orchestrator",sessions="{name}"')
+    r = server.verb("rename", name, name + "-c", key=key)
+    assert r.status == 77, r
+    assert server.session(name)["name"] == name
+    for bad in ("berth", "s_aaaaaaaaaaaaaaaa", "A"):
+        assert server.verb("rename", name, bad).status == 64
+
+
+def test_undelete_brings_all_of_it_back(server, name):
+    (one,) = pauses(server, name, "one")
+    server.ssh(name, "echo two > a", options=["-o", "SetEnv=BERTH_CALL=k1"])
+    server.verb("label", name, "team=red")
+    sid = server.session(name)["id"]
+    assert server.verb("rm", name).status == 0
+    assert ref_of(server, f"session-{sid}")["deleted"] is True
+    r = server.verb("undelete", name)
+    assert r.status == 0, r
+    s = server.session(name)
+    assert (s["id"], s["state"], s["labels"]) == (sid, "paused", {"team": "red"}), s
+    ref = ref_of(server, f"session-{sid}")
+    assert ref["deleted"] is False and ref["labels"] == {"team": "red"} and ref["head"] == s["head"], ref
+    assert cat(server, name) == "two"
+    r = server.ssh(name, "echo two > a", options=["-o", "SetEnv=BERTH_CALL=k1"])
+    assert r.status == 0 and len([c for c in server.json("calls", name) if c["command"] == "echo two > a"]) == 1, "its keys too"
+    r = server.verb("undelete", name)
+    assert r.status == 66, r
+
+
+def test_undelete_where_name_and_ids_are_taken_by_others(server, name):
+    server.ssh(name, "echo one > a; true", options=["-o", "SetEnv=BERTH_CALL=k1"])
+    sid = server.session(name)["id"]
+    assert server.verb("rm", name).status == 0
+    assert server.verb("new", name).status == 0  # takes the name, and the first free uids
+    for i in range(4):
+        server.ssh(f"{name}-{i}", "true")
+    r = server.verb("undelete", name)
+    assert r.status == 64 and "undelete " + sid in r.stderr, r
+    assert server.verb("undelete", sid, name + "-back").status == 0
+    r = server.ssh(name + "-back", "cat a; stat -c %u a; touch b")
+    assert (r.out, r.status) == (b"one\n0\n", 0), r
+    assert server.ssh(name + "-back", "echo one > a; true", options=["-o", "SetEnv=BERTH_CALL=k1"]).status == 0
+    assert len(server.json("calls", name + "-back")) == 2, "the key was replayed, not run again"
+    for i in range(4):
+        server.verb("rm", f"{name}-{i}")
+
+
+def test_undelete_ends_with_the_tombstone():
+    from conftest import running
+    with running("tombstone = 0s\n") as server:
+        server.ssh("short", "true")
+        server.verb("rm", "short")
+        r = server.verb("undelete", "short")
+        assert r.status == 66 and "too long ago" in r.stderr, r
+
+
+def test_labels_of_sessions_are_kept_shown_and_asked_for(own_server, name):
+    server = own_server
+    server.ssh(name, "true")
+    server.ssh(name + "-b", "true")
+    assert server.json("label", name, "team=red", "'text=a b'", "x=1")["labels"] == {"team": "red", "text": "a b", "x": "1"}
+    r = server.verb("label", name, "x=", "team=blue")
+    assert r.stdout == f"{name}: running, team=blue, text=a b\n", r
+    server.verb("label", name + "-b", "team=green")
+    assert [s["name"] for s in server.json("ls", "--label team=blue")] == [name]
+    assert [s["name"] for s in server.json("ls", "--label team")] == [name, name + "-b"]
+    assert server.json("ls", "--label team=blue", "--label team=green") == []
+    assert "team=blue" in server.verb("show", name).stdout
+    sid = server.session(name)["id"]
+    assert ref_of(server, f"session-{sid}")["labels"] == {"team": "blue", "text": "a b"}
+    server.kill()
+    server.start()
+    assert server.session(name)["labels"] == {"team": "blue", "text": "a b"}
+    for bad in ("novalue", "UP=1", "=v", "'a=x\ty'", "--name n", "--pin yes", ""):
+        r = server.verb("label", name, bad)
+        assert r.status == 64 and r.stderr.startswith("berth: label"), r
+    assert server.verb("label", name, *[f"k{i}=v" for i in range(15)]).status == 64, "more than 16"
+    assert server.session(name)["labels"] == {"team": "blue", "text": "a b"}
+
+
+def test_facts_of_a_snapshot_are_in_its_ref_and_row(server, name):
+    one, two = pauses(server, name, "one", "two")
+    r = server.json("label", one[7:19], "good=yes", "--name first", "--note 'the one'", "--pin yes", "--ttl 1h")
+    assert r["snapshot"] == one and r["session"] == name, r
+    facts = ref_of(server, one[7:])["facts"]
+    assert facts == r["facts"] and facts["pinned"] is True and facts["labels"] == {"good": "yes"}, facts
+    assert (facts["name"], facts["note"]) == ("first", "the one") and facts["expires_ns"] > 0
+    row = heads(server, name)[one]
+    assert (row["name"], row["note"]) == ("first", "the one"), row
+    r = server.verb("label", f"{name}+first", "good=", "--pin no", "--ttl 0s", "--note ''")
+    assert r.status == 0 and r.stdout == f"{name}: snapshot {one[7:19]} is first\n", r
+    assert ref_of(server, one[7:])["facts"] == {"name": "first"}
+    r = server.verb("label", f"{name}+{two[7:19]}", "--name first")
+    assert r.status == 64 and "named first" in r.stderr, r
+    assert server.verb("label", f"{name}+{two[7:19]}", "--name abcdef").status == 64, "it looks like a digest"
+    assert server.json("restore", name, "first")["head"] == one
+    assert server.verb("label", f"{name}+first", "--name ''").status == 0
+    assert server.verb("label", f"{name}+first", "a=b").status == 66
+
+
+def test_a_manager_killed_amid_a_rename_has_one_name_for_all(own_server, name):
+    server = own_server
+    server.ssh(name, "echo one > a")
+    names = [name, "other"]
+    for moment in range(6):
+        was = next(n for n in names if server.session(n))
+        to = names[1 - names.index(was)]
+        rename = server.popen("berth", f"rename {was} {to}")
+        import select
+        select.select([], [], [], 0.02 * moment)
+        server.kill()
+        rename.communicate(timeout=30)
+        server.start()
+        there = [n for n in names if server.session(n)]
+        assert len(there) == 1, there
+        assert cat(server, there[0]) == "one"
+        assert server.verb("label", there[0], f"moment={moment}").status == 0
+        assert ref_of(server, f"session-{server.session(there[0])['id']}")["name"] == there[0]

@@ -30,7 +30,9 @@ roles_and_verbs(void **state)
 	    {VERB_set, false, true},	    {VERB_audit, false, false},
 	    {VERB_why, true, true},
 	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true},
+	    {VERB_call_input, true, true},  {VERB_undo, false, true},
+	    {VERB_redo, false, true},	    {VERB_rename, false, true},
+	    {VERB_label, false, true},	    {VERB_undelete, false, false},
 	};
 
 	(void)state;
