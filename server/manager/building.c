@@ -149,7 +149,10 @@ on_answer(void *ctx, uint32_t events)
 		fds[i] = -1;
 	const int result = receive(s->building->socket, fds, &err);
 	forget(s); /* it has done its work, or is dead */
-	session_run_built(s, fds, result < 0 ? &err : NULL);
+	if (s->step == STEP_VIEW)
+		session_put_built(s, fds[KEEPER_ROOTFS], result < 0 ? &err : NULL);
+	else
+		session_run_built(s, fds, result < 0 ? &err : NULL);
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fd_close(&fds[i]);
 }

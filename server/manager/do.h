@@ -44,6 +44,9 @@ int do_restore(struct manager *m, struct conn *c, const struct request *r, struc
 	       struct asker *asker, struct err *err) must_check;
 int do_undo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	    struct asker *asker, struct err *err) must_check;
+/* restore --path. */
+int do_restore_path(struct manager *m, const struct request *r, const struct digest *snapshot,
+		    struct session *s, struct asker *asker, struct err *err) must_check;
 int do_redo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	    struct asker *asker, struct err *err) must_check;
 int do_rename(struct manager *m, struct conn *c, const struct request *r, struct session *s,

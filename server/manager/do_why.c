@@ -34,6 +34,8 @@ after_step(const struct session *s)
 	case STEP_KILL:
 	case STEP_GONE:
 		return ends ? "then it is paused" : "then it is as it was asked for";
+	case STEP_VIEW:
+	case STEP_PUT:
 	case STEP_CHANGE:
 		return "then it goes on as before";
 	case STEP_UNDO:

@@ -75,6 +75,8 @@ on_deadline(void *ctx)
 		session_run_failed(s, &err);
 	else if (s->step == STEP_CHANGE)
 		session_change_failed(s, &err);
+	else if (s->step == STEP_VIEW || s->step == STEP_PUT)
+		session_put_failed(s, &err);
 	else
 		session_pause_deadline(s);
 }
@@ -187,6 +189,8 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 		session_run_job(s, msg, failure);
 	else if (s->step == STEP_CHANGE)
 		session_change_job(s, msg, failure);
+	else if (s->step == STEP_VIEW)
+		session_put_job(s, msg, failure);
 	else
 		session_pause_job(s, msg, failure);
 }
@@ -196,8 +200,10 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 void
 want_free(struct want *w)
 {
-	if (w)
+	if (w) {
 		free(w->change);
+		free(w->path);
+	}
 	free(w);
 }
 
@@ -295,6 +301,8 @@ say_result(struct session *s, struct want *w)
 		snprintf(made, sizeof made, "%.12s", digest_text(&s->manifest).text);
 	if (w->kind == WANT_CHANGE) {
 		session_change_say(s, w, &out);
+	} else if (w->kind == WANT_PUT) {
+		session_put_say(s, w, &out);
 	} else if (w->asker.json) {
 		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name,
 			s->row.id, state_names[s->state]);
@@ -317,7 +325,8 @@ say_result(struct session *s, struct want *w)
 static void
 answer(struct session *s, struct want *w, const struct err *failure)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
+					     "label", "restore"};
 	struct err err;
 
 	if (failure) {
@@ -405,6 +414,7 @@ is_there(const struct session *s, const struct want *w)
 	case WANT_UNDO:
 	case WANT_REDO:
 	case WANT_CHANGE:
+	case WANT_PUT:
 		return false;
 	}
 	return false;
@@ -462,6 +472,8 @@ session_next(struct session *s)
 			session_run_begin(s);
 		else if (w->kind == WANT_CHANGE)
 			session_change_begin(s);
+		else if (w->kind == WANT_PUT)
+			session_put_begin(s);
 		else
 			session_pause_begin(s);
 	}

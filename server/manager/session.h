@@ -51,10 +51,13 @@ enum session_step {
 	STEP_UNDO, /* failed: thaw and admit calls again */
 	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
 	STEP_REF, /* refs/session-<id>.json */
+	/* one path of a snapshot: HOLD to THAW, then */
+	STEP_VIEW, /* the snapshot's tree is made, read only */
+	STEP_PUT,  /* the session itself copies out of it */
 	STEP_CHANGE, /* a ref with a new name, labels or facts */
 };
 
-enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO, WANT_CHANGE };
+enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO, WANT_CHANGE, WANT_PUT };
 
 /* What a want changes of what a session or a snapshot is called; what is not given stays. */
 struct session_change {
@@ -79,6 +82,7 @@ struct want {
 	bool unsaved;	      /* it began with changes that no snapshot held: the first step back */
 	struct snapshot_facts facts; /* of the snapshot that it makes */
 	struct session_change *change; /* owned; of WANT_CHANGE */
+	char *path;		       /* owned; of WANT_PUT: what of target, from the top */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };
@@ -153,6 +157,7 @@ struct session {
 	bool ref_written;   /* refs/session-<id>.json tells what this act makes true */
 	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
+	struct msg_tree_put_report put; /* its last one, without text */
 	bool has_manifest;
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */
@@ -237,11 +242,17 @@ void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err 
 void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
+/* The layers of s->layers as a tree that cannot be written. 0: session_put_built comes; 1: a worker makes
+ * what is missing first: then again; -1. */
+int session_run_view(struct session *s, struct err *err) must_check;
 void session_run_failed(struct session *s, const struct err *err);
 /* Undone while its layers are made, unless another waits for the session; later it goes on. */
 void session_run_interrupt(struct session *s, const struct err *why);
 
 /* session_pause.c: running to paused, by its steps */
+/* Of WANT_PUT: a snapshot of what runs, as a child of the head, which stays the head: the upper goes on,
+ * and what it loses from here on no later capture of it would tell. session_put_saved goes on. */
+void session_save_begin(struct session *s);
 void session_pause_begin(struct session *s);
 void session_pause_done(struct session *s, const struct msg_done *done);
 void session_pause_job(struct session *s, const struct message *m, const struct err *failure);
@@ -261,6 +272,19 @@ int session_undo_decide(struct session *s, bool unsaved, struct err *err) must_c
 /* In the transaction of any act: a new snapshot ends the way forward, an undo makes one. */
 int session_undo_commit(struct session *s, struct err *err) must_check;
 void session_undo_say(struct session *s, const struct want *w, struct buf *out);
+
+/* session_put.c: one path of a snapshot into the workspace, which runs */
+void session_put_begin(struct session *s);
+/* It runs: what is replaced is saved first. */
+void session_put_running(struct session *s);
+/* It is saved: a.any, manifest_a. */
+void session_put_saved(struct session *s);
+void session_put_job(struct session *s, const struct message *m, const struct err *failure);
+/* fd: the tree's top, lent; failure NULL: it is there. */
+void session_put_built(struct session *s, int tree, const struct err *failure);
+void session_put_report(struct session *s, const struct msg_tree_put_report *r);
+void session_put_failed(struct session *s, const struct err *err);
+void session_put_say(struct session *s, const struct want *w, struct buf *out);
 
 /* session_change.c: names, labels, pins, and back from deletion */
 void session_change_begin(struct session *s);

@@ -40,6 +40,7 @@ ended_by(const struct session *s)
 	case WANT_PAUSE:
 	case WANT_RUN:
 	case WANT_CHANGE:
+	case WANT_PUT:
 		return "pause";
 	}
 	return "pause";
@@ -217,6 +218,43 @@ check_target(struct session *s, struct err *err)
 
 static void after_b(struct session *s);
 
+static void
+forget_last(struct session *s)
+{
+	s->a = s->b = (struct capture_result){0};
+	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
+	s->had_keeper = s->keeper.linked;
+	s->failure = (struct err){0};
+	s->n_layers = 0;
+}
+
+void
+session_save_begin(struct session *s)
+{
+	struct err err;
+
+	forget_last(s);
+	session_enter(s, STEP_HOLD, 0, "its turn");
+	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0)
+		session_finish(s, &err);
+	else
+		next_step(s, STEP_HOLD);
+}
+
+/* Saved, and thawed: its new calls are let in again. */
+static void
+after_thaw(struct session *s)
+{
+	struct err err;
+
+	if (s->current->kind != WANT_PUT)
+		next_step(s, STEP_TERMINATE);
+	else if (command(s, hold, &err, .hold = 0) < 0)
+		fail_with(s, &err);
+	else
+		session_put_saved(s);
+}
+
 void
 session_pause_begin(struct session *s)
 {
@@ -224,12 +262,8 @@ session_pause_begin(struct session *s)
 	const enum session_state state =
 	    want_goes_back(s->current) ? SESSION_RESTORING : SESSION_PAUSING;
 
-	s->a = s->b = (struct capture_result){0};
-	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
-	s->had_keeper = s->keeper.linked;
-	s->failure = (struct err){0};
+	forget_last(s);
 	timer_cancel(&s->ref_timer); /* this act writes the ref */
-	s->n_layers = 0;
 	const bool was_new = s->state == SESSION_NEW;
 	session_enter(s, STEP_HOLD, 0, "its turn");
 	const bool captures = s->keeper.linked || s->row.unclean;
@@ -281,10 +315,11 @@ session_pause_done(struct session *s, const struct msg_done *done)
 		next_step(s, STEP_FREEZE);
 		return;
 	case STEP_FREEZE: /* without processes there is nobody to shut down */
-		next_step(s, done->processes ? STEP_CAPTURE_A : STEP_CAPTURE_B);
+		next_step(s, done->processes || s->current->kind == WANT_PUT ? STEP_CAPTURE_A
+									     : STEP_CAPTURE_B);
 		return;
 	case STEP_THAW:
-		next_step(s, STEP_TERMINATE);
+		after_thaw(s);
 		return;
 	case STEP_TERMINATE:
 		next_step(s, STEP_FREEZE_AGAIN);
@@ -513,6 +548,7 @@ session_pause_keeper_gone(struct session *s)
 		session_run_failed(s, &why);
 		return;
 	}
+	building_end(s); /* of a view */
 	if (keeper_clear(s, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
 	s->row.unclean = true;

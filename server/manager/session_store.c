@@ -71,7 +71,8 @@ add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const st
 static const char *
 made_by(const struct session *s)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
+					     "label", "restore"};
 	return words[s->current->kind];
 }
 

@@ -354,3 +354,176 @@ def test_a_manager_killed_amid_a_rename_has_one_name_for_all(own_server, name):
         assert cat(server, there[0]) == "one"
         assert server.verb("label", there[0], f"moment={moment}").status == 0
         assert ref_of(server, f"session-{server.session(there[0])['id']}")["name"] == there[0]
+
+
+# ---- one path out of a snapshot ----
+
+
+def tree(server, name, path):
+    """Every entry below a path: kind, mode, owner, time, size, content, link."""
+    script = (f"cd {path} && find . -printf '%p %y %m %U:%G %T@ %s %n %l\\n' | sort; "
+              f"find . -type f | sort | xargs -r -d '\\n' sha256sum")
+    return server.ssh(name, script).stdout
+
+
+def test_one_file_comes_back_and_calls_go_on(server, name):
+    (one,) = pauses(server, name, "one")
+    holder = server.popen(name, "echo two > a; echo new > b; echo ready; cat")
+    assert holder.stdout.readline() == b"ready\n"
+    r = server.json("restore", name, one, "--path a")
+    assert (r["path"], r["from"], r["written"], r["removed"], r["state"]) == ("/workspace/a", one, 1, 0, "running"), r
+    assert server.ssh(name, "cat a b").out == b"one\nnew\n"
+    out, _ = holder.communicate(b"still here\n", timeout=30)
+    assert (out, holder.returncode) == (b"still here\n", 0)
+    # what it replaced is a snapshot, and the session's own line goes on from its head
+    saved = heads(server, name)[r["snapshot"]]
+    assert (saved["parent"], saved["made_by"], saved["head"]) == (one, "restore", False), saved
+    assert server.json("restore", name, r["snapshot"], "--path /workspace/a")["written"] == 1
+    assert cat(server, name) == "two"
+
+
+def test_a_tree_becomes_what_it_was_deletions_too(server, name):
+    make = ("mkdir -p t/deep/er t/empty; cd t; echo 1 > one; echo 2 > deep/two; ln one linked; ln -s ../a soft; mkfifo pipe; "
+            "chmod 4750 one; chown 5:6 deep/two; touch -d 2001-02-03T04:05:06.789 deep deep/two; truncate -s 5M sparse; "
+            "printf end >> sparse; echo acl > x; command -v setfattr >/dev/null && setfattr -n user.k -v v x; "
+            "head -c 300000 /dev/urandom > big; touch 'strange\tname'; chmod 0111 deep/er")
+    r = server.ssh(name, make)
+    assert r.status == 0, r
+    before = tree(server, name, "/workspace/t")
+    one = server.json("pause", name)["snapshot"]
+    change = ("cd t; rm -r deep; echo file > deep; mkdir one2; echo x > one2/y; rm soft; mkdir soft; echo z > soft/z; rm pipe; "
+              "echo 9 > pipe; echo more >> big; chmod 600 x; rm linked; echo other > linked; mkdir -p new/er; echo n > new/er/n; "
+              "rm -r empty; ln -s /etc empty; mknod fifo2 p; printf X | dd of=sparse bs=1 seek=100 conv=notrunc 2>/dev/null; echo out > ../outside")
+    r = server.ssh(name, change)
+    assert r.status == 0, r
+    r = server.json("restore", name, one[7:], "--path t")
+    assert r["skipped"] == 0 and r["removed"] >= 5 and r["same"] >= 1, r
+    assert tree(server, name, "/workspace/t") == before
+    assert server.ssh(name, "cat outside; du -k t/sparse | cut -f1").stdout.split()[0] == "out"
+    again = server.json("restore", name, one[7:], "--path t")
+    assert (again["written"], again["removed"]) == (0, 0) and again["same"] > 10, again
+
+
+def test_a_path_of_the_image_and_of_a_paused_session(server, name):
+    pauses(server, name, "one")
+    one = server.json("snapshots", name)[0]["snapshot"]
+    server.ssh(name, "echo broken > /etc/inputrc; rm /etc/nsswitch.conf; rm -r /etc/alternatives; echo two > a")
+    server.verb("pause", name)
+    assert server.json("restore", name, one, "--path /etc")["state"] == "running"
+    r = server.ssh(name, "cat a; grep -c broken /etc/inputrc; test -s /etc/nsswitch.conf && ls /etc/alternatives | wc -l")
+    assert r.stdout.split()[:2] == ["two", "0"] and int(r.stdout.split()[2]) > 0, r
+
+
+def test_a_directory_that_was_removed_is_made_again_with_its_own_attributes(server, name):
+    server.ssh(name, "mkdir -p d/e; chmod 700 d; chown 7:8 d; echo x > d/e/f")
+    one = server.json("pause", name)["snapshot"]
+    server.ssh(name, "rm -r d")
+    server.json("restore", name, one, "--path d/e/f")
+    assert server.ssh(name, "stat -c '%a %u:%g' d; cat d/e/f").out == b"700 7:8\nx\n"
+
+
+def test_what_cannot_be_put_back_is_said_and_nothing_is_touched(server, name):
+    (one,) = pauses(server, name, "one")
+    server.ssh(name, "echo two > a; mkdir d; ln -s d link; echo keep > d/x")
+    two = server.json("pause", name)["snapshot"]
+    server.ssh(name, "rm -r d; ln -s /etc d; rm link; mkdir link; echo v > link/x; sha256sum /etc/* 2>/dev/null > sums")
+    for snapshot, path, status, words in [
+            (one, "nothing", 66, "the snapshot has no /workspace/nothing"), (one, "d/x", 66, "has no /workspace/d"),
+            (one, "/", 64, "all of it"), (one, "../etc", 64, "not .."), (one, "", 64, "PATH"),
+            (two, "d/x", 69, "/workspace/d is no directory now"), (two, "link/x", 69, "/workspace/link is no directory in the snapshot"),
+            (two, "/proc/self", 66, "no /proc/self"), (two, "/usr/bin", 66, "no /usr/bin"), (two, "/proc", 69, "/proc is a mount")]:
+        r = server.verb("restore", name, snapshot, f"--path '{path}'")
+        assert r.status == status and words in r.stderr or (path == "" and r.status == 64), (path, r)
+    assert server.ssh(name, "sha256sum -c sums >/dev/null && cat a link/x && ls").out == b"two\nv\na\nd\nlink\nsums\n"
+
+
+def test_a_link_in_place_of_a_tree_is_replaced_not_followed(server, name):
+    server.ssh(name, "mkdir d; echo x > d/hosts")
+    one = server.json("pause", name)["snapshot"]
+    server.ssh(name, "sha256sum /etc/hosts > sum; rm -r d; ln -s /etc d")
+    server.json("restore", name, one, "--path d")
+    assert server.ssh(name, "test ! -L d && cat d/hosts && sha256sum -c sum").out == b"x\n/etc/hosts: OK\n"
+
+
+def test_a_hard_link_out_of_the_tree_keeps_what_it_has(server, name):
+    server.ssh(name, "mkdir d; echo x > d/f")
+    one = server.json("pause", name)["snapshot"]
+    server.ssh(name, "echo yy > d/f; ln d/f out")
+    server.json("restore", name, one, "--path d")
+    assert server.ssh(name, "cat d/f out").out == b"x\nyy\n"
+
+
+def test_processes_that_move_what_is_on_the_way_lead_nothing_astray(server, name):
+    """The workspace is swapped with links to a tree outside of the path all the time; that tree must stay as it is."""
+    server.ssh(name, "mkdir -p t/a/b /srv/victim/a/b; for i in $(seq 300); do echo $i > t/a/b/$i; done; echo v > /srv/victim/a/b/1")
+    one = server.json("pause", name)["snapshot"]
+    racer = server.popen(name, "echo ready; ln -s /srv/victim evil; ln -s /srv/victim/a evil2; "
+                               "while :; do mv t/a x; mv evil2 t/a; mv t/a evil2; mv x t/a; mv -T t y; mv evil t; mv t evil; mv -T y t; done 2>/dev/null")
+    assert racer.stdout.readline() == b"ready\n"
+    for i in range(6):
+        server.ssh(name, "rm -f /workspace/t/a/b/1*")
+        server.verb("restore", name, one, "--path t")
+    racer.kill()
+    racer.communicate()
+    assert server.ssh(name, "ls -R /srv/victim; cat /srv/victim/a/b/1").out == b"/srv/victim:\na\n\n/srv/victim/a:\nb\n\n/srv/victim/a/b:\n1\n\nv\n" .replace(b"1\n\nv", b"1\nv")
+
+
+def test_mounts_below_the_path_are_left_alone(tmp_path, name):
+    from conftest import running
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "of-the-node").write_text("node\n")
+    with running(f"mounts = {shared}\n") as server:
+        assert server.verb("new", name, f"--mount {shared}:/workspace/d/m").status == 0
+        server.ssh(name, "echo x > d/x")
+        one = server.json("pause", name)["snapshot"]
+        server.ssh(name, "echo y > d/x; echo mine > d/m/mine; mkdir d/n")
+        r = server.json("restore", name, one, "--path d")
+        assert r["skipped"] == 1, r
+        assert server.ssh(name, "cat d/x d/m/mine d/m/of-the-node; ls d").out == b"x\nmine\nnode\nm\nx\n"
+        r = server.verb("restore", name, one, "--path d/m")
+        assert r.status == 69 and "is a mount" in r.stderr, r
+
+
+def test_restore_of_a_path_works_cold_and_over_long_chains(own_server, name):
+    server = own_server
+    made = pauses(server, name, *[f"v{i}" for i in range(28)])
+    assert server.stop() == 0
+    subprocess.run(["rm", "-rf", server.state / "cache/layers", *(server.state / "sessions").glob("s_*/upper.*")], check=True)
+    server.start()
+    for i in (0, 13, 26):
+        server.json("restore", name, made[i], "--path a")
+        assert cat(server, name) == f"v{i}"
+    assert server.verb("restore", name, made[27]).status == 0
+    assert cat(server, name) == "v27"
+
+
+def test_a_manager_killed_while_files_are_put_back_leaves_the_session_running(own_server, name):
+    server = own_server
+    server.ssh(name, "mkdir t; for i in $(seq 3000); do echo $i > t/$i; done")
+    one = server.json("pause", name)["snapshot"]
+    for moment in range(4):
+        server.ssh(name, f"rm -r t; mkdir t; echo {moment} > t/new")
+        restore = server.popen("berth", f"restore {name} {one} --path t")
+        wait_until("it to begin", lambda: server.session(name)["waits_for"] or restore.poll() is not None, 10)
+        import select
+        select.select([], [], [], 0.04 * moment)
+        server.kill()
+        restore.communicate(timeout=30)
+        server.start()
+        assert server.session(name)["state"] == "running"
+        assert server.json("restore", name, one, "--path t")["state"] == "running"
+        assert server.ssh(name, "ls t | wc -l").stdout.strip() == "3000"
+
+
+def test_a_full_disk_is_said_and_the_rest_is_in_the_snapshot(server, name):
+    assert server.verb("new", name, "--disk 40M").status == 0
+    server.ssh(name, "head -c 30000000 /dev/urandom > big; sha256sum big > sum")
+    one = server.json("pause", name)["snapshot"]
+    r = server.ssh(name, "rm big; head -c 25000000 /dev/urandom > other; echo x > big; echo done")
+    assert r.out == b"done\n", r
+    r = server.verb("restore", name, one, "--path big")
+    assert r.status in (0, 73), r
+    if r.status == 73:
+        assert "what it was before is snapshot" in r.stderr, r
+        assert server.ssh(name, "cat big; ls -A").out == b"x\nbig\nother\nsum\n", "no half file, and nothing beside it"
