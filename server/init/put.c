@@ -1,8 +1,8 @@
 /* Invariants
  *  1. init writes no file: a child does, which holds the snapshot's tree, one pipe, and of init's rights
  *     those over files alone;
- *  2. nobody waits for it: it is ended when its pipe has no reader any more, or by any signal that ends
- *     a process of the session;
+ *  2. nobody waits for it: it is ended by what it says next when its pipe has no reader any more, a fifth of
+ *     a second later at most, or by any signal that ends a process of the session;
  *  3. one at a time;
  *  4. what it says is as good as any word of the session: the keeper looks at it. */
 #include "put.h"
@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -30,7 +29,7 @@ static pid_t child; /* 0: none */
 
 /* ---- in the child ---- */
 
-/* A pipe that is full is a keeper that does not read: it is waited for, its end ends us. */
+/* SIGPIPE ends us: nobody reads any more. A pipe that is full is waited for. */
 static void
 say(const char *line, int n)
 {
@@ -92,20 +91,16 @@ keep_rights(void)
 	return syscall(SYS_capset, &head, has) < 0 ? -1 : 0;
 }
 
-/* The pipe and the tree alone, at 0 and 1; and a signal when the pipe's reader has gone. */
+/* The pipe and the tree alone, at 0 and 1. */
 static int
 keep_files(int pipe, int tree)
 {
-	struct pollfd p = {.fd = PIPE};
-
 	if (dup2(pipe, PIPE) < 0 || dup2(tree, TREE) < 0) /* both lie above 2: see fill_low_fds */
 		return -1;
 	if (syscall(SYS_close_range, 2u, ~0u, 0u) < 0)
 		for (int fd = 2; fd < 1024; fd++)
 			close(fd);
-	if (fcntl(PIPE, F_SETOWN, getpid()) < 0 || fcntl(PIPE, F_SETFL, O_WRONLY | O_ASYNC) < 0)
-		return -1;
-	return poll(&p, 1, 0) < 0 || p.revents & POLLERR ? -1 : 0;
+	return 0;
 }
 
 static _Noreturn void

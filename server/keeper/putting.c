@@ -1,7 +1,8 @@
 /* Files of a snapshot come back into the workspace: a child of init copies them, out of a tree that the
  * manager has made, and tells of it in a pipe.
  *
- *  1. it is asked for by the manager alone, one at a time, and answered once by a report that ended: what
+ *  1. it is asked for by the manager alone, one at a time (it goes on when that one dies: the next manager is told
+ *     AGAIN meanwhile), and answered once by a report that ended: what
  *     the child says, its silent end, or init's;
  *  2. what the child says is bytes of the session's: lines of a bounded length, of which numbers are taken
  *     and text is passed on as text; one that does not fit ends it;

@@ -77,7 +77,8 @@ build(const struct session *s, struct workspace w, int spill, int socket, pid_t 
 	fds[KEEPER_SPILL] = spill;
 	if (prepare_workspace(&s->m->node, &w, spill, fds, &a.why) == 0) {
 		a.why = (struct err){.code = ERR_NONE}; /* a first try may have failed and been mended */
-		session_note_mounts(s, w.mounts, &fds[KEEPER_MOUNTS]);
+		if (!w.view)
+			session_note_mounts(s, w.mounts, &fds[KEEPER_MOUNTS]);
 	}
 	answer_and_exit(socket, &a, fds);
 }

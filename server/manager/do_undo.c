@@ -23,6 +23,8 @@ take_path(struct str text, char out[VALUE_MAX_BYTES], struct err *err)
 	auto_buf path = BUF_MAX(VALUE_MAX_BYTES - 1);
 	struct str rest = text, part;
 
+	if (text.len == 0)
+		return err_set(err, ERR_USAGE, "--path: it is empty");
 	if (!str_starts(text, "/"))
 		buf_text(&path, "workspace");
 	while (str_cut(&rest, '/', &part)) {
