@@ -1,5 +1,5 @@
-/* The way forward of undone sessions, and the step back from a snapshot. The highest position is what
- * the next redo comes to. */
+/* The way forward of undone sessions, and the step back from a snapshot. The highest position is
+ * what the next redo comes to. */
 #include "rows.h"
 #include "statement.h"
 

@@ -1,8 +1,8 @@
 /* Invariants
- *  1. init writes no file: a child does, which holds the snapshot's tree, one pipe, and of init's rights
- *     those over files alone;
- *  2. nobody waits for it: it is ended by what it says next when its pipe has no reader any more, a fifth of
- *     a second later at most, or by any signal that ends a process of the session;
+ *  1. init writes no file: a child does, which holds the snapshot's tree, one pipe, and of init's
+ *     rights those over files alone;
+ *  2. nobody waits for it: it is ended by what it says next when its pipe has no reader any more, a
+ *     fifth of a second later at most, or by any signal that ends a process of the session;
  *  3. one at a time;
  *  4. what it says is as good as any word of the session: the keeper looks at it. */
 #include "put.h"

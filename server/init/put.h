@@ -1,5 +1,5 @@
-/* A path of a snapshot into the workspace: by a child of init, which has the session's rights. It takes
- * no place among the calls, and what comes of it is told in a pipe, in lines:
+/* A path of a snapshot into the workspace: by a child of init, which has the session's rights. It
+ * takes no place among the calls, and what comes of it is told in a pipe, in lines:
  *
  *   progress WRITTEN BYTES REMOVED SAME SKIPPED
  *   done WRITTEN BYTES REMOVED SAME SKIPPED

@@ -1,4 +1,5 @@
-/* One entry of a tree that is put: its attributes, a file, a link, a fifo. The rules stand in put_tree.c. */
+/* One entry of a tree that is put: its attributes, a file, a link, a fifo. The rules stand in
+ * put_tree.c. */
 #include "put_entry.h"
 
 #include "base/fd.h"
@@ -26,7 +27,8 @@ put_open(int dir, const char *name, uint64_t flags)
 {
 	struct open_how how = {
 	    .flags = flags | O_NOFOLLOW | O_CLOEXEC,
-	    .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+	    .resolve =
+		RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
 	};
 	return (int)syscall(SYS_openat2, dir, name, &how, sizeof how);
 }
@@ -55,7 +57,8 @@ is_kept(const char *name)
 	       strcmp(name, "system.posix_acl_default") == 0;
 }
 
-/* The names of an open file's attributes, one after another. 0: none, or the filesystem knows none. */
+/* The names of an open file's attributes, one after another. 0: none, or the filesystem knows
+ * none. */
 static ssize_t
 list_names(const struct put *p, int fd, char *out, struct err *err)
 {
@@ -91,7 +94,8 @@ put_xattrs(struct put *p, int from, int to, bool set, struct err *err)
 			return put_failed(p, errno, "set an attribute of", err);
 	}
 	const ssize_t n_there = n < 0 ? -1 : list_names(p, to, other, err);
-	for (const char *name = other; n_there > 0 && name < other + n_there; name += strlen(name) + 1) {
+	for (const char *name = other; n_there > 0 && name < other + n_there;
+	     name += strlen(name) + 1) {
 		if (!is_kept(name) || fgetxattr(from, name, value, XATTR_MAX_BYTES) >= 0)
 			continue;
 		if (!set)
@@ -199,7 +203,8 @@ copy_bytes(struct put *p, int from, int to, off_t size, struct err *err)
 			if (got < 0)
 				return put_failed(p, errno, "read", err);
 			if (got == 0)
-				return err_set(err, ERR_CORRUPT, "/%.300s is shorter than it was", p->at);
+				return err_set(err, ERR_CORRUPT, "/%.300s is shorter than it was",
+					       p->at);
 			if (write_piece(p, to, p->room, (size_t)got, at, err) < 0)
 				return -1;
 			at += got;
@@ -213,7 +218,8 @@ make_temp(struct put *p, int dir, char temp[TEMP_BYTES], struct err *err)
 {
 	for (int i = 0; i < TEMP_TRIES; i++) {
 		next_temp(p, temp);
-		const int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		const int fd =
+		    openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 		if (fd >= 0 || errno != EEXIST)
 			return fd >= 0 ? fd : put_failed(p, errno, "make a file beside", err);
 	}
@@ -229,7 +235,8 @@ write_file(struct put *p, int from, int dir, const char *name, const struct stat
 
 	if (to < 0)
 		return -1;
-	if (copy_bytes(p, from, to, st->st_size, err) < 0 || put_attributes(p, from, to, st, err) < 0) {
+	if (copy_bytes(p, from, to, st->st_size, err) < 0 ||
+	    put_attributes(p, from, to, st, err) < 0) {
 		unlinkat(dir, temp, 0);
 		return -1;
 	}
@@ -269,7 +276,8 @@ compare_bytes(struct put *p, int from, int to, struct err *err)
 
 /* 1 it is as it should be now, 0 it must be written, -1. Both have one name alone. */
 static int
-keep_file(struct put *p, int from, int dir, const char *name, const struct stat *st, struct err *err)
+keep_file(struct put *p, int from, int dir, const char *name, const struct stat *st,
+	  struct err *err)
 {
 	struct stat now;
 	auto_close int to = put_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
@@ -336,7 +344,7 @@ make_link(struct put *p, const struct put_link *l, int dir, const char *temp)
 
 int
 put_file(struct put *p, int from_dir, int dir, const char *name, const struct stat *st,
-	   const struct stat *old, unsigned depth, struct err *err)
+	 const struct stat *old, unsigned depth, struct err *err)
 {
 	const bool is_file = old && S_ISREG(old->st_mode);
 	char temp[TEMP_BYTES];
@@ -380,7 +388,7 @@ read_link(int dir, const char *name, char out[PUT_PATH_BYTES])
 
 int
 put_special(struct put *p, int from_dir, int dir, const char *name, const struct stat *st,
-	      const struct stat *old, unsigned depth, struct err *err)
+	    const struct stat *old, unsigned depth, struct err *err)
 {
 	const bool link = S_ISLNK(st->st_mode);
 	const struct timespec times[2] = {st->st_atim, st->st_mtim};
@@ -388,8 +396,9 @@ put_special(struct put *p, int from_dir, int dir, const char *name, const struct
 
 	if (link && read_link(from_dir, name, target) < 0)
 		return put_failed(p, errno, "read the link", err);
-	const bool equal = old && (old->st_mode & S_IFMT) == (st->st_mode & S_IFMT) &&
-			   (!link || (read_link(dir, name, other) >= 0 && strcmp(target, other) == 0));
+	const bool equal =
+	    old && (old->st_mode & S_IFMT) == (st->st_mode & S_IFMT) &&
+	    (!link || (read_link(dir, name, other) >= 0 && strcmp(target, other) == 0));
 	if (equal && put_is_owned(st, old) && put_is_time(&st->st_mtim, &old->st_mtim)) {
 		p->n.same++;
 		return 0;

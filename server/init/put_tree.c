@@ -1,15 +1,17 @@
-/* Both trees may be hostile: the source is what a session once made, the other is in use by processes
- * that want this one to go astray. It has no right that these have not; beyond that:
+/* Both trees may be hostile: the source is what a session once made, the other is in use by
+ * processes that want this one to go astray. It has no right that these have not; beyond that:
  *
- *  1. no link is followed and no mount is entered, in either tree, on the way or at the end: each name
- *     is opened beneath the directory that is held open (openat2);
- *  2. no file that is there is written to: a new one is made beside it, whole, and takes its name. So
- *     another name of that file (a hard link) keeps what it has, and a reader sees the one or the other;
- *  3. what is there is opened for reading alone, when it was seen to be a file, and never waited for;
- *  4. what is equal already stays as it is: the same file of a layer below by its number and time of
- *     change, which nobody can set, else by its bytes;
- *  5. memory grows with the number of files of several names in the source, descriptors with the depth,
- *     which has a bound. */
+ *  1. no link is followed and no mount is entered, in either tree, on the way or at the end: each
+ *     name is opened beneath the directory that is held open (openat2);
+ *  2. no file that is there is written to: a new one is made beside it, whole, and takes its name.
+ *     So another name of that file (a hard link) keeps what it has, and a reader sees the one or
+ *     the other;
+ *  3. what is there is opened for reading alone, when it was seen to be a file, and never waited
+ *     for;
+ *  4. what is equal already stays as it is: the same file of a layer below by its number and time
+ *     of change, which nobody can set, else by its bytes;
+ *  5. memory grows with the number of files of several names in the source, descriptors with the
+ *     depth, which has a bound. */
 #include "put_entry.h"
 
 #include "base/fd.h"
@@ -24,7 +26,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int apply(struct put *p, int from, int to, const char *name, unsigned depth, struct err *err);
+static int apply(struct put *p, int from, int to, const char *name, unsigned depth,
+		 struct err *err);
 
 static int
 open_dir(int dir, const char *name)
@@ -129,7 +132,8 @@ remove_below(struct put *p, int dir, int source, unsigned depth, struct err *err
 	int result = 0;
 
 	if (depth > PUT_DEPTH_MAX)
-		return err_set(err, ERR_UNAVAILABLE, "/%.200s… is deeper than %d", p->at, PUT_DEPTH_MAX);
+		return err_set(err, ERR_UNAVAILABLE, "/%.200s… is deeper than %d", p->at,
+			       PUT_DEPTH_MAX);
 	DIR *d = list(p, dir, err);
 	if (!d)
 		return -1;
@@ -174,7 +178,8 @@ apply_dir(struct put *p, int from_dir, int dir, const char *name, const struct s
 	const bool made = !old || !S_ISDIR(old->st_mode);
 
 	if (depth > PUT_DEPTH_MAX)
-		return err_set(err, ERR_UNAVAILABLE, "/%.200s… is deeper than %d", p->at, PUT_DEPTH_MAX);
+		return err_set(err, ERR_UNAVAILABLE, "/%.200s… is deeper than %d", p->at,
+			       PUT_DEPTH_MAX);
 	if (made && old && put_remove(p, dir, name, depth, err) < 0)
 		return -1;
 	if (made && mkdirat(dir, name, 0700) < 0)
@@ -237,7 +242,8 @@ step_source(const struct put *p, int *dir, const char *name, struct err *err)
 	if (next < 0 && errno == ENOENT)
 		return err_set(err, ERR_ABSENT, "the snapshot has no /%.300s", p->at);
 	if (next < 0 && (errno == ELOOP || errno == ENOTDIR))
-		return err_set(err, ERR_UNAVAILABLE, "/%.300s is no directory in the snapshot", p->at);
+		return err_set(err, ERR_UNAVAILABLE, "/%.300s is no directory in the snapshot",
+			       p->at);
 	if (next < 0)
 		return put_failed(p, errno, "open the snapshot's", err);
 	fd_close(dir);
@@ -263,10 +269,11 @@ step_target(struct put *p, int *dir, int source, const char *name, struct err *e
 		p->n.written++;
 	}
 	if (next < 0 && (errno == ELOOP || errno == ENOTDIR))
-		return err_set(err, ERR_UNAVAILABLE, "/%.300s is no directory now: a link or a file", p->at);
+		return err_set(err, ERR_UNAVAILABLE,
+			       "/%.300s is no directory now: a link or a file", p->at);
 	if (next < 0 && errno == EXDEV)
-		return err_set(err, ERR_UNAVAILABLE, "/%.300s is a mount, of which snapshots hold nothing",
-			       p->at);
+		return err_set(err, ERR_UNAVAILABLE,
+			       "/%.300s is a mount, of which snapshots hold nothing", p->at);
 	if (next < 0)
 		return put_failed(p, errno, "open", err);
 	fd_close(dir);
@@ -327,14 +334,15 @@ put_tree(struct put *p, const char *path, struct err *err)
 	if (walk(p, path, &looked, NULL, leaf, err) < 0)
 		return -1;
 	if (fstatat(looked, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? err_set(err, ERR_ABSENT, "the snapshot has no /%.300s", p->at)
-				       : put_failed(p, errno, "look at the snapshot's", err);
-	const int found = walk(p, path, &from, &to, leaf, err) < 0 ? -1 : look(p, to, leaf, &st, err);
+		return errno == ENOENT
+			   ? err_set(err, ERR_ABSENT, "the snapshot has no /%.300s", p->at)
+			   : put_failed(p, errno, "look at the snapshot's", err);
+	const int found =
+	    walk(p, path, &from, &to, leaf, err) < 0 ? -1 : look(p, to, leaf, &st, err);
 	if (found < 0)
 		return -1;
 	if (found == THERE_MOUNT)
-		return err_set(err, ERR_UNAVAILABLE, "/%.300s is a mount, of which snapshots hold nothing",
-			       p->at);
+		return err_set(err, ERR_UNAVAILABLE,
+			       "/%.300s is a mount, of which snapshots hold nothing", p->at);
 	return apply(p, from, to, leaf, 0, err);
 }
-

@@ -12,15 +12,16 @@ enum { PUT_PATH_BYTES = 4096, PUT_DEPTH_MAX = 200 };
 
 struct put_counts {
 	uint64_t written; /* entries that were made or changed */
-	uint64_t bytes;	  /* of files that were written */
+	uint64_t bytes;   /* of files that were written */
 	uint64_t removed, same;
-	uint64_t skipped; /* mounts, which no snapshot holds, and what is no file, directory, link or fifo */
+	uint64_t
+	    skipped; /* mounts, which no snapshot holds, and what is no file, directory, link or fifo */
 };
 
 struct put_link;
 
 struct put {
-	int source, root; /* lent: both trees' top directories */
+	int source, root;                                    /* lent: both trees' top directories */
 	void (*tick)(void *ctx, const struct put_counts *n); /* now and then */
 	void *ctx;
 	struct put_counts n;

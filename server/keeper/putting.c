@@ -1,11 +1,11 @@
-/* Files of a snapshot come back into the workspace: a child of init copies them, out of a tree that the
- * manager has made, and tells of it in a pipe.
+/* Files of a snapshot come back into the workspace: a child of init copies them, out of a tree that
+ * the manager has made, and tells of it in a pipe.
  *
- *  1. it is asked for by the manager alone, one at a time (it goes on when that one dies: the next manager is told
- *     AGAIN meanwhile), and answered once by a report that ended: what
+ *  1. it is asked for by the manager alone, one at a time (it goes on when that one dies: the next
+ *     manager is told AGAIN meanwhile), and answered once by a report that ended: what
  *     the child says, its silent end, or init's;
- *  2. what the child says is bytes of the session's: lines of a bounded length, of which numbers are taken
- *     and text is passed on as text; one that does not fit ends it;
+ *  2. what the child says is bytes of the session's: lines of a bounded length, of which numbers
+ *     are taken and text is passed on as text; one that does not fit ends it;
  *  3. it writes nothing itself, and never looks into the tree. */
 #include "keeper.h"
 
@@ -26,7 +26,8 @@ report(struct keeper *k, const struct msg_tree_put_report *r)
 {
 	struct err err;
 
-	if (wire_is_open(&k->manager) && wire_send_fds(&k->manager, MSG_tree_put_report, r, NULL, 0, &err) < 0)
+	if (wire_is_open(&k->manager) &&
+	    wire_send_fds(&k->manager, MSG_tree_put_report, r, NULL, 0, &err) < 0)
 		log_err(&err, "tell the manager what was put back");
 }
 
@@ -69,7 +70,8 @@ take_counts(struct str rest, struct msg_tree_put_report *out, struct err *err)
 
 	for (int i = 0; i < COUNTS; i++)
 		if (!str_cut(&rest, ' ', &word) || num_parse(word, 0, INT64_MAX, &n[i], err) < 0)
-			return err_set(err, ERR_CORRUPT, "what puts files back does not speak its language");
+			return err_set(err, ERR_CORRUPT,
+				       "what puts files back does not speak its language");
 	out->written = n[0];
 	out->bytes = n[1];
 	out->removed = n[2];
@@ -90,13 +92,16 @@ take_line(struct keeper *k, struct str line, struct err *err)
 	(void)str_cut(&line, ' ', &word);
 	if (str_is(word, "failed")) {
 		if (!str_cut(&line, ' ', &code) || num_parse(code, 0, ERR_CODES, &number, err) < 0)
-			return err_set(err, ERR_CORRUPT, "what puts files back does not speak its language");
+			return err_set(err, ERR_CORRUPT,
+				       "what puts files back does not speak its language");
 		const enum err_code why = err_from_number(number);
-		return err_set(err, why == ERR_NONE ? ERR_AGAIN : why, "%.*s", (int)line.len, line.at);
+		return err_set(err, why == ERR_NONE ? ERR_AGAIN : why, "%.*s", (int)line.len,
+			       line.at);
 	}
 	r.ended = str_is(word, "done");
 	if (!r.ended && !str_is(word, "progress"))
-		return err_set(err, ERR_CORRUPT, "what puts files back does not speak its language");
+		return err_set(err, ERR_CORRUPT,
+			       "what puts files back does not speak its language");
 	if (take_counts(line, &r, err) < 0)
 		return -1;
 	if (!r.ended && now_ns - k->putting.told_ns < TELL_NS)

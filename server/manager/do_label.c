@@ -23,7 +23,8 @@ check_name(struct conn *c, const struct request *r, const struct session *s, str
 	const struct session *there = session_find(c->m, name);
 
 	if (!may(c->role, &c->scope, r->verb, name))
-		return err_set(err, ERR_DENIED, "this key may not use the name %.*s", (int)name.len, name.at);
+		return err_set(err, ERR_DENIED, "this key may not use the name %.*s", (int)name.len,
+			       name.at);
 	if (!there || there == s || there->state == SESSION_DELETED)
 		return 0;
 	err_set(err, ERR_USAGE, "there is a session of the name %.*s", (int)name.len, name.at);
@@ -79,7 +80,8 @@ take_labels(const struct request *r, char out[1025], struct err *err)
 
 	while (request_next(r, "label", &n, &label)) {
 		if (facts_set_label(tried, label, err) < 0)
-			return err_add(err, "%.*s", (int)(label.len < 64 ? label.len : 64), label.at);
+			return err_add(err, "%.*s", (int)(label.len < 64 ? label.len : 64),
+				       label.at);
 		if (used + label.len + 2 > 1025)
 			return err_set(err, ERR_USAGE, "more than 1 KiB of labels");
 		used += (size_t)snprintf(out + used, 1025 - used, "%s%.*s", used ? "\n" : "",
@@ -123,7 +125,8 @@ do_label(struct manager *m, struct conn *c, const struct request *r, struct sess
 	struct session_change *change = w->change;
 	change->of_snapshot = session_find(m, ref) != s;
 	int result = take_labels(r, change->labels, err) < 0 ? -1 : take_facts(r, change, err);
-	const bool facts = change->has_name || change->has_note || change->has_pin || change->has_end;
+	const bool facts =
+	    change->has_name || change->has_note || change->has_pin || change->has_end;
 	if (result == 0 && !change->labels[0] && !facts) {
 		err_set(err, ERR_USAGE, "nothing to change was given");
 		result = err_hint(err, "run: ssh berth@HOST help label");

@@ -60,7 +60,8 @@ do_restore_path(struct manager *m, const struct request *r, const struct digest 
 	w->target = *snapshot;
 	w->path = xstrdup(path);
 	request_text(r, "note", &note);
-	snprintf(w->facts.note, sizeof w->facts.note, "%.*s", (int)note.len, note.len ? note.at : "");
+	snprintf(w->facts.note, sizeof w->facts.note, "%.*s", (int)note.len,
+		 note.len ? note.at : "");
 	session_want(s, w);
 	return 0;
 }

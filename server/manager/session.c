@@ -256,7 +256,7 @@ interrupt_queued(struct session *s, const struct conn *c, uint32_t seq)
 		*at = w->next;
 		err_set(&err, ERR_CANCELLED, "interrupted before it began");
 		answer(s, w, &err);
-		free(w);
+		want_free(w);
 		return true;
 	}
 	return false;
@@ -272,7 +272,9 @@ session_interrupt(struct session *s, const struct conn *c, uint32_t seq)
 	if (!s->current || !asked_by(s->current, c, seq))
 		return false;
 	err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
-	if (s->current->kind == WANT_RUN)
+	if (s->step == STEP_VIEW || s->step == STEP_PUT)
+		session_put_interrupt(s);
+	else if (s->step == STEP_CACHE)
 		session_run_interrupt(s, &err);
 	else
 		session_pause_interrupt(s, &err);

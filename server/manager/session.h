@@ -284,6 +284,7 @@ void session_put_job(struct session *s, const struct message *m, const struct er
 void session_put_built(struct session *s, int tree, const struct err *failure);
 void session_put_report(struct session *s, const struct msg_tree_put_report *r);
 void session_put_failed(struct session *s, const struct err *err);
+void session_put_interrupt(struct session *s);
 void session_put_say(struct session *s, const struct want *w, struct buf *out);
 
 /* session_change.c: names, labels, pins, and back from deletion */

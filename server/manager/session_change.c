@@ -1,10 +1,12 @@
-/* A session's or a snapshot's new name, labels, note or pin, and a session's way back from deletion.
+/* A session's or a snapshot's new name, labels, note or pin, and a session's way back from
+ * deletion.
  *
- *  1. an act like others, one at a time: what it does not change it takes from the row as it is then;
- *  2. the ref is durable before the row. Cut between them, the ref tells what did not come true, until
- *     the next act of the session writes it anew; what is answered with success is in both;
- *  3. no process, call or connection of the session is touched: connections that came by the old name
- *     are those of the session, not of the name. */
+ *  1. an act like others, one at a time: what it does not change it takes from the row as it is
+ *     then;
+ *  2. the ref is durable before the row. Cut between them, the ref tells what did not come true,
+ *     until the next act of the session writes it anew; what is answered with success is in both;
+ *  3. no process, call or connection of the session is touched: connections that came by the old
+ *     name are those of the session, not of the name. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
@@ -273,14 +275,15 @@ say_snapshot(struct session *s, const struct want *w, struct buf *out)
 	const struct digest_text digest = digest_text(&w->target);
 
 	if (w->asker.json) {
-		buf_fmt(out, "{\"session\":\"%s\",\"id\":\"%s\",\"snapshot\":\"sha256:%s\",\"facts\":",
+		buf_fmt(out,
+			"{\"session\":\"%s\",\"id\":\"%s\",\"snapshot\":\"sha256:%s\",\"facts\":",
 			s->row.name, s->row.id, digest.text);
 		facts_json(f, out);
 		buf_text(out, "}\n");
 		return;
 	}
-	buf_fmt(out, "%s: snapshot %.12s%s%s%s", s->row.name, digest.text,
-		f->name[0] ? " is " : "", f->name, f->pinned ? ", pinned" : "");
+	buf_fmt(out, "%s: snapshot %.12s%s%s%s", s->row.name, digest.text, f->name[0] ? " is " : "",
+		f->name, f->pinned ? ", pinned" : "");
 	for (const char *l = f->labels; *l; l += strcspn(l, "\n"), l += *l == '\n')
 		buf_fmt(out, ", %.*s", (int)strcspn(l, "\n"), l);
 	buf_char(out, '\n');
@@ -294,8 +297,8 @@ session_change_say(struct session *s, const struct want *w, struct buf *out)
 		return;
 	}
 	if (w->asker.json) {
-		buf_fmt(out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\",\"labels\":", s->row.name,
-			s->row.id, session_state_name(s->state));
+		buf_fmt(out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\",\"labels\":",
+			s->row.name, s->row.id, session_state_name(s->state));
 		facts_labels_json(s->row.labels, out);
 		buf_text(out, "}\n");
 		return;

@@ -111,7 +111,7 @@ after_gone(struct session *s)
 		s->still_unclean = true;
 	}
 	/* An unclean upper stays, and belongs on the head that it stood on: no other can take its place. */
-	if (s->still_unclean && s->current->kind == WANT_RESTORE) {
+	if (s->still_unclean && want_goes_back(s->current)) {
 		fail_dead(s, &err);
 		return;
 	}
@@ -507,6 +507,9 @@ can_undo(const struct session *s)
 	case STEP_GONE:
 	case STEP_UNDO:
 	case STEP_REF:
+	case STEP_VIEW:
+	case STEP_PUT:
+	case STEP_CHANGE:
 		return false;
 	}
 	return false;

@@ -1,15 +1,17 @@
 /* restore --path: one file or tree of a snapshot into the workspace, while the session runs.
  *
- *   (paused: a start) ▶ HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW      what it replaces is a snapshot
- *                     ▶ VIEW   the snapshot's layers are stacked, read only, in a mount that nobody sees
- *                     ▶ PUT    a child of the session's init copies out of it
+ *   (paused: a start) ▶ HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW   it is saved
+ *   ▶ VIEW   the snapshot's layers are stacked, read only, in a mount that nobody sees
+ *   ▶ PUT    a child of the session's init copies out of it
  *
- *  1. what is written into the workspace is written by a process of the session, with the session's ids and
- *     in its mounts: nothing that lies in the snapshot or on the way to the path can lead further than the
- *     session itself could go;
- *  2. nothing of an archive is parsed for it that a resume would not parse: layers come from the cache;
+ *  1. what is written into the workspace is written by a process of the session, with the session's
+ *     ids and in its mounts: nothing that lies in the snapshot or on the way to the path can lead
+ *     further than the session itself could go;
+ *  2. nothing of an archive is parsed for it that a resume would not parse: layers come from the
+ *     cache;
  *  3. no call is ended. What was replaced is durable before the first byte is;
- *  4. a failure in the middle leaves what was done until then, and says so: the snapshot has the rest. */
+ *  4. a failure in the middle leaves what was done until then, and says so: the snapshot has the
+ *     rest. */
 #include "base/log.h"
 #include "base/time.h"
 #include "manager/facts.h"
@@ -81,8 +83,12 @@ session_put_job(struct session *s, const struct message *msg, const struct err *
 		session_put_failed(s, failure);
 		return;
 	}
+	if (msg->id == MSG_progress) {
+		session_extend(s, time_now_ns() + VIEW_MAX_NS);
+		session_progress(s, &msg->progress, 0, 0);
+	}
 	if (msg->id != MSG_worked)
-		return; /* progress */
+		return;
 	manager_note_cached(s->m, &s->asked);
 	go_on(s);
 }
@@ -120,10 +126,26 @@ session_put_report(struct session *s, const struct msg_tree_put_report *r)
 	}
 	s->put = *r;
 	s->put.why = (struct str){NULL, 0};
-	if (r->ended)
+	if (r->ended) {
 		session_finish(s, NULL);
+		return;
+	}
+	const struct msg_progress done = {.bytes = r->bytes,
+					  .entries = r->written + r->removed + r->same};
+	session_extend(s, time_now_ns() + PUT_MAX_NS);
+	session_progress(s, &done, 0, 0);
+}
+
+void
+session_put_interrupt(struct session *s)
+{
+	struct err err;
+
+	if (s->step == STEP_PUT)
+		err_set(&err, ERR_CANCELLED, "interrupted: a part of it was put back");
 	else
-		session_extend(s, time_now_ns() + PUT_MAX_NS);
+		err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
+	session_put_failed(s, &err);
 }
 
 void
@@ -133,11 +155,13 @@ session_put_failed(struct session *s, const struct err *failure)
 	struct err err = *failure, ignored;
 
 	building_end(s);
-	if (began && s->keeper.linked && wire_send(&s->keeper.wire, tree_put_stop, &ignored, .seq = s->seq) < 0)
+	if (began && s->keeper.linked &&
+	    wire_send(&s->keeper.wire, tree_put_stop, &ignored, .seq = s->seq) < 0)
 		log_err(&ignored, "session %s: stop what puts files back", s->row.name);
 	s->seq++; /* what it still says is of nobody's */
 	if (s->has_manifest)
-		err_hint(&err, "what it was before is snapshot %.12s", digest_text(&s->manifest).text);
+		err_hint(&err, "what it was before is snapshot %.12s",
+			 digest_text(&s->manifest).text);
 	session_finish(s, &err);
 }
 
@@ -148,7 +172,8 @@ session_put_say(struct session *s, const struct want *w, struct buf *out)
 	const struct digest_text from = digest_text(&w->target), saved = digest_text(&s->manifest);
 
 	if (!w->asker.json) {
-		buf_fmt(out, "%s: /%s is as in %.12s: %llu written, %llu removed, %llu as they were",
+		buf_fmt(out,
+			"%s: /%s is as in %.12s: %llu written, %llu removed, %llu as they were",
 			s->row.name, w->path, from.text, (unsigned long long)n->written,
 			(unsigned long long)n->removed, (unsigned long long)n->same);
 		if (n->skipped)
@@ -158,17 +183,18 @@ session_put_say(struct session *s, const struct want *w, struct buf *out)
 		buf_char(out, '\n');
 		return;
 	}
-	buf_fmt(out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\",\"path\":", s->row.name, s->row.id,
-		session_state_name(s->state));
+	buf_fmt(out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\",\"path\":", s->row.name,
+		s->row.id, session_state_name(s->state));
 	auto_buf path = BUF_MAX(8192);
 	buf_fmt(&path, "/%s", w->path);
 	json_put(out, buf_view(&path));
 	buf_fmt(out, ",\"from\":\"sha256:%s\"", from.text);
 	if (s->has_manifest)
 		buf_fmt(out, ",\"snapshot\":\"sha256:%s\"", saved.text);
-	buf_fmt(out,
-		",\"written\":%llu,\"bytes\":%llu,\"removed\":%llu,\"same\":%llu,\"skipped\":%llu}\n",
-		(unsigned long long)n->written, (unsigned long long)n->bytes,
-		(unsigned long long)n->removed, (unsigned long long)n->same,
-		(unsigned long long)n->skipped);
+	buf_fmt(
+	    out,
+	    ",\"written\":%llu,\"bytes\":%llu,\"removed\":%llu,\"same\":%llu,\"skipped\":%llu}\n",
+	    (unsigned long long)n->written, (unsigned long long)n->bytes,
+	    (unsigned long long)n->removed, (unsigned long long)n->same,
+	    (unsigned long long)n->skipped);
 }

@@ -7,10 +7,10 @@
  *  1. the way forward is written in the transaction that moves the head, and by no other;
  *  2. whether there are unsaved changes is judged before anything is asked to end: what a shutdown
  *     writes is kept in the snapshot, and is no step of its own;
- *  3. steps go over the session's own snapshots, to the one it was forked from, or to nothing: what it
- *     was made with. One that was not kept ends the way;
- *  4. any other new snapshot, and a restore, end the way forward: those snapshots stay, as a branch.
- *     What a redo replaces is such a branch, but ends it not. */
+ *  3. steps go over the session's own snapshots, to the one it was forked from, or to nothing: what
+ *     it was made with. One that was not kept ends the way;
+ *  4. any other new snapshot, and a restore, end the way forward: those snapshots stay, as a
+ *     branch. What a redo replaces is such a branch, but ends it not. */
 #include "base/log.h"
 #include "manager/session.h"
 
@@ -25,7 +25,8 @@ refuse(unsigned least, struct err *err)
 	return err_hint(err, "snapshots lists them");
 }
 
-/* From the head, n times to the parent. *out_any false: to nothing. pass: with each that is left. */
+/* From the head, n times to the parent. *out_any false: to nothing. pass: with each that is
+ * left. */
 static int
 walk(struct session *s, unsigned n, bool unsaved, bool *out_any, struct digest *out, pass_fn pass,
      struct err *err)
@@ -48,7 +49,8 @@ walk(struct session *s, unsigned n, bool unsaved, bool *out_any, struct digest *
 	if (found < 0)
 		return -1;
 	if (found == 0)
-		return err_set(err, ERR_ABSENT, "snapshot %.12s was not kept", digest_text(&at).text);
+		return err_set(err, ERR_ABSENT, "snapshot %.12s was not kept",
+			       digest_text(&at).text);
 	*out_any = any;
 	*out = at;
 	return 0;
@@ -64,8 +66,10 @@ find_forward(struct session *s, struct err *err)
 	if (count < 0)
 		return -1;
 	if ((unsigned)count < w->steps) {
-		err_set(err, ERR_ABSENT, count ? "there are %d steps to come back" : "nothing was undone, "
-			"or another snapshot was made since", count);
+		err_set(err, ERR_ABSENT,
+			count ? "there are %d steps to come back"
+			      : "nothing was undone, or another snapshot was made since",
+			count);
 		return err_hint(err, "restore goes to any of its snapshots");
 	}
 	const int found = index_find_parent(&s->m->index, &w->target, &row, err);
@@ -177,7 +181,8 @@ say_text(struct session *s, const struct snapshot_row *row, struct buf *out)
 		buf_text(out, "as it was made");
 	}
 	if (s->has_manifest)
-		buf_fmt(out, "; what it replaces is snapshot %.12s", digest_text(&s->manifest).text);
+		buf_fmt(out, "; what it replaces is snapshot %.12s",
+			digest_text(&s->manifest).text);
 	buf_char(out, '\n');
 }
 
@@ -189,16 +194,16 @@ session_undo_say(struct session *s, const struct want *w, struct buf *out)
 	struct digest ignored;
 	struct err err;
 
-	if (s->row.has_head &&
-	    index_match_snapshots(ix, "", str_of(digest_text(&s->row.head).text), take_row, &row,
-				  &err) < 0)
+	if (s->row.has_head && index_match_snapshots(ix, "", str_of(digest_text(&s->row.head).text),
+						     take_row, &row, &err) < 0)
 		log_err(&err, "session %s: say where it is", s->row.name);
 	if (!w->asker.json) {
 		say_text(s, &row, out);
 		return;
 	}
 	if (s->row.has_head) {
-		buf_fmt(out, ",\"head\":\"sha256:%s\",\"made_by\":", digest_text(&s->row.head).text);
+		buf_fmt(out,
+			",\"head\":\"sha256:%s\",\"made_by\":", digest_text(&s->row.head).text);
 		json_put(out, str_of(row.made_by));
 		buf_text(out, ",\"calls\":");
 		json_put(out, str_of(row.calls));
