@@ -95,8 +95,11 @@ take_line(struct keeper *k, struct str line, struct err *err)
 			return err_set(err, ERR_CORRUPT,
 				       "what puts files back does not speak its language");
 		const enum err_code why = err_from_number(number);
-		return err_set(err, why == ERR_NONE ? ERR_AGAIN : why, "%.*s", (int)line.len,
-			       line.at);
+		err_set(err, why == ERR_NONE ? ERR_AGAIN : why, "%.*s", (int)line.len, line.at);
+		for (char *c = err->why; *c; c++) /* it ends on a terminal */
+			if ((unsigned char)*c < ' ' || *c == 0x7f)
+				*c = '?';
+		return -1;
 	}
 	r.ended = str_is(word, "done");
 	if (!r.ended && !str_is(word, "progress"))
