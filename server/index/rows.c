@@ -84,16 +84,16 @@ index_put_session(struct index *ix, const struct session_row *r, struct err *err
 	if (statement_run(ix, err,
 			  "INSERT INTO "
 			  "sessions(id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
-			  "created_ns,used_ns,deleted_ns,network) "
-			  "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
+			  "created_ns,used_ns,deleted_ns,network,labels) "
+			  "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)"
 			  " ON CONFLICT(id) DO UPDATE SET "
 			  "name=?2,state=?3,reason=?4,image=?5,head=?6,slot=?7,"
-			  "upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14,network=?15 "
-			  "WHERE fence<=?10",
-			  "tttttdiiiitiiit", r->id, r->name, r->state, r->reason, r->image,
+			  "upper=?8,unclean=?9,fence=?10,used_ns=?13,deleted_ns=?14,network=?15,"
+			  "labels=?16 WHERE fence<=?10",
+			  "tttttdiiiitiiitt", r->id, r->name, r->state, r->reason, r->image,
 			  r->has_head ? &r->head : NULL, (uint64_t)r->slot, (uint64_t)r->upper,
 			  (uint64_t)r->unclean, r->fence, r->owner, r->created_ns, r->used_ns,
-			  r->deleted_ns, r->network) < 0)
+			  r->deleted_ns, r->network, r->labels) < 0)
 		return -1;
 	return check_changed(ix, r, err);
 }
@@ -137,7 +137,7 @@ index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *
 	sqlite3_stmt *st = statement_query(
 	    ix, err,
 	    "SELECT id,name,state,reason,image,head,slot,upper,unclean,fence,owner,"
-	    "created_ns,used_ns,deleted_ns,network FROM sessions ORDER BY name, created_ns",
+	    "created_ns,used_ns,deleted_ns,network,labels FROM sessions ORDER BY name, created_ns",
 	    "");
 	if (!st)
 		return -1;
@@ -159,6 +159,7 @@ index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *
 		r.used_ns = statement_number(st, 12);
 		r.deleted_ns = statement_number(st, 13);
 		statement_text(st, 14, r.network, sizeof r.network);
+		statement_text(st, 15, r.labels, sizeof r.labels);
 		got = fn(ctx, &r, err);
 		if (got != 0)
 			break;

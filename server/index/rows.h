@@ -23,6 +23,7 @@ struct index {
 struct session_row {
 	char id[ID_BYTES], name[64], state[16], reason[256], image[80], owner[128];
 	char network[40]; /* none, host, join:NAME */
+	char labels[1025]; /* as those of a snapshot */
 	bool has_head;
 	struct digest head;
 	unsigned slot, upper;
@@ -133,6 +134,26 @@ int index_put_snapshot_facts(struct index *ix, const struct digest *digest,
 /* The layers of a snapshot, the lowest first. */
 int index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
 		      struct err *err) must_check;
+
+/* ---- redo_rows.c ---- */
+
+struct parent_row {
+	char session[ID_BYTES]; /* whose snapshot it is */
+	bool has_parent;
+	struct digest parent;
+};
+
+/* 1 found, 0 there is no such snapshot. */
+int index_find_parent(struct index *ix, const struct digest *snapshot, struct parent_row *out,
+		      struct err *err) must_check;
+/* What the next redo of this session comes to: a stack. */
+int index_push_redo(struct index *ix, const char *session, const struct digest *snapshot,
+		    struct err *err) must_check;
+int index_pop_redo(struct index *ix, const char *session, unsigned n, struct err *err) must_check;
+int index_clear_redo(struct index *ix, const char *session, struct err *err) must_check;
+/* The n-th from its top, 1 the next one. Returns how many there are: *out is set when n is not more. */
+int index_find_redo(struct index *ix, const char *session, unsigned n, struct digest *out,
+		    struct err *err) must_check;
 
 int index_put_upper(struct index *ix, const struct upper_row *row, struct err *err) must_check;
 int index_drop_upper(struct index *ix, const char *session, unsigned n, struct err *err) must_check;

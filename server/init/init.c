@@ -1,7 +1,8 @@
 /* berth-init: pid 1 of a sandbox. Executes calls for the keeper and reaps what dies.
  *   holds      one socket, to the keeper (fd 3)
  *   may        fork and exec with the session's rights, signal the session's processes, open
- *              sockets of the session's network, fork what resolves a name there
+ *              sockets of the session's network, fork what resolves a name there, and what puts
+ *              files of a snapshot back
  *   never      opens a file of the workspace, parses anything but messages.def, waits for a call
  *   if taken   gains nothing: it runs with the rights of the session, and the keeper trusts no
  *              word, number or descriptor of it
@@ -13,10 +14,12 @@
  *  3. a call's process gets its three streams and no other descriptor (but the files of a loaded program),
  *     no blocked or ignored signal, a session (and process group) of its own;
  *  4. names are resolved by children that hold nothing of it (lookup.h): it reads no answer of DNS;
+ *     nor does it touch the files of a snapshot that come back (put.h);
  *  5. when the keeper is gone, so is everything in here. */
 #include "loaded.h"
 #include "lookup.h"
 #include "opener.h"
+#include "put.h"
 #include "reap.h"
 #include "wire/wire.h"
 
@@ -355,6 +358,8 @@ take_messages(struct wire *w, struct err *err)
 				return -1;
 		} else if (w->message.id == MSG_init_resolve) {
 			lookup_begin(w);
+		} else if (w->message.id == MSG_init_put) {
+			put_begin(w);
 		} else if (w->message.id == MSG_init_signal) {
 			const struct msg_init_signal m = w->message.init_signal;
 			if (m.signal < 1 || m.signal > 64)
@@ -377,8 +382,10 @@ take_dead(struct wire *w, struct err *err)
 		const int got = reap_one(&r);
 		if (got < 0)
 			return 0;
-		if (got == 0)
+		if (got == 0) {
 			lookup_reaped(r.pid);
+			put_reaped(r.pid);
+		}
 		if (got && report(w, &r, err) < 0)
 			return -1;
 	}

@@ -141,6 +141,7 @@ on_pid1(void *ctx, uint32_t events)
 	wire_close(&k->init);
 	err_set(&err, ERR_UNAVAILABLE, "the session has ended");
 	tunnel_init_gone(k, &err);
+	putting_end(k, &err);
 	/* Where init's end is not that of all others */
 	if (k->engine->keeps_kill && k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "end what init has left");
@@ -165,6 +166,7 @@ init_failed(struct keeper *k, const struct err *why)
 		log_err(why, "init is cut");
 	wire_close(&k->init);
 	tunnel_init_gone(k, why);
+	putting_end(k, why);
 	if (k->engine->kill(&k->box, &err) < 0)
 		log_err(&err, "kill the session");
 }
@@ -264,6 +266,10 @@ take_command(struct keeper *k, struct message *m)
 		ask_input(k, &m->call_input);
 	else if (m->id == MSG_call_input_close)
 		ask_input_close(k, &m->call_input_close);
+	else if (m->id == MSG_tree_put)
+		putting_begin(k, m);
+	else if (m->id == MSG_tree_put_stop)
+		putting_stop(k, m->tree_put_stop.seq);
 	else if (m->id == MSG_retention)
 		retain_take(k, &m->retention);
 	else
@@ -530,6 +536,7 @@ stop(struct keeper *k)
 	wire_close(&k->init);
 	err_set(&err, ERR_UNAVAILABLE, "the keeper ends");
 	tunnel_init_gone(k, &err);
+	putting_end(k, &err);
 	wire_close(&k->manager);
 	record_close(&k->spool);
 	once_close(&k->once);
@@ -588,6 +595,7 @@ main(void)
 	    .spool = {.fd = -1},
 	    .once = {.fd = -1},
 	    .ahead = {.file = -1, .place = -1},
+	    .putting = {.pipe = -1},
 	};
 
 	for (int i = 0; i < KEEPER_FDS; i++)

@@ -11,7 +11,8 @@
  *   shell.c    named shells, and who waits for one                  spill.c     its output as plain files
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
  *   ahead.c    made for the next call                               resolve.c   host names, as inside
- *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D */
+ *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D
+ *   putting.c  files of a snapshot, back into the workspace */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -407,6 +408,25 @@ void pause_forget(struct keeper *k);
 
 /* ---- keeper.c ---- */
 
+/* ---- putting.c: files of a snapshot, back into the workspace by a child of init ---- */
+
+enum { PUTTING_LINE_BYTES = 1024 };
+
+struct putting {
+	uint32_t seq;
+	int pipe; /* owned, -1: none is under way */
+	struct watch watch;
+	uint64_t told_ns;
+	size_t n;
+	char line[PUTTING_LINE_BYTES];
+};
+
+/* Takes the tree of m->fds. */
+void putting_begin(struct keeper *k, struct message *m);
+void putting_stop(struct keeper *k, uint32_t seq);
+/* init is gone, or the keeper ends. */
+void putting_end(struct keeper *k, const struct err *why);
+
 struct keeper {
 	struct loop loop;
 	const struct engine *engine; /* lent */
@@ -435,6 +455,7 @@ struct keeper {
 	struct pause pause;
 	struct sockets sockets;
 	struct resolver resolver;
+	struct putting putting;
 	struct grant *grants;
 	struct {
 		uint64_t number;

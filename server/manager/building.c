@@ -77,7 +77,8 @@ build(const struct session *s, struct workspace w, int spill, int socket, pid_t 
 	fds[KEEPER_SPILL] = spill;
 	if (prepare_workspace(&s->m->node, &w, spill, fds, &a.why) == 0) {
 		a.why = (struct err){.code = ERR_NONE}; /* a first try may have failed and been mended */
-		session_note_mounts(s, w.mounts, &fds[KEEPER_MOUNTS]);
+		if (!w.view)
+			session_note_mounts(s, w.mounts, &fds[KEEPER_MOUNTS]);
 	}
 	answer_and_exit(socket, &a, fds);
 }
@@ -149,7 +150,10 @@ on_answer(void *ctx, uint32_t events)
 		fds[i] = -1;
 	const int result = receive(s->building->socket, fds, &err);
 	forget(s); /* it has done its work, or is dead */
-	session_run_built(s, fds, result < 0 ? &err : NULL);
+	if (s->step == STEP_VIEW)
+		session_put_built(s, fds[KEEPER_ROOTFS], result < 0 ? &err : NULL);
+	else
+		session_run_built(s, fds, result < 0 ? &err : NULL);
 	for (int i = 0; i < KEEPER_FDS; i++)
 		fd_close(&fds[i]);
 }

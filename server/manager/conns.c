@@ -511,9 +511,8 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 	struct manager *m = s->m;
 	int pair[2];
 
-	if (session_find(m, r->user) != s)
-		return err_set(err, ERR_CORRUPT, "the keeper of %s speaks of user %.*s",
-			       s->row.name, (int)r->user.len, r->user.at);
+	/* whatever the keeper says, it is a connection to its own session; its name may be another by now */
+	const bool renamed = session_find(m, r->user) != s;
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[1];
@@ -523,7 +522,10 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 	snprintf(c->tag, sizeof c->tag, "%016llx", (unsigned long long)c->id);
 	c->proven = true;
 	snprintf(c->peer, sizeof c->peer, "%.*s", (int)r->peer.len, r->peer.at);
-	snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
+	if (renamed)
+		snprintf(c->user, sizeof c->user, "%s", s->row.id);
+	else
+		snprintf(c->user, sizeof c->user, "%.*s", (int)r->user.len, r->user.at);
 	snprintf(c->principal, sizeof c->principal, "%.*s", (int)r->principal.len, r->principal.at);
 	c->source = peer_source(str_of(c->peer));
 	if (s->keeper.terms.key && s->keeper.terms.grant == r->grant) {
@@ -546,6 +548,14 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 		    AUDIT_TEXT("role", principal_role_name(c->role)));
 	login_adopt(c, forwards);
 	return 0;
+}
+
+void
+conns_session_renamed(struct session *s, const char *old)
+{
+	for (struct conn *c = s->m->conns; c; c = c->next)
+		if (c->proven && !c->control && strcmp(c->user, old) == 0)
+			snprintf(c->user, sizeof c->user, "%s", s->row.id);
 }
 
 void

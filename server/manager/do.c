@@ -62,6 +62,16 @@ function_of(enum verb_id id)
 		return do_read;
 	case VERB_import:
 		return do_import;
+	case VERB_undo:
+		return do_undo;
+	case VERB_redo:
+		return do_redo;
+	case VERB_rename:
+		return do_rename;
+	case VERB_undelete:
+		return do_undelete;
+	case VERB_label:
+		return do_label;
 	case VERB_rm:
 		return do_rm;
 	case VERB_calls:
@@ -120,7 +130,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	struct manager *m = c->m;
 	const struct verb *v = r->verb;
 	const bool about_call = v->parameters[0].type == PARAMETER_CALL;
-	const bool about_snapshot = v->session < 0 && v->parameters[0].type == PARAMETER_SNAPSHOT;
+	bool about_snapshot = v->session < 0 && v->parameters[0].type == PARAMETER_SNAPSHOT;
 	struct str ref = {NULL, 0};
 	struct session *s = NULL;
 
@@ -132,13 +142,23 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 			return err_set(err, ERR_ABSENT, "no such call");
 	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new &&
 		   v->id != VERB_import) {
-		s = session_find(m, ref);
-		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
+		s = v->id == VERB_undelete ? session_find_deleted(m, ref) : session_find(m, ref);
+		if (!s || (s->state == SESSION_DELETED && v->id != VERB_undelete && v->id != VERB_snapshots &&
 			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");
 		ref = str_of(s->row.name);
+	}
+	if (v->parameters[0].type == PARAMETER_SUBJECT) {
+		request_text(r, v->parameters[0].name, &ref);
+		s = session_find(m, ref);
+		if (!s || s->state == SESSION_DELETED ||
+		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
+			s = NULL;
+		about_snapshot = !s;
+		if (s)
+			ref = str_of(s->row.name);
 	}
 	if (about_snapshot) {
 		struct snapshot_row row;

@@ -42,6 +42,19 @@ int do_snapshots(struct manager *m, struct conn *c, const struct request *r, str
 		 struct asker *asker, struct err *err) must_check;
 int do_restore(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	       struct asker *asker, struct err *err) must_check;
+int do_undo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+/* restore --path. */
+int do_restore_path(struct manager *m, const struct request *r, const struct digest *snapshot,
+		    struct session *s, struct asker *asker, struct err *err) must_check;
+int do_redo(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+int do_rename(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+int do_undelete(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
+int do_label(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
 int do_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err) must_check;
 int do_calls(struct manager *m, struct conn *c, const struct request *r, struct session *s,

@@ -1,6 +1,7 @@
 /* new ls show pause resume rm, and the act of others such as restore */
 #include "base/time.h"
 #include "manager/do.h"
+#include "manager/facts.h"
 #include "manager/imported.h"
 
 #include <stdio.h>
@@ -91,6 +92,8 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 	json_put(out, str_of(s->row.owner));
 	buf_text(out, ",\"image\":");
 	json_put(out, str_of(s->row.image));
+	buf_text(out, ",\"labels\":");
+	facts_labels_json(s->row.labels, out);
 	buf_fmt(out, ",\"isolation\":\"%s\",\"created\":\"%s\",\"used\":\"%s\"",
 		rung_name(s->m->node.isolation.rung), made, used);
 	session_network_json(s, out);
@@ -98,6 +101,18 @@ session_json(struct buf *out, const struct session *s, const struct summary *sum
 		buf_fmt(out, ",\"head\":\"sha256:%s\"", digest_text(&s->row.head).text);
 	buf_fmt(out, ",\"snapshots\":%u,\"snapshot_bytes\":%llu", sum->snapshots,
 		(unsigned long long)sum->bytes);
+}
+
+static bool
+has_labels(const struct session *s, const struct request *r)
+{
+	struct str label;
+	size_t n = 0;
+
+	while (request_next(r, "label", &n, &label))
+		if (!facts_have_label(s->row.labels, label))
+			return false;
+	return true;
 }
 
 int
@@ -114,7 +129,7 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 			"SNAPSHOTS", "SIZE", "REASON");
 	for (s = m->sessions; s; s = s->next) {
 		struct summary sum = {0};
-		if (s->state == SESSION_DELETED ||
+		if (s->state == SESSION_DELETED || !has_labels(s, r) ||
 		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			continue;
 		if (index_list_snapshots(&m->index, s->row.id, sum_snapshot, &sum, err) < 0)
@@ -158,6 +173,8 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 	if (i->lacks[0])
 		buf_fmt(out, "%-12s%s\n", "", i->lacks);
 	buf_fmt(out, "%-12s%s\n%-12s%s\n", "image", s->row.image, "owner", s->row.owner);
+	for (const char *l = s->row.labels; *l; l += strcspn(l, "\n"), l += *l == '\n')
+		buf_fmt(out, "%-12s%.*s\n", l == s->row.labels ? "labels" : "", (int)strcspn(l, "\n"), l);
 	session_network_text(s, out);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
 	buf_fmt(out, "%-12s%.12s\n", "head",
@@ -238,6 +255,8 @@ do_act(enum want_kind kind, const struct digest *target, struct conn *c, const s
 	struct want *w = want_new(s->m, kind, asker);
 	if (target)
 		w->target = *target;
+	if (kind == WANT_UNDO || kind == WANT_REDO)
+		w->steps = (unsigned)request_number(r, "steps", 1);
 	if (kind != WANT_REMOVE && request_text(r, "note", &note))
 		snprintf(w->facts.note, sizeof w->facts.note, "%.*s", (int)note.len, note.at);
 	if (kind == WANT_PAUSE)

@@ -159,9 +159,10 @@ do_restore(struct manager *m, struct conn *c, const struct request *r, struct se
 	struct snapshot_row row;
 	struct str ref = {NULL, 0};
 
-	(void)m;
 	request_text(r, "snapshot", &ref);
 	if (do_find_snapshot(c, ref, s, &row, NULL, err) < 0)
 		return -1;
+	if (request_text(r, "path", &ref))
+		return do_restore_path(m, r, &row.digest, s, asker, err);
 	return do_act(WANT_RESTORE, &row.digest, c, r, s, asker, err);
 }

@@ -11,6 +11,7 @@ static const char *
 after_step(const struct session *s)
 {
 	const bool ends = s->current && s->current->kind == WANT_PAUSE;
+	const bool saves = s->current && s->current->kind == WANT_PUT;
 
 	switch (s->step) {
 	case STEP_CACHE:
@@ -23,8 +24,9 @@ after_step(const struct session *s)
 	case STEP_CAPTURE_A:
 	case STEP_WRITE_A:
 	case STEP_THAW:
-		return "then its processes are asked to end, and what they write is saved too; a failure lets it "
-		       "go on as before";
+		return saves ? "then it goes on, and the path comes out of its snapshot"
+			     : "then its processes are asked to end, and what they write is saved too; a failure lets it "
+			       "go on as before";
 	case STEP_TERMINATE:
 	case STEP_FREEZE_AGAIN:
 	case STEP_CAPTURE_B:
@@ -34,6 +36,10 @@ after_step(const struct session *s)
 	case STEP_KILL:
 	case STEP_GONE:
 		return ends ? "then it is paused" : "then it is as it was asked for";
+	case STEP_VIEW:
+	case STEP_PUT:
+	case STEP_CHANGE:
+		return "then it goes on as before";
 	case STEP_UNDO:
 		return "then it runs as before";
 	case STEP_IDLE:

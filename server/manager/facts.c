@@ -100,6 +100,45 @@ check_label(struct str text, struct err *err)
 	return 0;
 }
 
+bool
+facts_have_label(const char *labels, struct str text)
+{
+	struct str line;
+	const size_t n = key_of(text);
+
+	while (next_line(&labels, &line)) {
+		const size_t compared = n == text.len ? key_of(line) : line.len;
+		if (compared == text.len && memcmp(line.at, text.at, compared) == 0)
+			return true;
+	}
+	return false;
+}
+
+int
+facts_check_name(struct str name, struct err *err)
+{
+	if (name.len == 0)
+		return 0;
+	if (session_name_check(name, err) < 0)
+		return err_set(err, ERR_USAGE, "a snapshot's name is made as a session's: a-z 0-9 . _ -");
+	for (size_t i = 0; i < name.len; i++)
+		if (!strchr("0123456789abcdef", name.at[i]))
+			return 0;
+	return err_set(err, ERR_USAGE, "a snapshot's name that looks like a digest");
+}
+
+int
+facts_check_note(struct str note, struct err *err)
+{
+	if (note.len > 1024)
+		return err_set(err, ERR_USAGE, "a note of more than 1 KiB");
+	for (size_t i = 0; i < note.len; i++)
+		if (((unsigned char)note.at[i] < 0x20 && note.at[i] != '\n' && note.at[i] != '\t') ||
+		    note.at[i] == 0x7f)
+			return err_set(err, ERR_USAGE, "a control character in a note");
+	return 0;
+}
+
 int
 facts_set_label(char labels[1025], struct str text, struct err *err)
 {

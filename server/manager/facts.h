@@ -17,4 +17,11 @@ void facts_labels_json(const char *labels, struct buf *out);
  *   fails  USAGE: not of that form, or more than LABELS_MAX of them; the list is unchanged */
 int facts_set_label(char labels[1025], struct str text, struct err *err) must_check;
 
+/* "KEY=VALUE", or "KEY" with any value: is it in the list? */
+bool facts_have_label(const char *labels, struct str text);
+/* What a snapshot may be called: a session's name that no digest begins with. Empty: none. */
+int facts_check_name(struct str name, struct err *err) must_check;
+/* No control characters but line ends, at most 1024 bytes. */
+int facts_check_note(struct str note, struct err *err) must_check;
+
 #endif

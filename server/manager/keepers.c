@@ -89,6 +89,9 @@ dispatch(struct session *s)
 		if (!do_keeper_answer(s, msg->done.seq, NULL, &msg->done))
 			session_pause_done(s, &msg->done);
 		return;
+	case MSG_tree_put_report:
+		session_put_report(s, &msg->tree_put_report);
+		return;
 	case MSG_journal_watched:
 		do_keeper_answer(s, msg->journal_watched.seq, msg, NULL);
 		return;

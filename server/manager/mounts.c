@@ -202,7 +202,7 @@ is_mixed(const bool *in_fs, size_t n)
 }
 
 static int
-mount_overlay(const bool *in_fs, size_t n, struct err *err)
+mount_overlay(const bool *in_fs, size_t n, bool writable, struct err *err)
 {
 	auto_buf options = BUF_MAX(OPTIONS_MAX_BYTES - 1);
 	struct statvfs fs;
@@ -210,14 +210,18 @@ mount_overlay(const bool *in_fs, size_t n, struct err *err)
 	buf_text(&options, "lowerdir=");
 	for (size_t i = 0; i < n; i++)
 		buf_fmt(&options, in_fs[i] ? "%s%zu/fs" : "%s%zu", i ? ":" : "", i);
-	buf_text(&options, ",upperdir=u/fs,workdir=u/work,userxattr,metacopy=off,"
-			   "redirect_dir=nofollow,index=off");
+	if (writable)
+		buf_text(&options, ",upperdir=u/fs,workdir=u/work");
+	buf_text(&options, ",userxattr,metacopy=off,redirect_dir=nofollow,index=off");
 	if (is_mixed(in_fs, n))
 		buf_text(&options, ",xino=on"); /* "auto" is off where a filesystem has no uuid */
 	if (buf_bad(&options))
 		return err_set(err, ERR_INTERNAL, "%zu layers are too many for one mount", n);
-	if (mount("berth", "m", "overlay", MS_NODEV, buf_cstr(&options)) < 0)
+	const unsigned long flags = writable ? MS_NODEV : MS_NODEV | MS_NOSUID | MS_RDONLY;
+	if (mount("berth", "m", "overlay", flags, buf_cstr(&options)) < 0)
 		return err_sys(err, errno, "mount an overlay of %zu layers", n);
+	if (!writable)
+		return 0;
 	if (statvfs("m", &fs) < 0)
 		return err_sys(err, errno, "look at the overlay");
 	if (fs.f_flag & ST_RDONLY)
@@ -239,11 +243,11 @@ mounts_overlay(const int *lowers, const bool *in_fs, size_t n, int upper, unsign
 		if (put(lowers[i], name, err) < 0)
 			return -1;
 	}
-	if (put(upper, "u", err) < 0)
+	if (upper >= 0 && put(upper, "u", err) < 0)
 		return -1;
 	if (mkdirat(AT_FDCWD, "m", 0755) < 0)
 		return err_sys(err, errno, "make the place of the overlay");
-	if (become_mounter(root, err) < 0 || mount_overlay(in_fs, n, err) < 0)
+	if (become_mounter(root, err) < 0 || mount_overlay(in_fs, n, upper >= 0, err) < 0)
 		return -1;
 	const int tree = open_tree(AT_FDCWD, "m", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	if (tree < 0)

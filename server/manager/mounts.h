@@ -22,7 +22,8 @@ int mounts_set(int mount, uint64_t attributes, int userns, struct err *err) must
  * namespace, working directory, identity and capabilities.
  *   lowers      lent: clones, the topmost first; n of them, at least 1
  *   in_fs       which of them are the directory fs/ of their mount
- *   upper       lent: a clone of the directory that holds fs/ and work/
+ *   upper       lent: a clone of the directory that holds fs/ and work/; -1: none, it is read only (n is at
+ *               least 2)
  *   root        the uid and gid outside of the session's root */
 int mounts_overlay(const int *lowers, const bool *in_fs, size_t n, int upper, unsigned root,
 		   struct err *err) must_check;

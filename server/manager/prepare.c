@@ -115,8 +115,8 @@ build_rootfs(const struct build *b, struct err *err)
 	const size_t n = w->n_lowers + w->n_images + 1;
 
 	/* before the volumes show other ids than those on disk */
-	auto_close int upper = open_upper(w, err);
-	if (upper < 0)
+	auto_close int upper = w->view ? -1 : open_upper(w, err);
+	if (upper < 0 && !w->view)
 		return -1;
 	for (size_t i = 0; i < n; i++) {
 		in_fs[i] = i < w->n_lowers && w->volumes && w->volumes[i] >= 0;
@@ -134,6 +134,8 @@ build_rootfs(const struct build *b, struct err *err)
 		if (lowers[i] < 0)
 			return err_add(err, "layer %zu", i);
 	}
+	if (w->view)
+		return mounts_overlay(lowers, in_fs, n, -1, node_session_uid(b->node, w->slot), err);
 	auto_close int mapped = w->volume ? mounts_set(*w->volume, MOUNT_ATTR_NODEV, userns, err)
 					  : mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)
@@ -433,6 +435,19 @@ fill(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS], 
 	return 0;
 }
 
+/* For a process that was made for it (alone). */
+static int
+prepare_view(struct node *n, const struct workspace *w, int fds[KEEPER_FDS], struct err *err)
+{
+	struct build b = {.node = n, .w = w, .spill = -1};
+
+	b.fds[BUILT_USERNS] = mounts_userns(node_session_uid(n, w->slot), n->isolation.ids, err);
+	if (b.fds[BUILT_USERNS] < 0)
+		return -1;
+	fds[KEEPER_ROOTFS] = build_rootfs(&b, err);
+	return fds[KEEPER_ROOTFS] < 0 ? err_add(err, "stack the snapshot") : 0;
+}
+
 int
 prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[KEEPER_FDS],
 		  struct err *err)
@@ -449,6 +464,8 @@ prepare_workspace(struct node *n, const struct workspace *w, int spill, int fds[
 	if (w->n_images >= PREPARE_IMAGES_MAX)
 		return err_set(err, ERR_INTERNAL, "an image of more than %d layers",
 			       PREPARE_IMAGES_MAX);
+	if (w->view)
+		return prepare_view(n, w, fds, err);
 	if (w->n_mounts > KEEPER_MOUNTS_MAX)
 		return err_set(err, ERR_INTERNAL, "more than %d mounts", KEEPER_MOUNTS_MAX);
 	if (w->slot >= node_slots(n->uid_base))

@@ -54,6 +54,7 @@ struct workspace {
 	const bool *mounts_read_only;
 	size_t n_mounts; /* at most KEEPER_MOUNTS_MAX */
 	const struct network *network; /* lent; NULL: none */
+	bool view; /* its lowers and image alone, without an upper, read only: the slot ROOTFS is all */
 	bool alone; /* the caller is a process for this alone, and ends after it: no other is forked */
 };
 

@@ -48,6 +48,19 @@ session_find(struct manager *m, struct str ref)
 	return deleted;
 }
 
+struct session *
+session_find_deleted(struct manager *m, struct str ref)
+{
+	struct session *last = NULL;
+
+	for (struct session *s = m->sessions; s; s = s->next)
+		if (s->state == SESSION_DELETED &&
+		    (str_is(ref, s->row.id) || (str_is(ref, s->row.name) &&
+						(!last || s->row.deleted_ns > last->row.deleted_ns))))
+			last = s;
+	return last;
+}
+
 /* ---- steps and states: the only places that assign them ---- */
 
 static void
@@ -60,6 +73,10 @@ on_deadline(void *ctx)
 	log_err(&err, "session %s", s->row.name);
 	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
+	else if (s->step == STEP_CHANGE)
+		session_change_failed(s, &err);
+	else if (s->step == STEP_VIEW || s->step == STEP_PUT)
+		session_put_failed(s, &err);
 	else
 		session_pause_deadline(s);
 }
@@ -170,11 +187,25 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 
 	if (s->step == STEP_CACHE || s->step == STEP_START)
 		session_run_job(s, msg, failure);
+	else if (s->step == STEP_CHANGE)
+		session_change_job(s, msg, failure);
+	else if (s->step == STEP_VIEW)
+		session_put_job(s, msg, failure);
 	else
 		session_pause_job(s, msg, failure);
 }
 
 /* ---- wants ---- */
+
+void
+want_free(struct want *w)
+{
+	if (w) {
+		free(w->change);
+		free(w->path);
+	}
+	free(w);
+}
 
 struct want *
 want_new(const struct manager *m, enum want_kind kind, const struct asker *asker)
@@ -225,7 +256,7 @@ interrupt_queued(struct session *s, const struct conn *c, uint32_t seq)
 		*at = w->next;
 		err_set(&err, ERR_CANCELLED, "interrupted before it began");
 		answer(s, w, &err);
-		free(w);
+		want_free(w);
 		return true;
 	}
 	return false;
@@ -241,7 +272,9 @@ session_interrupt(struct session *s, const struct conn *c, uint32_t seq)
 	if (!s->current || !asked_by(s->current, c, seq))
 		return false;
 	err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
-	if (s->current->kind == WANT_RUN)
+	if (s->step == STEP_VIEW || s->step == STEP_PUT)
+		session_put_interrupt(s);
+	else if (s->step == STEP_CACHE)
 		session_run_interrupt(s, &err);
 	else
 		session_pause_interrupt(s, &err);
@@ -263,18 +296,26 @@ session_want(struct session *s, struct want *take_want)
 static void
 say_result(struct session *s, struct want *w)
 {
-	auto_buf out = BUF_MAX(4096);
+	auto_buf out = BUF_MAX(16384);
 	char made[16] = "";
 
 	if (s->has_manifest && w->kind != WANT_RUN)
 		snprintf(made, sizeof made, "%.12s", digest_text(&s->manifest).text);
-	if (w->asker.json) {
+	if (w->kind == WANT_CHANGE) {
+		session_change_say(s, w, &out);
+	} else if (w->kind == WANT_PUT) {
+		session_put_say(s, w, &out);
+	} else if (w->asker.json) {
 		buf_fmt(&out, "{\"session\":\"%s\",\"id\":\"%s\",\"state\":\"%s\"", s->row.name,
 			s->row.id, state_names[s->state]);
 		if (made[0])
 			buf_fmt(&out, ",\"snapshot\":\"sha256:%s\"",
 				digest_text(&s->manifest).text);
+		if (want_goes_back(w))
+			session_undo_say(s, w, &out);
 		buf_text(&out, "}\n");
+	} else if (w->kind == WANT_UNDO || w->kind == WANT_REDO) {
+		session_undo_say(s, w, &out);
 	} else {
 		buf_fmt(&out, "%s: %s%s%s\n", s->row.name, state_names[s->state],
 			made[0] ? ", snapshot " : "", made);
@@ -286,7 +327,8 @@ say_result(struct session *s, struct want *w)
 static void
 answer(struct session *s, struct want *w, const struct err *failure)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
+					     "label", "restore"};
 	struct err err;
 
 	if (failure) {
@@ -319,7 +361,7 @@ answer(struct session *s, struct want *w, const struct err *failure)
 		asker_session_failed(&w->asker, &err);
 		return;
 	}
-	err_what(&err, "%s %s", words[w->kind], s->row.name);
+	err_what(&err, "%s %s", w->change ? w->change->verb : words[w->kind], s->row.name);
 	asker_end(&w->asker, &err);
 }
 
@@ -351,7 +393,7 @@ session_finish(struct session *s, const struct err *failure)
 		log_line("session %s is %s", s->row.name, state_names[s->state]);
 	if (w)
 		answer(s, w, failure);
-	free(w);
+	want_free(w);
 	if (s->state == SESSION_PAUSED || s->state == SESSION_DELETED)
 		fd_close(&s->dir);
 	/* When the turn ends, not from here: an act that fails at once must not nest the next one.
@@ -371,6 +413,10 @@ is_there(const struct session *s, const struct want *w)
 	case WANT_REMOVE:
 		return s->state == SESSION_DELETED;
 	case WANT_RESTORE:
+	case WANT_UNDO:
+	case WANT_REDO:
+	case WANT_CHANGE:
+	case WANT_PUT:
 		return false;
 	}
 	return false;
@@ -383,7 +429,7 @@ session_refuse_wants(struct session *s, const struct err *why)
 		struct want *w = s->wants;
 		s->wants = w->next;
 		answer(s, w, why);
-		free(w);
+		want_free(w);
 	}
 }
 
@@ -408,24 +454,28 @@ session_next(struct session *s)
 			struct err err; /* nobody is there to use it, or the server is going */
 			err_set(&err, ERR_AGAIN, "the server is being stopped");
 			answer(s, w, &err);
-			free(w);
+			want_free(w);
 			continue;
 		}
 		if (is_there(s, w)) {
 			answer(s, w, NULL);
-			free(w);
+			want_free(w);
 			continue;
 		}
-		if (s->state == SESSION_DELETED) {
+		if (s->state == SESSION_DELETED && !(w->change && w->change->undelete)) {
 			struct err err;
 			err_set(&err, ERR_ABSENT, "the session was deleted");
 			answer(s, w, &err);
-			free(w);
+			want_free(w);
 			continue;
 		}
 		s->current = w;
 		if (w->kind == WANT_RUN)
 			session_run_begin(s);
+		else if (w->kind == WANT_CHANGE)
+			session_change_begin(s);
+		else if (w->kind == WANT_PUT)
+			session_put_begin(s);
 		else
 			session_pause_begin(s);
 	}

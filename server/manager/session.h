@@ -51,19 +51,48 @@ enum session_step {
 	STEP_UNDO, /* failed: thaw and admit calls again */
 	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
 	STEP_REF, /* refs/session-<id>.json */
+	/* one path of a snapshot: HOLD to THAW, then */
+	STEP_VIEW, /* the snapshot's tree is made, read only */
+	STEP_PUT,  /* the session itself copies out of it */
+	STEP_CHANGE, /* a ref with a new name, labels or facts */
 };
 
-enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE };
+enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO, WANT_CHANGE, WANT_PUT };
+
+/* What a want changes of what a session or a snapshot is called; what is not given stays. */
+struct session_change {
+	const char *verb;
+	char labels[1025]; /* "KEY=VALUE" to set, "KEY=" to remove, newlines between */
+	char name[64];	   /* of a session: empty, it stays */
+	bool undelete;
+	bool of_snapshot; /* want.target */
+	bool has_name, has_note, has_pin, has_end;
+	struct snapshot_facts facts; /* of these */
+	struct session_row row;	     /* as it will be */
+};
 
 struct want {
 	struct want *next;
 	enum want_kind kind;
 	struct asker asker;   /* conn NULL: nobody waits (SIGINT, or the client has gone) */
-	struct digest target; /* of WANT_RESTORE */
+	struct digest target; /* of one that goes back (want_goes_back) */
+	unsigned steps;	      /* of WANT_UNDO, WANT_REDO */
+	bool decided;	      /* target is known, and the two that follow */
+	bool to_nothing;      /* there is no target: as it was made, the image alone */
+	bool unsaved;	      /* it began with changes that no snapshot held: the first step back */
 	struct snapshot_facts facts; /* of the snapshot that it makes */
+	struct session_change *change; /* owned; of WANT_CHANGE */
+	char *path;		       /* owned; of WANT_PUT: what of target, from the top */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
 };
+
+/* Another snapshot becomes the head, and what it replaces is captured before. */
+static inline bool
+want_goes_back(const struct want *w)
+{
+	return w->kind == WANT_RESTORE || w->kind == WANT_UNDO || w->kind == WANT_REDO;
+}
 
 struct capture_result {
 	bool any; /* there was something to keep */
@@ -128,6 +157,7 @@ struct session {
 	bool ref_written;   /* refs/session-<id>.json tells what this act makes true */
 	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
+	struct msg_tree_put_report put; /* its last one, without text */
 	bool has_manifest;
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */
@@ -137,6 +167,8 @@ const char *session_state_name(enum session_state s);
 /* By name among the live ones, or by id; NULL. A deleted one is found by id, and by name where
  * nothing live has it. */
 struct session *session_find(struct manager *m, struct str ref);
+/* By id, or the one of this name that was deleted last; NULL. */
+struct session *session_find_deleted(struct manager *m, struct str ref);
 /* A new row, durable; nothing that is seen runs yet. On the node's own image and with nothing of its
  * own, so that a spare can stand for it. */
 int session_create(struct manager *m, struct str name, const char *owner, struct session **out,
@@ -149,9 +181,13 @@ struct session *session_new_spare(struct manager *m, struct err *err);
 /* Its row, durable: a session from here on, but for its place in the list. */
 int session_claim_spare(struct session *s, struct str name, const char *owner,
 			struct err *err) must_check;
+/* Into the list by its name; session_leave takes it out again. */
 void session_join(struct session *s);
 /* A range of uids that nobody has, for a row that is to be. */
 int session_pick_slot(const struct manager *m, struct session_row *row, struct err *err) must_check;
+void session_leave(struct session *s);
+/* The slot that it had, or another one that is free: its ids change then. */
+int session_find_slot(struct session *s, unsigned *out, struct err *err) must_check;
 /* From its row at start. */
 struct session *session_load(struct manager *m, const struct session_row *row);
 void session_free(struct session *s);
@@ -159,6 +195,7 @@ void session_free(struct session *s);
 /* Asks for a lifecycle act. take_want is owned by the session from here; it is answered through its
  * asker. */
 void session_want(struct session *s, struct want *take_want);
+void want_free(struct want *w);
 struct want *want_new(const struct manager *m, enum want_kind kind, const struct asker *asker);
 /* Nobody waits for this conn's answers any more: to one question, or (seq NULL) to all. */
 void session_forget_conn(struct session *s, const struct conn *c, const uint32_t *seq);
@@ -207,11 +244,17 @@ void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err 
 void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
 void session_run_started(struct session *s);
+/* The layers of s->layers as a tree that cannot be written. 0: session_put_built comes; 1: a worker makes
+ * what is missing first: then again; -1. */
+int session_run_view(struct session *s, struct err *err) must_check;
 void session_run_failed(struct session *s, const struct err *err);
 /* Undone while its layers are made, unless another waits for the session; later it goes on. */
 void session_run_interrupt(struct session *s, const struct err *why);
 
 /* session_pause.c: running to paused, by its steps */
+/* Of WANT_PUT: a snapshot of what runs, as a child of the head, which stays the head: the upper goes on,
+ * and what it loses from here on no later capture of it would tell. session_put_saved goes on. */
+void session_save_begin(struct session *s);
 void session_pause_begin(struct session *s);
 void session_pause_done(struct session *s, const struct msg_done *done);
 void session_pause_job(struct session *s, const struct message *m, const struct err *failure);
@@ -221,6 +264,36 @@ void session_pause_failed(struct session *s, const struct err *err);
 /* Undone before the kill; later it goes on. */
 void session_pause_interrupt(struct session *s, const struct err *why);
 void session_pause_deadline(struct session *s);
+
+/* session_undo.c: where an undo or redo goes, and the way forward that it leaves */
+/* Begins: whether there is so much to go back, or forward. captures: whether there are unsaved
+ * changes is not known yet. ABSENT: there is not. */
+int session_undo_begin(struct session *s, bool captures, struct err *err) must_check;
+/* Once, when that is known, and before anything of the session has ended. */
+int session_undo_decide(struct session *s, bool unsaved, struct err *err) must_check;
+/* In the transaction of any act: a new snapshot ends the way forward, an undo makes one. */
+int session_undo_commit(struct session *s, struct err *err) must_check;
+void session_undo_say(struct session *s, const struct want *w, struct buf *out);
+
+/* session_put.c: one path of a snapshot into the workspace, which runs */
+void session_put_begin(struct session *s);
+/* It runs: what is replaced is saved first. */
+void session_put_running(struct session *s);
+/* It is saved: a.any, manifest_a. */
+void session_put_saved(struct session *s);
+void session_put_job(struct session *s, const struct message *m, const struct err *failure);
+/* fd: the tree's top, lent; failure NULL: it is there. */
+void session_put_built(struct session *s, int tree, const struct err *failure);
+void session_put_report(struct session *s, const struct msg_tree_put_report *r);
+void session_put_failed(struct session *s, const struct err *err);
+void session_put_interrupt(struct session *s);
+void session_put_say(struct session *s, const struct want *w, struct buf *out);
+
+/* session_change.c: names, labels, pins, and back from deletion */
+void session_change_begin(struct session *s);
+void session_change_job(struct session *s, const struct message *m, const struct err *failure);
+void session_change_failed(struct session *s, const struct err *err);
+void session_change_say(struct session *s, const struct want *w, struct buf *out);
 
 /* session_store.c: what the steps need from disk and index */
 int session_load_layers(struct session *s, const struct digest *snapshot,

@@ -32,15 +32,21 @@ session_join(struct session *s)
 }
 
 void
+session_leave(struct session *s)
+{
+	for (struct session **at = &s->m->sessions; *at; at = &(*at)->next)
+		if (*at == s) {
+			*at = s->next;
+			return;
+		}
+}
+
+void
 session_free(struct session *s)
 {
 	struct manager *m = s->m;
 
-	for (struct session **at = &m->sessions; *at; at = &(*at)->next)
-		if (*at == s) {
-			*at = s->next;
-			break;
-		}
+	session_leave(s);
 	session_enter(s, STEP_IDLE, 0, "");
 	building_end(s);
 	session_errand_stop(s);
@@ -52,9 +58,9 @@ session_free(struct session *s)
 	while (s->wants) {
 		struct want *w = s->wants;
 		s->wants = w->next;
-		free(w);
+		want_free(w);
 	}
-	free(s->current);
+	want_free(s->current);
 	free(s->layers);
 	choices_done(&s->choices);
 	fd_close(&s->dir);
@@ -62,7 +68,7 @@ session_free(struct session *s)
 }
 
 static int
-free_slot(const struct manager *m, unsigned *out, struct err *err)
+free_slot(const struct manager *m, unsigned wanted, unsigned *out, struct err *err)
 {
 	const unsigned slots = node_slots(m->node.uid_base);
 	auto_free bool *taken = xnew(slots, sizeof *taken);
@@ -72,6 +78,10 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 			taken[s->row.slot] = true;
 	for (const struct session *s = m->spares; s; s = s->next)
 		taken[s->row.slot] = true;
+	if (wanted < slots && !taken[wanted]) {
+		*out = wanted;
+		return 0;
+	}
 	for (unsigned slot = 0; slot < slots; slot++)
 		if (!taken[slot]) {
 			*out = slot;
@@ -83,7 +93,13 @@ free_slot(const struct manager *m, unsigned *out, struct err *err)
 int
 session_pick_slot(const struct manager *m, struct session_row *row, struct err *err)
 {
-	return free_slot(m, &row->slot, err);
+	return free_slot(m, 0, &row->slot, err);
+}
+
+int
+session_find_slot(struct session *s, unsigned *out, struct err *err)
+{
+	return free_slot(s->m, s->row.slot, out, err);
 }
 
 int
@@ -173,7 +189,7 @@ session_new_spare(struct manager *m, struct err *err)
 {
 	struct session_row row = {.upper = 1};
 
-	if (free_slot(m, &row.slot, err) < 0)
+	if (free_slot(m, 0, &row.slot, err) < 0)
 		return NULL;
 	id_new("s_", row.id);
 	snprintf(row.image, sizeof row.image, "%s", m->image_name);
@@ -213,7 +229,7 @@ session_create_on(struct manager *m, struct str name, const char *owner, const c
 {
 	struct session_row row = {.upper = 1};
 
-	if (fill_row(&row, name, owner, err) < 0 || free_slot(m, &row.slot, err) < 0)
+	if (fill_row(&row, name, owner, err) < 0 || free_slot(m, 0, &row.slot, err) < 0)
 		return -1;
 	id_new("s_", row.id);
 	snprintf(row.image, sizeof row.image, "%s", *image ? image : m->image_name);

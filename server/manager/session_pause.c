@@ -32,11 +32,15 @@ ended_by(const struct session *s)
 {
 	switch (s->current->kind) {
 	case WANT_RESTORE:
+	case WANT_UNDO:
+	case WANT_REDO:
 		return "restore";
 	case WANT_REMOVE:
 		return "kill";
 	case WANT_PAUSE:
 	case WANT_RUN:
+	case WANT_CHANGE:
+	case WANT_PUT:
 		return "pause";
 	}
 	return "pause";
@@ -60,8 +64,8 @@ send_capture(struct session *s, bool trust_nothing, struct err *err)
 static const struct digest *
 next_head(struct session *s)
 {
-	if (s->current->kind == WANT_RESTORE)
-		return &s->current->target;
+	if (want_goes_back(s->current))
+		return s->current->to_nothing ? NULL : &s->current->target;
 	if (s->has_manifest)
 		return &s->manifest;
 	return s->row.has_head ? &s->row.head : NULL;
@@ -107,7 +111,7 @@ after_gone(struct session *s)
 		s->still_unclean = true;
 	}
 	/* An unclean upper stays, and belongs on the head that it stood on: no other can take its place. */
-	if (s->still_unclean && s->current->kind == WANT_RESTORE) {
+	if (s->still_unclean && want_goes_back(s->current)) {
 		fail_dead(s, &err);
 		return;
 	}
@@ -214,24 +218,58 @@ check_target(struct session *s, struct err *err)
 
 static void after_b(struct session *s);
 
+static void
+forget_last(struct session *s)
+{
+	s->a = s->b = (struct capture_result){0};
+	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
+	s->had_keeper = s->keeper.linked;
+	s->failure = (struct err){0};
+	s->n_layers = 0;
+}
+
+void
+session_save_begin(struct session *s)
+{
+	struct err err;
+
+	forget_last(s);
+	session_enter(s, STEP_HOLD, 0, "its turn");
+	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0)
+		session_finish(s, &err);
+	else
+		next_step(s, STEP_HOLD);
+}
+
+/* Saved, and thawed: its new calls are let in again. */
+static void
+after_thaw(struct session *s)
+{
+	struct err err;
+
+	if (s->current->kind != WANT_PUT)
+		next_step(s, STEP_TERMINATE);
+	else if (command(s, hold, &err, .hold = 0) < 0)
+		fail_with(s, &err);
+	else
+		session_put_saved(s);
+}
+
 void
 session_pause_begin(struct session *s)
 {
 	struct err err;
 	const enum session_state state =
-	    s->current->kind == WANT_RESTORE ? SESSION_RESTORING : SESSION_PAUSING;
+	    want_goes_back(s->current) ? SESSION_RESTORING : SESSION_PAUSING;
 
-	s->a = s->b = (struct capture_result){0};
-	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
-	s->had_keeper = s->keeper.linked;
-	s->failure = (struct err){0};
+	forget_last(s);
 	timer_cancel(&s->ref_timer); /* this act writes the ref */
-	s->n_layers = 0;
 	const bool was_new = s->state == SESSION_NEW;
 	session_enter(s, STEP_HOLD, 0, "its turn");
 	const bool captures = s->keeper.linked || s->row.unclean;
 	if ((captures && s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) ||
-	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0)) {
+	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0) ||
+	    session_undo_begin(s, captures, &err) < 0) {
 		session_finish(s, &err);
 		return;
 	}
@@ -277,10 +315,11 @@ session_pause_done(struct session *s, const struct msg_done *done)
 		next_step(s, STEP_FREEZE);
 		return;
 	case STEP_FREEZE: /* without processes there is nobody to shut down */
-		next_step(s, done->processes ? STEP_CAPTURE_A : STEP_CAPTURE_B);
+		next_step(s, done->processes || s->current->kind == WANT_PUT ? STEP_CAPTURE_A
+									     : STEP_CAPTURE_B);
 		return;
 	case STEP_THAW:
-		next_step(s, STEP_TERMINATE);
+		after_thaw(s);
 		return;
 	case STEP_TERMINATE:
 		next_step(s, STEP_FREEZE_AGAIN);
@@ -323,14 +362,31 @@ take_captured(struct capture_result *out, const struct msg_captured *c)
 static bool
 is_head(const struct session *s, const struct digest *layer)
 {
-	return !node_stacks(&s->m->node) && !s->a.any && s->row.has_head && s->n_layers == 1 &&
+	return !node_stacks(&s->m->node) && s->row.has_head && s->n_layers == 1 &&
 	       digest_equal(&s->layers[0].digest, layer);
+}
+
+static void
+after_a(struct session *s)
+{
+	struct err err;
+
+	if (session_undo_decide(s, s->a.any && !is_head(s, &s->a.layer.digest), &err) < 0)
+		fail_with(s, &err);
+	else
+		next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
 }
 
 /* After B is known: which snapshot is it? None, A alone, or one with both layers. */
 static void
 after_b(struct session *s)
 {
+	struct err err;
+
+	if (session_undo_decide(s, s->b.any, &err) < 0) {
+		fail_with(s, &err);
+		return;
+	}
 	if (s->b.any) {
 		next_step(s, STEP_WRITE_B);
 		return;
@@ -360,10 +416,10 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 	case MSG_captured:
 		if (s->step == STEP_CAPTURE_A) {
 			take_captured(&s->a, &msg->captured);
-			next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
+			after_a(s);
 		} else if (s->step == STEP_CAPTURE_B) {
 			take_captured(&s->b, &msg->captured);
-			s->b.any = s->b.any && !is_head(s, &s->b.layer.digest);
+			s->b.any = s->b.any && (s->a.any || !is_head(s, &s->b.layer.digest));
 			after_b(s);
 		}
 		return;
@@ -451,6 +507,9 @@ can_undo(const struct session *s)
 	case STEP_GONE:
 	case STEP_UNDO:
 	case STEP_REF:
+	case STEP_VIEW:
+	case STEP_PUT:
+	case STEP_CHANGE:
 		return false;
 	}
 	return false;
@@ -492,6 +551,7 @@ session_pause_keeper_gone(struct session *s)
 		session_run_failed(s, &why);
 		return;
 	}
+	building_end(s); /* of a view */
 	if (keeper_clear(s, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
 	s->row.unclean = true;

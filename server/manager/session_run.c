@@ -321,6 +321,51 @@ go_on_whole(struct session *s, struct err *err)
 	return session_whole_populate(s, err);
 }
 
+static int
+build_view(struct session *s, const struct lowers *lowers, struct err *err)
+{
+	auto_free struct image_row *row = xnew(1, sizeof *row);
+	int images[IMAGE_ROW_LAYERS_MAX];
+
+	for (int i = 0; i < IMAGE_ROW_LAYERS_MAX; i++)
+		images[i] = -1;
+	int result = imported_find(s->m, s->row.image, row, err);
+	if (result > 0)
+		result = imported_open(s->m, row, images, err);
+	const size_t n = row->n_layers;
+	const struct workspace w = {
+	    .id = s->row.id,
+	    .slot = s->row.slot,
+	    .session_dir = s->dir,
+	    .view = true,
+	    .lowers = lowers->at,
+	    .volumes = lowers->volume,
+	    .n_lowers = lowers->n,
+	    .image = n ? images[n - 1] : s->m->image,
+	    .images = images,
+	    .n_images = n ? n - 1 : 0,
+	};
+	if (result == 0)
+		result = building_begin(s, &w, -1, err);
+	close_images(images);
+	return result;
+}
+
+int
+session_run_view(struct session *s, struct err *err)
+{
+	struct lowers lowers = {0};
+
+	plan_flat(s);
+	int result = find_lowers(s, &lowers, err);
+	if (result == 0 && lowers.missing)
+		result = ask_worker(s, lowers.missing_layer, err) < 0 ? -1 : 1;
+	else if (result == 0)
+		result = build_view(s, &lowers, err);
+	close_lowers(&lowers);
+	return result;
+}
+
 /* Its directory is there, and it stands on the image alone. */
 int
 session_start_spare(struct session *s, struct err *err)
@@ -503,7 +548,10 @@ session_run_started(struct session *s)
 		session_run_failed(s, &err);
 		return;
 	}
-	session_finish(s, NULL);
+	if (s->current && s->current->kind == WANT_PUT)
+		session_put_running(s);
+	else
+		session_finish(s, NULL);
 	if (was_new || of_this_node)
 		session_ref_later(s);
 }

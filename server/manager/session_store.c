@@ -71,7 +71,8 @@ add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const st
 static const char *
 made_by(const struct session *s)
 {
-	static const char *const words[] = {"resume", "pause", "restore", "rm"};
+	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
+					     "label", "restore"};
 	return words[s->current->kind];
 }
 
@@ -112,24 +113,30 @@ static int
 send_ref(struct session *s, struct job *job, const struct digest *head, struct err *err)
 {
 	auto_buf json = BUF_MAX(32768);
+	const bool changes = s->current && s->current->change;
+	const struct session_row *row = changes ? &s->current->change->row : &s->row;
+	const bool removes = s->current && s->current->kind == WANT_REMOVE;
+	const uint64_t deleted_ns = removes ? time_real_ns() : row->deleted_ns;
 
 	buf_text(&json, "{\"version\":1,\"id\":");
-	json_put(&json, str_of(s->row.id));
+	json_put(&json, str_of(row->id));
 	buf_text(&json, ",\"name\":");
-	json_put(&json, str_of(s->row.name));
+	json_put(&json, str_of(row->name));
 	buf_text(&json, ",\"owner\":");
-	json_put(&json, str_of(s->row.owner));
+	json_put(&json, str_of(row->owner));
 	buf_text(&json, ",\"image\":");
-	json_put(&json, str_of(s->row.image));
+	json_put(&json, str_of(row->image));
+	buf_text(&json, ",\"labels\":");
+	facts_labels_json(row->labels, &json);
 	if (head)
 		buf_fmt(&json, ",\"head\":\"sha256:%s\"", digest_text(head).text);
 	buf_text(&json, ",\"network\":");
-	json_put(&json, str_of(s->row.network));
+	json_put(&json, str_of(row->network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
-	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
-		(unsigned long long)s->row.created_ns,
-		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
+	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s,\"deleted_ns\":%llu}",
+		(unsigned long long)row->created_ns, deleted_ns ? "true" : "false",
+		(unsigned long long)deleted_ns);
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
 }
@@ -216,7 +223,8 @@ put_all(struct session *s, const struct session_row *row, struct err *err)
 		if (put_snapshot(s, &s->manifest, true, err) < 0)
 			return -1;
 	}
-	if (s->has_manifest && !s->still_unclean && put_upper(s, err) < 0)
+	if ((s->has_manifest && !s->still_unclean && put_upper(s, err) < 0) ||
+	    session_undo_commit(s, err) < 0)
 		return -1;
 	return s->m->owner->commit(ix, row, s->row.has_head ? &s->row.head : NULL, err);
 }
@@ -231,14 +239,14 @@ session_commit_pause(struct session *s, struct err *err)
 		row.has_head = true;
 		row.head = s->manifest;
 	}
-	if (s->current->kind == WANT_RESTORE) {
-		row.has_head = true;
+	if (want_goes_back(s->current)) {
+		row.has_head = !s->current->to_nothing;
 		row.head = s->current->target;
 	}
 	/* An upper that was captured is a lower from here on; one that stood on another head is not
 	 * used again, be it empty. */
 	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
-	if (!s->still_unclean && (is_lower || s->current->kind == WANT_RESTORE))
+	if (!s->still_unclean && (is_lower || want_goes_back(s->current)))
 		row.upper++;
 	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';

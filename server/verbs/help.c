@@ -33,6 +33,8 @@ type_name(enum parameter_type type)
 		return "name";
 	case PARAMETER_SNAPSHOT:
 		return "snapshot";
+	case PARAMETER_SUBJECT:
+		return "session or snapshot";
 	case PARAMETER_CALL:
 		return "call";
 	case PARAMETER_NUMBER:

@@ -11,6 +11,8 @@
 #define NOTHING
 #define ARG(name_, type_, need, help_)                                                             \
 	{#name_, PARAMETER_##type_, true, NEED_##need, "", help_, false},
+#define ARGS(name_, type_, need, help_)                                                            \
+	{#name_, PARAMETER_##type_, true, NEED_##need, "", help_, true},
 #define OPT(name_, type_, value_, help_)                                                           \
 	{#name_, PARAMETER_##type_, false, false, value_, help_, false},
 #define OPTS(name_, type_, value_, help_)                                                          \

@@ -207,6 +207,8 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 		return session_name_check(value, err);
 	case PARAMETER_SNAPSHOT:
 		return snapshot_ref_check(value, err);
+	case PARAMETER_SUBJECT:
+		return session_ref_check(value, err) < 0 ? snapshot_ref_check(value, err) : 0;
 	case PARAMETER_CALL:
 		return call_id_check(value, err);
 	case PARAMETER_NUMBER:
@@ -341,7 +343,9 @@ take_positional(struct str word, size_t *next, struct request *r, struct err *er
 		err_set(err, ERR_USAGE, "one word too many: %.*s", shown(word), word.at);
 		return err_hint(err, "run: ssh berth@HOST help %s", r->verb->name);
 	}
-	return take_value(r, (*next)++, word, err);
+	const size_t at = *next;
+	*next += !p[at].repeats;
+	return take_value(r, at, word, err);
 }
 
 static int

@@ -38,6 +38,7 @@ enum parameter_type {
 	PARAMETER_SESSION,
 	PARAMETER_NAME,
 	PARAMETER_SNAPSHOT, /* of a verb without a session, and the first: it is about the snapshot's */
+	PARAMETER_SUBJECT,  /* a session, or a snapshot; the first */
 	PARAMETER_CALL,
 	PARAMETER_NUMBER,
 	PARAMETER_DURATION,

@@ -92,6 +92,42 @@ test_facts_are_json(void **state)
 	assert_string_equal(buf_cstr(&json), "{\"name\":\"n\",\"expires_ns\":7}");
 }
 
+static void
+test_labels_are_looked_for(void **state)
+{
+	static const char labels[] = "a=1\nab=x=y\nb=";
+
+	(void)state;
+	assert_true(facts_have_label(labels, STR_LIT("a=1")));
+	assert_true(facts_have_label(labels, STR_LIT("a")));
+	assert_true(facts_have_label(labels, STR_LIT("ab=x=y")));
+	assert_true(facts_have_label(labels, STR_LIT("b")));
+	assert_false(facts_have_label(labels, STR_LIT("a=")));
+	assert_false(facts_have_label(labels, STR_LIT("a=11")));
+	assert_false(facts_have_label(labels, STR_LIT("ab=x")));
+	assert_false(facts_have_label(labels, STR_LIT("c")));
+	assert_false(facts_have_label("", STR_LIT("a")));
+}
+
+static void
+test_names_and_notes_of_snapshots(void **state)
+{
+	char note[1100];
+	struct err err;
+
+	(void)state;
+	assert_int_equal(facts_check_name(STR_LIT(""), &err), 0);
+	assert_int_equal(facts_check_name(STR_LIT("good-1.2"), &err), 0);
+	static const char *const bad[] = {"abcdef", "12", "UP", "-a", "a b", "berth", "s_aaaaaaaaaaaaaaaa"};
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		assert_int_equal(facts_check_name(str_of(bad[i]), &err), -1);
+	memset(note, 'x', sizeof note);
+	assert_int_equal(facts_check_note((struct str){note, 1024}, &err), 0);
+	assert_int_equal(facts_check_note((struct str){note, 1025}, &err), -1);
+	assert_int_equal(facts_check_note(STR_LIT("two\n\tlines"), &err), 0);
+	assert_int_equal(facts_check_note(STR_LIT("\x1b[31m"), &err), -1);
+}
+
 int
 main(void)
 {
@@ -100,6 +136,8 @@ main(void)
 	    cmocka_unit_test(test_what_is_no_label_is_refused),
 	    cmocka_unit_test(test_labels_are_bounded),
 	    cmocka_unit_test(test_facts_are_json),
+	    cmocka_unit_test(test_labels_are_looked_for),
+	    cmocka_unit_test(test_names_and_notes_of_snapshots),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,6 +47,10 @@ roles_and_verbs(void **state)
 	    {VERB_find, true, true},
 	    {VERB_export, true, true},
 	    {VERB_import, false, true},
+	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
+	    {VERB_call_input, true, true},  {VERB_undo, false, true},
+	    {VERB_redo, false, true},	    {VERB_rename, false, true},
+	    {VERB_label, false, true},	    {VERB_undelete, false, false},
 	};
 
 	(void)state;

@@ -256,6 +256,31 @@ an_option_that_repeats_keeps_its_order_also_over_the_wire(void **state)
 }
 
 static void
+the_last_words_are_as_many_as_there_are(void **state)
+{
+	struct request r, again;
+	struct str value = {NULL, 0};
+	struct err err;
+	size_t n = 0;
+
+	(void)state;
+	auto_words w = {0};
+	assert_int_equal(parse_words(STR_LIT("label demo a=1 --pin yes b=2 c="), &w, &err), 0);
+	assert_int_equal(parse_request(&w, &r, &err), 0);
+	auto_buf args = BUF_MAX(VERB_ARGS_MAX_BYTES);
+	assert_int_equal(request_encode(&r, &args, &err), 0);
+	assert_int_equal(request_decode(STR_LIT("label"), buf_view(&args), false, &again, &err), 0);
+	static const char *const each[] = {"a=1", "b=2", "c="};
+	for (size_t i = 0; i < 3; i++)
+		assert_true(request_next(&again, "label", &n, &value) && str_is(value, each[i]));
+	assert_false(request_next(&again, "label", &n, &value));
+	assert_int_equal(request_number(&again, "pin", 9), 1);
+	auto_words many = {0};
+	assert_int_equal(parse_words(STR_LIT("label demo 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18"), &many, &err), 0);
+	assert_int_equal(parse_request(&many, &r, &err), -1);
+}
+
+static void
 yes_and_no_are_the_only_answers(void **state)
 {
 	struct request r;
@@ -460,6 +485,7 @@ main(void)
 	    cmocka_unit_test(bad_requests_get_one_line_that_says_why),
 	    cmocka_unit_test(a_failure_knows_that_json_was_wanted),
 	    cmocka_unit_test(an_option_that_repeats_keeps_its_order_also_over_the_wire),
+	    cmocka_unit_test(the_last_words_are_as_many_as_there_are),
 	    cmocka_unit_test(yes_and_no_are_the_only_answers),
 	    cmocka_unit_test(names_are_checked),
 	    cmocka_unit_test(a_request_survives_the_wire),

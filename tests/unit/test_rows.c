@@ -52,6 +52,7 @@ sample(const char *id, const char *name)
 	snprintf(r.id, sizeof r.id, "%s", id);
 	snprintf(r.name, sizeof r.name, "%s", name);
 	snprintf(r.state, sizeof r.state, "paused");
+	snprintf(r.labels, sizeof r.labels, "k=v");
 	r.head.at[31] = 9;
 	return r;
 }
@@ -332,6 +333,46 @@ a_row_that_need_not_be_durable_leaves_the_next_one_durable(void **state)
 	sqlite3_finalize(st);
 }
 
+static void
+the_way_forward_is_a_stack_of_one_session(void **state)
+{
+	struct place *p = *state;
+	const struct session_row one = sample("s_aaaaaaaaaaaaaaaa", "a"), two = sample("s_bbbbbbbbbbbbbbbb", "b");
+	struct digest d = {{0}}, got = {{0}};
+	struct parent_row parent;
+	struct err err;
+
+	assert_int_equal(index_put_session(&p->ix, &one, &err), 0);
+	assert_int_equal(index_put_session(&p->ix, &two, &err), 0);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 1, &got, &err), 0);
+	for (int i = 1; i <= 3; i++) {
+		d.at[0] = (uint8_t)i;
+		assert_int_equal(index_push_redo(&p->ix, one.id, &d, &err), 0);
+	}
+	assert_int_equal(index_push_redo(&p->ix, two.id, &d, &err), 0);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 1, &got, &err), 3);
+	assert_int_equal(got.at[0], 3);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 3, &got, &err), 3);
+	assert_int_equal(got.at[0], 1);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 4, &got, &err), 3);
+	assert_int_equal(index_pop_redo(&p->ix, one.id, 2, &err), 0);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 1, &got, &err), 1);
+	assert_int_equal(got.at[0], 1);
+	assert_int_equal(index_clear_redo(&p->ix, one.id, &err), 0);
+	assert_int_equal(index_find_redo(&p->ix, one.id, 1, &got, &err), 0);
+	assert_int_equal(index_find_redo(&p->ix, two.id, 1, &got, &err), 1);
+
+	struct snapshot_row row = {.has_parent = true};
+	snprintf(row.session, sizeof row.session, "%s", one.id);
+	row.digest.at[0] = 8;
+	row.parent.at[0] = 7;
+	assert_int_equal(index_put_snapshot(&p->ix, &row, NULL, 0, &err), 0);
+	assert_int_equal(index_find_parent(&p->ix, &row.digest, &parent, &err), 1);
+	assert_true(parent.has_parent && parent.parent.at[0] == 7);
+	assert_string_equal(parent.session, one.id);
+	assert_int_equal(index_find_parent(&p->ix, &row.parent, &parent, &err), 0);
+}
+
 int
 main(void)
 {
@@ -341,6 +382,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(what_is_rolled_back_was_never_there, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(snapshots_are_found_by_digest_its_beginning_and_name, make_place, remove_place),
+	    cmocka_unit_test_setup_teardown(the_way_forward_is_a_stack_of_one_session, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(calls_end_once_and_open_ones_can_be_lost, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(choices_are_of_one_session_and_go_with_it, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(a_row_that_need_not_be_durable_leaves_the_next_one_durable, make_place, remove_place),
