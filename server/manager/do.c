@@ -54,6 +54,10 @@ function_of(enum verb_id id)
 		return do_snapshots;
 	case VERB_restore:
 		return do_restore;
+	case VERB_fork:
+		return do_fork;
+	case VERB_bisect:
+		return do_bisect;
 	case VERB_rm:
 		return do_rm;
 	case VERB_calls:
@@ -79,6 +83,7 @@ function_of(enum verb_id id)
 	case VERB_version:
 	case VERB_help:
 	case VERB_exec:
+	case VERB_view:
 	case VERBS:
 		return NULL;
 	}
@@ -99,6 +104,8 @@ session_of_call(struct manager *m, const struct request *r, struct err *err)
 	records_flush(m);
 	const int got = index_find_call(&m->index, id, &row, err);
 	struct session *s = got == 1 ? session_find(m, str_of(row.session)) : NULL;
+	if (s && s->choices.throwaway)
+		s = NULL;
 	if (!s && got >= 0)
 		err_set(err, ERR_ABSENT, "no such call");
 	return s;
@@ -112,6 +119,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	struct manager *m = c->m;
 	const struct verb *v = r->verb;
 	const bool about_call = v->parameters[0].type == PARAMETER_CALL;
+	const bool about_origin = v->parameters[0].type == PARAMETER_ORIGIN;
 	const bool about_snapshot = v->session < 0 && v->parameters[0].type == PARAMETER_SNAPSHOT;
 	struct str ref = {NULL, 0};
 	struct session *s = NULL;
@@ -124,11 +132,20 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 			return err_set(err, ERR_ABSENT, "no such call");
 	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new) {
 		s = session_find(m, ref);
-		if (!s || (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
-			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
+		if (!s || s->choices.throwaway ||
+		    (s->state == SESSION_DELETED && v->id != VERB_snapshots &&
+		     v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");
+		ref = str_of(s->row.name);
+	}
+	if (about_origin) {
+		struct snapshot_row row;
+		bool any;
+		request_text(r, v->parameters[0].name, &ref);
+		if (do_find_origin(c, ref, &row, &any, &s, err) < 0)
+			return -1;
 		ref = str_of(s->row.name);
 	}
 	if (about_snapshot) {

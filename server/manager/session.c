@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "manager/throwaway.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +61,8 @@ on_deadline(void *ctx)
 	log_err(&err, "session %s", s->row.name);
 	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
+	else if (s->ending)
+		throwaway_overdue(s, &err);
 	else
 		session_pause_deadline(s);
 }
@@ -289,6 +292,10 @@ answer(struct session *s, struct want *w, const struct err *failure)
 	static const char *const words[] = {"resume", "pause", "restore", "rm"};
 	struct err err;
 
+	if (w->told) {
+		w->told(w->told_ctx, s, failure);
+		return;
+	}
 	if (failure) {
 		err = *failure;
 	} else if (w->asker.conn && !w->asker.is_verb) {
@@ -404,7 +411,7 @@ session_next(struct session *s)
 		}
 		s->wants = w->next;
 		s->has_manifest = false;
-		if (w->kind == WANT_RUN && (!w->asker.conn || s->m->stopping)) {
+		if (w->kind == WANT_RUN && ((!w->asker.conn && !w->told) || s->m->stopping)) {
 			struct err err; /* nobody is there to use it, or the server is going */
 			err_set(&err, ERR_AGAIN, "the server is being stopped");
 			answer(s, w, &err);

@@ -9,7 +9,7 @@ usage(struct buf *out, const struct verb *v)
 {
 	buf_text(out, v->name);
 	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
-		buf_text(out, p->required ? " " : " [");
+		buf_text(out, p->type == PARAMETER_WORDS ? " -- " : p->required ? " " : " [");
 		if (p->positional)
 			for (const char *c = p->name; *c; c++)
 				buf_char(out, *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c);
@@ -17,6 +17,8 @@ usage(struct buf *out, const struct verb *v)
 			buf_fmt(out, "--%s%s%s", p->name, p->value[0] ? " " : "", p->value);
 		if (!p->required)
 			buf_text(out, p->repeats ? "]..." : "]");
+		else if (p->repeats)
+			buf_text(out, "...");
 	}
 }
 
@@ -32,6 +34,8 @@ type_name(enum parameter_type type)
 		return "name";
 	case PARAMETER_SNAPSHOT:
 		return "snapshot";
+	case PARAMETER_ORIGIN:
+		return "origin";
 	case PARAMETER_CALL:
 		return "call";
 	case PARAMETER_NUMBER:
@@ -44,6 +48,8 @@ type_name(enum parameter_type type)
 		return "yesno";
 	case PARAMETER_TEXT:
 		return "text";
+	case PARAMETER_WORDS:
+		return "words";
 	}
 	return "";
 }

@@ -207,6 +207,8 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 		return session_name_check(value, err);
 	case PARAMETER_SNAPSHOT:
 		return snapshot_ref_check(value, err);
+	case PARAMETER_ORIGIN: /* an id has the form of a snapshot's name, too */
+		return snapshot_ref_check(value, err);
 	case PARAMETER_CALL:
 		return call_id_check(value, err);
 	case PARAMETER_NUMBER:
@@ -222,6 +224,7 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 		return *number || str_is(value, "no") ? 0
 						      : err_set(err, ERR_USAGE, "not yes or no");
 	case PARAMETER_TEXT:
+	case PARAMETER_WORDS:
 		return 0;
 	case PARAMETER_NONE:
 		break;
@@ -238,7 +241,8 @@ take_value(struct request *r, size_t i, struct str value, struct err *err)
 
 	if (r->given[i] && !p->repeats)
 		return err_set(err, ERR_USAGE, "%s%s is given twice", dashes, p->name);
-	if (r->given[i] && r->n_more == REQUEST_MORE_MAX)
+	if (r->given[i] &&
+	    r->n_more == (p->type == PARAMETER_WORDS ? REQUEST_WORDS_MAX : REQUEST_MORE_MAX))
 		return err_set(err, ERR_USAGE, "%s%s is given too often", dashes, p->name);
 	if (check_value(p, value, &number, err) < 0)
 		return err_add(err, "%s%s %.*s", dashes, p->name, shown(value),
@@ -324,7 +328,9 @@ take_positional(struct str word, size_t *next, struct request *r, struct err *er
 		err_set(err, ERR_USAGE, "one word too many: %.*s", shown(word), word.at);
 		return err_hint(err, "run: ssh berth@HOST help %s", r->verb->name);
 	}
-	return take_value(r, (*next)++, word, err);
+	const size_t at = *next;
+	*next += p[at].type != PARAMETER_WORDS;
+	return take_value(r, at, word, err);
 }
 
 static int
@@ -502,4 +508,33 @@ request_next(const struct request *r, const char *name, size_t *n, struct str *o
 			return true;
 		}
 	return false;
+}
+
+/* As a shell takes it for one word, whatever is in it. */
+static void
+put_quoted(struct str word, struct buf *out)
+{
+	buf_char(out, '\'');
+	for (size_t i = 0; i < word.len; i++)
+		if (word.at[i] == '\'')
+			buf_text(out, "'\\''");
+		else
+			buf_char(out, word.at[i]);
+	buf_char(out, '\'');
+}
+
+void
+request_command(const struct request *r, const char *name, struct buf *out)
+{
+	struct str word;
+	size_t n = 0;
+
+	if (r->n_more == 0 && request_text(r, name, &word)) {
+		buf_str(out, word);
+		return;
+	}
+	while (request_next(r, name, &n, &word)) {
+		buf_text(out, n > 1 ? " " : "");
+		put_quoted(word, out);
+	}
 }

@@ -30,7 +30,8 @@ roles_and_verbs(void **state)
 	    {VERB_set, false, true},	    {VERB_audit, false, false},
 	    {VERB_why, true, true},
 	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true},
+	    {VERB_call_input, true, true},  {VERB_fork, false, true},
+	    {VERB_bisect, false, true},	    {VERB_view, true, true},
 	};
 
 	(void)state;
