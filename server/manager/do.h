@@ -92,6 +92,7 @@ int do_find_origin(const struct conn *c, struct str ref, struct snapshot_row *ou
 		   struct session **out_s, struct err *err) must_check;
 int do_bisect(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	      struct asker *asker, struct err *err) must_check;
+void do_fork_forget(const struct conn *c, const uint32_t *seq);
 /* As do_wait_told and do_wait_forget. */
 void do_bisect_told(struct manager *m, const char *session);
 void do_bisect_forget(const struct conn *c, const uint32_t *seq);

@@ -3,17 +3,21 @@
  *   asked ─(its origin is captured, if no snapshot has all that it holds)▶ MAKING: rows of all,
  * then each starts as any session does (SESSION_STARTS_MAX at once) ─all have▶ answered
  *
+ * Whoever asked and goes, or interrupts it, gets what has started by then; the rest is not made.
+ *
  * What an operator gave the origin is the operator's to give again: others leave it, by --plain. */
-#include "base/time.h"
 #include "manager/do.h"
 #include "manager/origin.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { FORKS_MAX = 256, NAME_TEXT_BYTES = 96 };
 
 struct fork {
+	struct fork *next;
 	struct manager *m;
 	struct asker asker;
 	char origin[64], owner[128], name[64];
@@ -28,9 +32,16 @@ struct fork {
 	char (*ids)[ID_BYTES]; /* owned: of those that were made */
 };
 
+static struct fork *forks; /* one for each verb under way */
+
 static void
 fork_free(struct fork *f)
 {
+	for (struct fork **at = &forks; *at; at = &(*at)->next)
+		if (*at == f) {
+			*at = f->next;
+			break;
+		}
 	free(f->ids);
 	free(f);
 }
@@ -107,16 +118,18 @@ on_started(void *ctx, struct session *s, const struct err *failure)
 
 /* ---- making them ---- */
 
-static void
-unmake(struct fork *f, size_t n)
+/* One that has nothing yet but its row and an empty directory. */
+static bool
+unmake(struct fork *f, size_t i)
 {
-	struct err ignored;
+	struct session *s = session_find(f->m, str_of(f->ids[i]));
+	struct err err;
 
-	for (size_t i = 0; i < n; i++) {
-		struct session *s = session_find(f->m, str_of(f->ids[i]));
-		if (s && index_drop_session(&f->m->index, s->row.id, &ignored) == 0)
-			session_free(s);
-	}
+	if (!s || index_drop_session(&f->m->index, s->row.id, &err) < 0)
+		return false;
+	unlinkat(f->m->sessions_dir, s->row.id, AT_REMOVEDIR);
+	session_free(s);
+	return true;
 }
 
 static int
@@ -145,7 +158,8 @@ make_rows(struct fork *f, const struct origin *o, struct err *err)
 		char name[NAME_TEXT_BYTES];
 		name_of(f, i, name);
 		if (session_create_from(f->m, str_of(name), f->owner, o, &made, err) < 0) {
-			unmake(f, i);
+			while (i > 0)
+				unmake(f, --i);
 			return -1;
 		}
 		memcpy(f->ids[i], made->row.id, ID_BYTES);
@@ -275,6 +289,8 @@ do_fork(struct manager *m, struct conn *c, const struct request *r, struct sessi
 
 	f->m = m;
 	f->asker = *asker;
+	f->next = forks;
+	forks = f;
 	request_text(r, "origin", &ref);
 	snprintf(f->origin, sizeof f->origin, "%s", s->row.name);
 	int result = read_request(f, c, r, err);
@@ -285,4 +301,40 @@ do_fork(struct manager *m, struct conn *c, const struct request *r, struct sessi
 	if (result < 0)
 		fork_free(f);
 	return result;
+}
+
+/* Nobody but the fork waits for it, and nothing of it runs. */
+static bool
+is_unstarted(const struct session *s, const struct fork *f)
+{
+	const struct want *own = s->current ? s->current : s->wants;
+
+	return s->state == SESSION_NEW && own && own->told_ctx == f &&
+	       (s->current ? !s->wants : !s->wants->next) &&
+	       (s->step == STEP_IDLE || s->step == STEP_CACHE || s->step == STEP_TURN);
+}
+
+static void
+drop_unstarted(struct fork *f)
+{
+	for (size_t i = 0; f->ids && i < f->n; i++) {
+		const struct session *s = session_find(f->m, str_of(f->ids[i]));
+		if (s && is_unstarted(s, f) && unmake(f, i))
+			f->ended++;
+	}
+	if (f->ids && f->ended == f->n)
+		answer(f);
+}
+
+void
+do_fork_forget(const struct conn *c, const uint32_t *seq)
+{
+	for (struct fork *f = forks, *next; f; f = next) {
+		next = f->next;
+		if (f->asker.conn != c || (seq && f->asker.seq != *seq))
+			continue;
+		asker_forget(&f->asker);
+		if (!c->m->closing)
+			drop_unstarted(f);
+	}
 }

@@ -454,6 +454,7 @@ can_undo(const struct session *s)
 	case STEP_GONE:
 	case STEP_UNDO:
 	case STEP_REF:
+	case STEP_REMOVE:
 		return false;
 	}
 	return false;

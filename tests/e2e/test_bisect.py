@@ -152,17 +152,22 @@ def is_sleep(pid):
         return False
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "link", "manager"])
+@pytest.mark.parametrize("how", ["ctrl-c", "ctrl-c on a terminal", "link", "manager"])
 def test_what_a_bisect_began_goes_with_it(own_server, how):
     server = own_server
     past = history(server, "past", [1, 2, 3])
-    argv = server.ssh_argv("berth", f"bisect past {past[0][:12]} {past[2][:12]} -- 'exec sleep 31536'")
+    argv = server.ssh_argv("berth", f"bisect past {past[0][:12]} {past[2][:12]} -- 'exec sleep 31536'",
+                           options=["-tt"] if "terminal" in how else [])
     p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         wait_until("its command to run", lambda: len(sleeping(server)) >= 2)
         if how == "ctrl-c":
             p.send_signal(signal.SIGINT)  # what a terminal sends to a client that made none on the server
             p.wait(20)
+        elif "terminal" in how:
+            p.stdin.write(b"\x03")
+            p.stdin.flush()
+            assert p.wait(20) == 130
         elif how == "link":
             p.kill()
         else:

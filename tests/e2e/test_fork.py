@@ -228,3 +228,21 @@ def test_a_fork_is_on_the_record(server, name):
     assert asked and asked[-1]["name"] == name and asked[-1]["result"] == "begun"
     made = [line for line in lines if line["kind"] == "session" and line["name"] == name + "-f"]
     assert made and made[0]["head"] == origin
+
+
+@pytest.mark.parametrize("how", ["link", "ctrl-c"])
+def test_a_fork_that_is_given_up_leaves_what_has_not_started_unmade(own_server, how):
+    server = own_server
+    paused(server, "origin", "head -c 400000000 /dev/urandom > a")
+    p = server.popen("berth", "fork origin f --count 3", options=["-tt"] if how == "ctrl-c" else [])
+    wait_until("the first to unpack", lambda: server.session("f-1") and "unpacked" in server.session("f-1")["waits_for"])
+    if how == "ctrl-c":
+        p.stdin.write(b"\x03")
+        p.stdin.flush()
+        assert p.wait(20) == 130
+    else:
+        p.kill()
+    wait_until("its rows to go", lambda: [s["name"] for s in server.json("ls")] == ["origin"])
+    p.communicate()
+    assert len(list((server.state / "sessions").iterdir())) == 1
+    assert server.verb("fork", "origin", "f", "--count", "3").status == 0
