@@ -90,6 +90,10 @@ int do_fork(struct manager *m, struct conn *c, const struct request *r, struct s
  * a snapshot. *out_any: out is a snapshot, of *out_s. */
 int do_find_origin(const struct conn *c, struct str ref, struct snapshot_row *out, bool *out_any,
 		   struct session **out_s, struct err *err) must_check;
+/* As do_find_snapshot of session s; or one that its head comes from, whosever it is: a fork's past
+ * is in the session that it was made of. */
+int do_find_ancestor(const struct conn *c, struct str ref, const struct session *s,
+		     struct snapshot_row *out, struct err *err) must_check;
 int do_bisect(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	      struct asker *asker, struct err *err) must_check;
 void do_fork_forget(const struct conn *c, const uint32_t *seq);

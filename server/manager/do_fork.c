@@ -22,11 +22,11 @@ struct fork {
 	struct asker asker;
 	char origin[64], owner[128], name[64];
 	bool many, plain, by_operator;
-	bool is_snapshot;
+	bool is_snapshot, starting;
 	struct snapshot_row snapshot; /* where is_snapshot */
 	bool has_head;
 	struct digest head;
-	size_t n, ended, failed;
+	size_t n, ended, failed, asked;
 	struct err first;      /* why the first that did did not start */
 	char given[512];       /* what was left to an operator */
 	char (*ids)[ID_BYTES]; /* owned: of those that were made */
@@ -104,6 +104,29 @@ answer(struct fork *f)
 	fork_free(f);
 }
 
+static void on_started(void *ctx, struct session *s, const struct err *failure);
+
+/* A start may fail at once, and tell so from within. */
+static void
+start(struct fork *f, size_t n)
+{
+	f->starting = true;
+	while (f->asked < n) {
+		struct session *s = session_find(f->m, str_of(f->ids[f->asked++]));
+		if (!s) /* it was not made, and is counted */
+			continue;
+		struct want *w = want_new(f->m, WANT_RUN, NULL);
+		w->told = on_started;
+		w->told_ctx = f;
+		session_want(s, w);
+	}
+	f->starting = false;
+	if (f->ended == f->n)
+		answer(f);
+	else if (f->ended && f->asked < f->n)
+		start(f, f->n);
+}
+
 static void
 on_started(void *ctx, struct session *s, const struct err *failure)
 {
@@ -112,8 +135,28 @@ on_started(void *ctx, struct session *s, const struct err *failure)
 	(void)s;
 	if (failure && f->failed++ == 0)
 		f->first = *failure;
-	if (++f->ended == f->n)
-		answer(f);
+	f->ended++;
+	if (!f->starting)
+		start(f, f->n);
+}
+
+static int
+note_missing(void *ctx, const struct layer_row *layer, struct err *err)
+{
+	const struct fork *f = ctx;
+
+	(void)err;
+	return manager_is_cached(f->m, &layer->digest) ? 0 : 1;
+}
+
+/* Else each of them would unpack what the first does. */
+static bool
+is_ready(struct fork *f)
+{
+	struct err err;
+
+	return !f->has_head ||
+	       index_list_layers(&f->m->index, &f->head, note_missing, f, &err) == 0;
 }
 
 /* ---- making them ---- */
@@ -178,12 +221,7 @@ make(struct fork *f, const struct session *s, struct err *err)
 	f->ids = xnew(f->n, sizeof *f->ids);
 	if (check_given(f, &o, err) < 0 || make_rows(f, &o, err) < 0)
 		return -1;
-	for (size_t i = 0, n = f->n; i < n; i++) {
-		struct want *w = want_new(f->m, WANT_RUN, NULL);
-		w->told = on_started;
-		w->told_ctx = f;
-		session_want(session_find(f->m, str_of(f->ids[i])), w);
-	}
+	start(f, is_ready(f) ? f->n : 1);
 	return 0;
 }
 
@@ -240,6 +278,42 @@ do_find_origin(const struct conn *c, struct str ref, struct snapshot_row *out, b
 	return memchr(ref.at, '+', ref.len)
 		   ? -1
 		   : err_set(err, err->code, "no session, and %.200s", err->why);
+}
+
+/* 1: it is, or comes before, the head of s; 0; -1. */
+static int
+is_before(const struct session *s, const struct digest *wanted, struct err *err)
+{
+	auto_free struct snapshot_row *row = xnew(1, sizeof *row);
+	struct digest at = s->row.head;
+	int got = s->row.has_head;
+
+	while (got == 1 && !digest_equal(&at, wanted)) {
+		got = index_find_snapshot(&s->m->index, &at, row, err);
+		if (got == 1 && !row->has_parent)
+			return 0;
+		at = row->parent;
+	}
+	return got;
+}
+
+int
+do_find_ancestor(const struct conn *c, struct str ref, const struct session *s,
+		 struct snapshot_row *out, struct err *err)
+{
+	struct err any;
+
+	if (do_find_snapshot(c, ref, s, out, NULL, err) == 0)
+		return 0;
+	if (err->code != ERR_ABSENT || do_find_snapshot(c, ref, NULL, out, NULL, &any) < 0)
+		return -1;
+	const int is = is_before(s, &out->digest, err);
+	if (is != 0)
+		return is > 0 ? 0 : -1;
+	err_set(err, ERR_ABSENT, "%s does not come from %.12s", s->row.name,
+		digest_text(&out->digest).text);
+	return err_hint(err, "a session of it: ssh berth@HOST fork %.12s NAME",
+			digest_text(&out->digest).text);
 }
 
 /* Nobody's, and each in the scope of who asks. */
@@ -309,8 +383,8 @@ is_unstarted(const struct session *s, const struct fork *f)
 {
 	const struct want *own = s->current ? s->current : s->wants;
 
-	return s->state == SESSION_NEW && own && own->told_ctx == f &&
-	       (s->current ? !s->wants : !s->wants->next) &&
+	return s->state == SESSION_NEW &&
+	       (!own || (own->told_ctx == f && (s->current ? !s->wants : !s->wants->next))) &&
 	       (s->step == STEP_IDLE || s->step == STEP_CACHE || s->step == STEP_TURN);
 }
 

@@ -138,7 +138,7 @@ do_restore(struct manager *m, struct conn *c, const struct request *r, struct se
 
 	(void)m;
 	request_text(r, "snapshot", &ref);
-	if (do_find_snapshot(c, ref, s, &row, NULL, err) < 0)
+	if (do_find_ancestor(c, ref, s, &row, err) < 0)
 		return -1;
 	return do_act(WANT_RESTORE, &row.digest, c, r, s, asker, err);
 }

@@ -194,3 +194,13 @@ def test_an_orchestrator_bisects_without_what_an_operator_gave(own_server):
     assert server.verb(*words, key=other).status == 66
     assert server.verb(*words, key=developer).status == 77
     gone(server)
+
+
+def test_a_session_with_a_disk_of_its_own_leaves_no_device(own_server):
+    server = own_server
+    assert server.verb("new", "past", "--disk", "200M").status == 0
+    past = history(server, "past", [1, 2, 3])
+    done = server.verb("bisect", "past", past[0][:12], past[2][:12], "--", "'head -c 1000000 /dev/zero > b; test $(cat n) -le 2'")
+    assert done.status == 0 and f"first bad: {past[2][:12]}" in done.stdout, done
+    gone(server)
+    wait_until("its devices to be let go", lambda: not server.loop_devices(), 20)
