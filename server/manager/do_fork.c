@@ -6,8 +6,10 @@
  * Whoever asked and goes, or interrupts it, gets what has started by then; the rest is not made.
  *
  * What an operator gave the origin is the operator's to give again: others leave it, by --plain. */
+#include "base/log.h"
 #include "manager/do.h"
 #include "manager/origin.h"
+#include "manager/throwaway.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -388,12 +390,30 @@ is_unstarted(const struct session *s, const struct fork *f)
 	       (s->step == STEP_IDLE || s->step == STEP_CACHE || s->step == STEP_TURN);
 }
 
+/* Where layers are not stacked, files of it may be there already: then it goes as throwaway ones do. */
+static bool
+discard(struct fork *f, size_t i, struct session *s)
+{
+	struct err err;
+
+	if (unlinkat(f->m->sessions_dir, s->row.id, AT_REMOVEDIR) == 0)
+		return unmake(f, i);
+	s->choices.throwaway = THROWAWAY_BISECT;
+	if (session_choices_save(s, &err) < 0) {
+		log_err(&err, "session %s", s->row.name);
+		s->choices.throwaway = THROWAWAY_NO;
+		return false;
+	}
+	throwaway_end(s);
+	return true;
+}
+
 static void
 drop_unstarted(struct fork *f)
 {
 	for (size_t i = 0; f->ids && i < f->n; i++) {
-		const struct session *s = session_find(f->m, str_of(f->ids[i]));
-		if (s && is_unstarted(s, f) && unmake(f, i))
+		struct session *s = session_find(f->m, str_of(f->ids[i]));
+		if (s && is_unstarted(s, f) && discard(f, i, s))
 			f->ended++;
 	}
 	if (f->ids && f->ended == f->n)
