@@ -344,6 +344,21 @@ take_options(struct channel *ch, struct err *err)
 	return 0;
 }
 
+/* SESSION, or SESSION+SNAPSHOT, of which sftp alone can be had; its keeper refuses all else too. */
+static int
+check_user(const struct conn *c, uint32_t kind, struct err *err)
+{
+	if (!strchr(c->user, '+'))
+		return session_ref_check(str_of(c->user), err);
+	if (snapshot_ref_check(str_of(c->user), err) < 0)
+		return -1;
+	if (kind == 2)
+		return 0;
+	err_set(err, ERR_DENIED,
+		"a snapshot is only read: sftp and scp serve it, and nothing else");
+	return err_hint(err, "to run something on it: ssh berth@HOST fork %.64s NAME", c->user);
+}
+
 static void
 begin_call(struct channel *ch, uint32_t kind, const char *command)
 {
@@ -354,7 +369,7 @@ begin_call(struct channel *ch, uint32_t kind, const char *command)
 	buf_text(&ch->command, command);
 	if (ch->env.len + c->link_env_bytes <= ENV_MAX_BYTES)
 		buf_add(&ch->env, c->link_env, c->link_env_bytes);
-	if (session_ref_check(str_of(c->user), &err) < 0)
+	if (check_user(c, kind, &err) < 0)
 		err_what(&err, "%.64s", c->user);
 	else if (take_options(ch, &err) == 0 && buf_bad(&ch->command))
 		err_set(&err, ERR_USAGE, "a command of more than %d bytes", COMMAND_MAX_BYTES);

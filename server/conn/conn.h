@@ -408,4 +408,9 @@ void progress_show(struct channel *ch, const struct msg_verb_progress *m);
 /* Takes the bar off the terminal. */
 void progress_clear(struct channel *ch);
 
+/* ---- tail.c ---- */
+
+/* A verb_tail. */
+void tail_print(struct channel *ch, struct wire *w);
+
 #endif

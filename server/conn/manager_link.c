@@ -98,6 +98,10 @@ on_manager_message(struct conn *c)
 		if ((ch = channel_find(c, m->verb_output.seq)))
 			control_output(ch, m->verb_output.bytes);
 		return;
+	case MSG_verb_tail:
+		if ((ch = channel_find(c, m->verb_tail.seq)))
+			tail_print(ch, &c->manager);
+		return;
 	case MSG_verb_journal:
 		if ((ch = channel_find(c, m->verb_journal.seq)))
 			control_journal(ch, &c->manager);

@@ -132,6 +132,26 @@ index_drop_session(struct index *ix, const char *id, struct err *err)
 }
 
 int
+index_erase_session(struct index *ix, const char *id, struct err *err)
+{
+	static const char *const statements[] = {
+	    "DELETE FROM uppers WHERE session=?",
+	    "DELETE FROM calls WHERE session=?",
+	    "DELETE FROM spools WHERE session=?",
+	    "DELETE FROM sessions WHERE id=?",
+	};
+
+	if (index_begin(ix, err) < 0)
+		return -1;
+	for (size_t i = 0; i < sizeof statements / sizeof *statements; i++)
+		if (statement_run(ix, err, statements[i], "t", id) < 0) {
+			index_rollback(ix);
+			return -1;
+		}
+	return index_commit(ix, err);
+}
+
+int
 index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err)
 {
 	sqlite3_stmt *st = statement_query(

@@ -114,6 +114,8 @@ int index_put_session_soon(struct index *ix, const struct session_row *row,
 int index_move_session(struct index *ix, const struct session_row *row,
 		       const struct digest *expected, struct err *err) must_check;
 int index_drop_session(struct index *ix, const char *id, struct err *err) must_check;
+/* With its kept uppers and its calls: nothing tells of it any more. It has no snapshots. */
+int index_erase_session(struct index *ix, const char *id, struct err *err) must_check;
 int index_list_sessions(struct index *ix, session_row_fn fn, void *ctx, struct err *err) must_check;
 
 /* ---- snapshot_rows.c ---- */
@@ -129,6 +131,9 @@ int index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn 
  * empty: of all. */
 int index_match_snapshots(struct index *ix, const char *session, struct str ref, snapshot_row_fn fn,
 			  void *ctx, struct err *err) must_check;
+/* 1 found, 0 absent. */
+int index_find_snapshot(struct index *ix, const struct digest *digest, struct snapshot_row *out,
+			struct err *err) must_check;
 int index_put_snapshot_facts(struct index *ix, const struct digest *digest,
 			     const struct snapshot_facts *f, struct err *err) must_check;
 /* The layers of a snapshot, the lowest first. */

@@ -102,6 +102,23 @@ index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, 
 			     fn, ctx, err);
 }
 
+static int
+take_found(void *ctx, const struct snapshot_row *row, struct err *err)
+{
+	(void)err;
+	*(struct snapshot_row *)ctx = *row;
+	return 1;
+}
+
+int
+index_find_snapshot(struct index *ix, const struct digest *digest, struct snapshot_row *out,
+		    struct err *err)
+{
+	return each_snapshot(
+	    ix, statement_query(ix, err, SNAPSHOT_COLUMNS "WHERE digest=?", "d", digest),
+	    take_found, out, err);
+}
+
 int
 index_match_snapshots(struct index *ix, const char *session, struct str ref, snapshot_row_fn fn,
 		      void *ctx, struct err *err)

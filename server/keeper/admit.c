@@ -63,6 +63,9 @@ check(const struct grant *g, const struct msg_call_start *m, struct call_options
 
 	if (m->kind > KIND_SUBSYSTEM)
 		return err_set(err, ERR_USAGE, "no such kind of call");
+	if (k->read_only && m->kind != KIND_SUBSYSTEM)
+		return err_set(err, ERR_DENIED,
+			       "a snapshot is only read: sftp and scp serve it, and nothing else");
 	if (m->pty && !(g->allow.flags & ALLOW_PTY))
 		return err_set(err, ERR_DENIED, "its key allows no terminal");
 	if (k->ended || k->pause.state == PAUSE_KILLING || !wire_is_open(&k->init))
@@ -143,7 +146,7 @@ fill_argv(const struct call *c, const struct msg_call_start *m, struct buf *out,
 	if (c->shell[0])
 		return shell_fill_argv(c, m->command, out, err);
 	if (c->sftp)
-		return sftp_fill_argv(out, err);
+		return sftp_fill_argv(k, out, err);
 	if (m->kind == KIND_SHELL) {
 		add_string(out, login_shell(k));
 		add_string(out, STR_LIT("-l"));

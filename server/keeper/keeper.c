@@ -382,6 +382,7 @@ take_start(struct keeper *k, struct err *err)
 	k->limit_memory = s->limit_memory;
 	k->limit_pids = s->limit_pids;
 	k->limit_wall_ns = s->limit_wall_ns;
+	k->read_only = (s->walls & KEEPER_READ_ONLY) != 0;
 	set_calls_max(k, s->calls_max);
 	log_init("berth-keeper", k->name);
 	return 0;

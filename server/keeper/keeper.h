@@ -319,7 +319,7 @@ struct sftp; /* of a call that is one */
 int sftp_check(const struct keeper *k, const struct msg_call_start *m,
 	       const struct call_options *options, struct err *err) must_check;
 int sftp_open(struct call *c, struct err *err) must_check;
-int sftp_fill_argv(struct buf *out, struct err *err) must_check;
+int sftp_fill_argv(const struct keeper *k, struct buf *out, struct err *err) must_check;
 /* Whether a variable may reach its loader. */
 bool sftp_takes_variable(struct str variable);
 /* To init, before the init_exec of the call. */
@@ -473,6 +473,7 @@ struct keeper {
 	uint32_t transfers_told;   /* ... so many acts on files were told of */
 	uint64_t spill_bytes; /* in spill/: as last counted, and written since */
 	bool frozen, held, ended;
+	bool read_only; /* a snapshot's files: sftp alone, and that reads */
 	bool suspended; /* frozen by itself, until the manager takes it back or is gone */
 	char suspend_why[513], suspend_hint[161];
 };

@@ -320,6 +320,7 @@ static const struct step steps_of_pid1[] = {
     {"mask /proc and /sys", tree_mask},
     {"set the hostname", hostname_set},
     {"raise the loopback interface", raise_loopback},
+    {"make the workspace read-only", tree_seal},
     {"join a keyring of its own", sandbox_join_keyring},
     {"reset the signals", sandbox_reset_signals},
     {"lay out the fds", sandbox_lay_out_fds},

@@ -91,7 +91,7 @@ sftp_free(struct sftp *s)
 }
 
 int
-sftp_fill_argv(struct buf *out, struct err *err)
+sftp_fill_argv(const struct keeper *k, struct buf *out, struct err *err)
 {
 	/* 3, 4, 5: the order of KEEPER_SFTP_SERVER, _LIBC, _PRELOAD. The preload before the library, whose
 	 * functions it takes the place of; the library by name, for the session's are none of ours. */
@@ -103,6 +103,10 @@ sftp_fill_argv(struct buf *out, struct err *err)
 
 	for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
 		buf_text(out, words[i]);
+		buf_char(out, '\0');
+	}
+	if (k->read_only) { /* said by it in the words of the protocol, and on every rung */
+		buf_text(out, "-R");
 		buf_char(out, '\0');
 	}
 	return buf_bad(out) ? err_set(err, ERR_INTERNAL, "no memory for an sftp") : 0;

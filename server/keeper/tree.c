@@ -444,6 +444,17 @@ tree_protect_proc(struct inside *in)
 	return 0;
 }
 
+int
+tree_seal(struct inside *in)
+{
+	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
+
+	if (!(in->plan->walls & KEEPER_READ_ONLY))
+		return 0;
+	in->at = "/";
+	return mount_setattr(AT_FDCWD, in->at, 0, &attributes, sizeof attributes);
+}
+
 /* One empty read-only tmpfs serves all masked directories: `first` is where it was mounted. */
 static int
 mask_directory(int where, const char *path, const char **first)

@@ -30,5 +30,7 @@ int tree_attach_mounts(struct inside *in);
 int tree_pivot(struct inside *in);
 int tree_protect_proc(struct inside *in);
 int tree_mask(struct inside *in);
+/* The root alone, after all that is made in it. */
+int tree_seal(struct inside *in);
 
 #endif

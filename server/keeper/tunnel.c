@@ -194,6 +194,9 @@ check(const struct tunnel *t, struct err *err)
 	const struct keeper *k = g->keeper;
 	const uint32_t right = t->listens ? FORWARD_LISTENS : FORWARD_CONNECTS;
 
+	if (k->read_only)
+		return err_set(err, ERR_DENIED,
+			       "a snapshot is only read: there is nothing to forward to");
 	if (!(g->forwards & right))
 		return err_set(err, ERR_DENIED, "this key may not forward");
 	if (!is_permitted(g, t))

@@ -64,13 +64,46 @@ choices_done(struct choices *c)
 	*c = (struct choices){0};
 }
 
+void
+choices_copy(const struct choices *c, struct choices *out)
+{
+	*out = *c;
+	if (!c->mounts)
+		return;
+	out->mounts = xnew(MOUNTS_MAX, sizeof *out->mounts);
+	memcpy(out->mounts, c->mounts, c->n_mounts * sizeof *out->mounts);
+}
+
+bool
+choices_fork_ready(const struct config *c, const struct choices *own)
+{
+	return own->fork_ready_set ? own->fork_ready : c->fork_ready;
+}
+
+void
+choices_plain(const struct config *c, struct choices *own, struct buf *words)
+{
+	for (int w = 0; w < WALLS; w++) {
+		if (!own->wall_set[w] || !own->wall[w] || rows[w].who != OPERATORS ||
+		    standard_of(c, (enum wall)w))
+			continue;
+		buf_fmt(words, "%s%s", words->len ? ", " : "", rows[w].key);
+		own->wall_set[w] = own->wall[w] = false;
+	}
+	for (size_t i = 0; i < own->n_mounts; i++)
+		buf_fmt(words, "%smount %s", words->len ? ", " : "", own->mounts[i].target);
+	free(own->mounts);
+	own->mounts = NULL;
+	own->n_mounts = 0;
+}
+
 bool
 choices_any(const struct choices *c)
 {
 	for (int w = 0; w < WALLS; w++)
 		if (c->wall_set[w])
 			return true;
-	return c->n_mounts > 0;
+	return c->n_mounts > 0 || c->fork_ready_set;
 }
 
 /* ---- of a request ---- */
@@ -122,6 +155,9 @@ choices_of_request(const struct manager *m, const struct conn *c, const struct r
 
 	if (take_walls(m, by_operator, r, &made, err) < 0)
 		return -1;
+	const uint64_t ready = request_number(r, "fork-ready", UINT64_MAX);
+	made.fork_ready_set = ready != UINT64_MAX;
+	made.fork_ready = ready == 1;
 	for (size_t n = 0; request_next(r, "mount", &n, &text);) {
 		if (!by_operator)
 			return err_set(err, ERR_DENIED, "--mount is for operators");

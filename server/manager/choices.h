@@ -18,11 +18,16 @@ enum wall {
 	WALLS
 };
 
+/* What a session is for that is removed when that is done (throwaway.h). */
+enum throwaway { THROWAWAY_NO, THROWAWAY_BISECT, THROWAWAY_VIEW };
+
 struct choices {
 	bool wall_set[WALLS], wall[WALLS]; /* set: not the node's default, whatever that is */
 	struct mount_row *mounts;          /* owned, NULL: none */
 	size_t n_mounts;
 	char node[NODE_NAME_BYTES]; /* empty: it has not been started */
+	bool fork_ready_set, fork_ready; /* its head's layers are kept unpacked (fork_ready.h) */
+	enum throwaway throwaway;
 };
 
 struct config;
@@ -36,6 +41,11 @@ bool choices_wall(const struct config *c, const struct choices *own, enum wall w
 /* As keeper_start has them: enum keeper_wall. */
 uint32_t choices_walls(const struct config *c, const struct choices *own);
 void choices_done(struct choices *c);
+/* out is empty before. */
+void choices_copy(const struct choices *c, struct choices *out);
+bool choices_fork_ready(const struct config *c, const struct choices *own);
+/* Takes away what only an operator gives, and names it in `words`, ", " between. */
+void choices_plain(const struct config *c, struct choices *own, struct buf *words);
 #define auto_choices __attribute__((cleanup(choices_done))) struct choices
 
 /* What `new` was given; sources are opened once, so that a wrong one is told at once.
@@ -48,6 +58,7 @@ int choices_of_request(const struct manager *m, const struct conn *c, const stru
 
 int session_choices_load(struct session *s, struct err *err) must_check;
 int session_choices_save(struct session *s, struct err *err) must_check;
+int session_choices_put(struct session *s, struct err *err) must_check; /* within a transaction */
 bool choices_any(const struct choices *c);
 void session_choices_json(const struct session *s, struct buf *out);
 void session_choices_text(const struct session *s, struct buf *out);
@@ -64,5 +75,7 @@ int session_check_node(const struct session *s, bool base_differs, struct err *e
  * take note of once it is committed. */
 int session_put_node(struct session *s, bool *out_news, struct err *err) must_check;
 void session_note_node(struct session *s);
+/* The node that its origin was of. */
+int session_put_origin_node(struct session *s, struct err *err) must_check;
 
 #endif

@@ -10,6 +10,7 @@
 #include "manager/login.h"
 #include "manager/reach.h"
 #include "manager/session.h"
+#include "manager/views.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -100,6 +101,7 @@ conn_close(struct conn *c)
 		session_forget_conn(s, c, NULL);
 	do_forget_conn(c, NULL);
 	drop_asks(c, NULL);
+	views_leave(c);
 	for (struct conn **at = &m->conns; *at; at = &(*at)->next)
 		if (*at == c) {
 			*at = c->next;
@@ -255,10 +257,17 @@ static struct session *
 session_for(struct conn *c, struct err *err)
 {
 	struct manager *m = c->m;
+	struct str name;
+	if (views_is(str_of(c->user), &name))
+		return views_of(c, err);
 	if (session_ref_check(str_of(c->user), err) < 0)
 		return NULL;
 	struct session *s = session_find(m, str_of(c->user));
 
+	if (s && s->choices.throwaway) {
+		err_set(err, ERR_ABSENT, "no such session");
+		return NULL;
+	}
 	if (s && s->state != SESSION_DELETED) {
 		if (may(c->role, &c->scope, &verbs[VERB_exec], str_of(s->row.name)))
 			return s;
@@ -292,7 +301,9 @@ ask_session(struct conn *c, struct asker *a)
 		asker_session_failed(a, &err);
 		return;
 	}
-	session_want(s, want_new(c->m, WANT_RUN, a));
+	struct want *w = want_new(c->m, WANT_RUN, a);
+	w->base_differs = s == c->view; /* its files are what is read */
+	session_want(s, w);
 }
 
 /* Making a session is part of its start: what is made early would stand before those whose start only

@@ -6,6 +6,8 @@
 #include "manager/sources.h"
 #include "verbs/allowances.h"
 
+struct session;
+
 struct conn {
 	struct conn *next;
 	struct manager *m;
@@ -30,6 +32,7 @@ struct conn {
 	uint64_t opened_ns;
 	unsigned queries, refused;
 	bool gave_up; /* its conn has ended it for its many attempts */
+	struct session *view; /* lent: of SESSION+SNAPSHOT (views.h); NULL: none */
 	unsigned asked;     /* questions without an answer; bounded by channels_max */
 };
 

@@ -72,6 +72,10 @@ function_of(enum verb_id id)
 		return do_undelete;
 	case VERB_label:
 		return do_label;
+	case VERB_fork:
+		return do_fork;
+	case VERB_bisect:
+		return do_bisect;
 	case VERB_rm:
 		return do_rm;
 	case VERB_calls:
@@ -97,6 +101,7 @@ function_of(enum verb_id id)
 	case VERB_version:
 	case VERB_help:
 	case VERB_exec:
+	case VERB_view:
 	case VERBS:
 		return NULL;
 	}
@@ -117,6 +122,8 @@ session_of_call(struct manager *m, const struct request *r, struct err *err)
 	records_flush(m);
 	const int got = index_find_call(&m->index, id, &row, err);
 	struct session *s = got == 1 ? session_find(m, str_of(row.session)) : NULL;
+	if (s && s->choices.throwaway)
+		s = NULL;
 	if (!s && got >= 0)
 		err_set(err, ERR_ABSENT, "no such call");
 	return s;
@@ -143,8 +150,9 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	} else if (v->session >= 0 && request_text(r, "session", &ref) && v->id != VERB_new &&
 		   v->id != VERB_import) {
 		s = v->id == VERB_undelete ? session_find_deleted(m, ref) : session_find(m, ref);
-		if (!s || (s->state == SESSION_DELETED && v->id != VERB_undelete && v->id != VERB_snapshots &&
-			   v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
+		if (!s || s->choices.throwaway ||
+		    (s->state == SESSION_DELETED && v->id != VERB_undelete && v->id != VERB_snapshots &&
+		     v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			return err_set(err, ERR_ABSENT, "no such session");
@@ -153,7 +161,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	if (v->parameters[0].type == PARAMETER_SUBJECT) {
 		request_text(r, v->parameters[0].name, &ref);
 		s = session_find(m, ref);
-		if (!s || s->state == SESSION_DELETED ||
+		if (!s || s->state == SESSION_DELETED || s->choices.throwaway ||
 		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			s = NULL;
 		about_snapshot = !s;

@@ -110,6 +110,23 @@ int do_act(enum want_kind kind, const struct digest *target, struct conn *c, con
 int do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		     struct snapshot_row *out, struct session **out_s, struct err *err) must_check;
 
+int do_fork(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err) must_check;
+/* What a word of type SUBJECT names, of what this principal may see: a session by its name, or else
+ * a snapshot. *out_any: out is a snapshot, of *out_s. */
+int do_find_origin(const struct conn *c, struct str ref, struct snapshot_row *out, bool *out_any,
+		   struct session **out_s, struct err *err) must_check;
+/* As do_find_snapshot of session s; or one that its head comes from, whosever it is: a fork's past
+ * is in the session that it was made of. */
+int do_find_ancestor(const struct conn *c, struct str ref, const struct session *s,
+		     struct snapshot_row *out, struct err *err) must_check;
+int do_bisect(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+void do_fork_forget(const struct conn *c, const uint32_t *seq);
+/* As do_wait_told and do_wait_forget. */
+void do_bisect_told(struct manager *m, const char *session);
+void do_bisect_forget(const struct conn *c, const uint32_t *seq);
+
 enum { ANSWER_MAX_BYTES = 6 << 20 }; /* below what a link queues (WIRE_QUEUE_MAX_BYTES) */
 /* Prints a finished answer and ends it. USAGE when it did not fit into its ANSWER_MAX_BYTES. */
 int do_answer(struct asker *asker, struct buf *answer, struct err *err) must_check;

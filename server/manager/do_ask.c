@@ -438,6 +438,8 @@ do_forget_conn(const struct conn *c, const uint32_t *seq)
 	do_import_forget(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
+	do_bisect_forget(c, seq);
+	do_fork_forget(c, seq);
 	for (struct watch_ask *a = asks, *next; a; a = next) {
 		next = a->next;
 		if (a->asker.conn != c || (seq && a->asker.seq != *seq))

@@ -129,7 +129,7 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 			"SNAPSHOTS", "SIZE", "REASON");
 	for (s = m->sessions; s; s = s->next) {
 		struct summary sum = {0};
-		if (s->state == SESSION_DELETED || !has_labels(s, r) ||
+		if (s->state == SESSION_DELETED || s->choices.throwaway || !has_labels(s, r) ||
 		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
 			continue;
 		if (index_list_snapshots(&m->index, s->row.id, sum_snapshot, &sum, err) < 0)

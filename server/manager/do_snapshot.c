@@ -160,7 +160,7 @@ do_restore(struct manager *m, struct conn *c, const struct request *r, struct se
 	struct str ref = {NULL, 0};
 
 	request_text(r, "snapshot", &ref);
-	if (do_find_snapshot(c, ref, s, &row, NULL, err) < 0)
+	if (do_find_ancestor(c, ref, s, &row, err) < 0)
 		return -1;
 	if (request_text(r, "path", &ref))
 		return do_restore_path(m, r, &row.digest, s, asker, err);

@@ -31,6 +31,7 @@ after_step(const struct session *s)
 	case STEP_FREEZE_AGAIN:
 	case STEP_CAPTURE_B:
 	case STEP_WRITE_B:
+	case STEP_REMOVE:
 	case STEP_REF:
 		return ends ? "then it is paused" : "then its processes are killed";
 	case STEP_KILL:

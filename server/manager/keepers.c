@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -370,7 +371,7 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .name = str_of(s->row.name),
 	    .keeper_uid = node_keeper_uid(&m->node, s->row.slot),
 	    .session_uid_base = node_session_uid(&m->node, s->row.slot),
-	    .hostname = str_of(s->row.name),
+	    .hostname = str_of(s->shown_as[0] ? s->shown_as : s->row.name),
 	    .cwd = str_of(cwd),
 	    .home = str_of(home),
 	    .shell = STR_LIT("/bin/sh"),
@@ -390,7 +391,8 @@ send_start(struct session *s, const int fds[KEEPER_FDS], struct err *err)
 	    .ids = m->node.isolation.ids,
 	    .rlimit_pids = rlimit_of(m, LIMIT_PIDS, &limits),
 	    .rlimit_data = rlimit_of(m, LIMIT_MEMORY, &limits),
-	    .walls = choices_walls(&m->config, &s->choices),
+	    .walls = choices_walls(&m->config, &s->choices) |
+		     (s->choices.throwaway == THROWAWAY_VIEW ? KEEPER_READ_ONLY : 0u),
 	    .mounts = buf_view(&mounts),
 	    .network = strcmp(s->row.network, "host") == 0,
 	};
@@ -528,8 +530,9 @@ keeper_find(struct session *s, struct err *err)
 	return 1;
 }
 
-int
-keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
+static int
+send_grant(struct session *s, const struct msg_grant_terms *terms, const struct msg_grant *grant,
+	   int *out, struct err *err)
 {
 	int pair[2];
 
@@ -538,12 +541,27 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	if (wire_pair(pair, err) < 0)
 		return -1;
 	auto_close int theirs = pair[0];
-	auto_close int conns = pair[1];
-	if (wire_send(&s->keeper.wire, grant_terms, err, .grant = c->id, .key = permits_text(c->key),
-		      .roles = c->roles, .forwards = forwards_of(c), .flags = c->allow.flags,
-		      .permit_open = permits_text(c->allow.open),
-		      .permit_listen = permits_text(c->allow.listen)) < 0)
+	auto_close int ours = pair[1];
+	if (wire_send_fds(&s->keeper.wire, MSG_grant_terms, terms, NULL, 0, err) < 0 ||
+	    wire_send_fds(&s->keeper.wire, MSG_grant, grant, &theirs, 1, err) < 0)
 		return -1;
+	*out = fd_steal(&ours);
+	return 0;
+}
+
+int
+keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
+{
+	const struct msg_grant_terms terms = {
+	    .grant = c->id,
+	    .key = permits_text(c->key),
+	    .roles = c->roles,
+	    /* a snapshot has nothing to connect to */
+	    .forwards = s->choices.throwaway ? 0 : forwards_of(c),
+	    .flags = c->allow.flags,
+	    .permit_open = permits_text(c->allow.open),
+	    .permit_listen = permits_text(c->allow.listen),
+	};
 	const struct msg_grant grant = {
 	    .grant = c->id,
 	    .principal = str_of(c->principal),
@@ -552,11 +570,25 @@ keeper_grant(struct session *s, struct conn *c, int *out, struct err *err)
 	    .peer = str_of(c->peer),
 	    .until_ns = login_deadline_ns(c),
 	};
-	if (wire_send_fds(&s->keeper.wire, MSG_grant, &grant, &theirs, 1, err) < 0)
+	if (send_grant(s, &terms, &grant, out, err) < 0)
 		return -1;
 	audit_write(&s->m->audit, "channel", AUDIT_TEXT("conn", c->tag),
 		    AUDIT_TEXT("session", s->row.id), AUDIT_TEXT("name", s->row.name),
 		    AUDIT_TEXT("principal", c->principal));
-	*out = fd_steal(&conns);
 	return 0;
+}
+
+int
+keeper_grant_self(struct session *s, const char *principal, const char *role, int *out,
+		  struct err *err)
+{
+	struct msg_grant grant = {.principal = str_of(principal),
+				  .role = str_of(role),
+				  .user = str_of(s->row.name),
+				  .peer = STR_LIT("berthd")};
+
+	if (getrandom(&grant.grant, sizeof grant.grant, 0) != (ssize_t)sizeof grant.grant)
+		return err_sys(err, errno, "get a random number");
+	const struct msg_grant_terms terms = {.grant = grant.grant};
+	return send_grant(s, &terms, &grant, out, err);
 }

@@ -188,6 +188,22 @@ is_above(uint64_t value, uint64_t ceiling)
 	return ceiling != 0 && (value == 0 || value > ceiling);
 }
 
+void
+limits_plain(const struct limits *standard, struct limits_set *own, struct buf *words)
+{
+	char text[LIMIT_TEXT_BYTES];
+
+	for (int l = 0; l < LIMITS; l++) {
+		if (own->capped[l] && is_above(own->ceiling.at[l], standard->at[l]))
+			own->capped[l] = false;
+		if (!own->set[l] || !is_above(own->value.at[l], standard->at[l]))
+			continue;
+		limit_format((enum limit)l, own->value.at[l], text);
+		buf_fmt(words, "%s%s %s", words->len ? ", " : "", rows[l].key, text);
+		own->set[l] = false;
+	}
+}
+
 static void
 unset(struct limits_set *own, enum limit l, bool by_operator)
 {

@@ -45,6 +45,8 @@ void limit_format(enum limit l, uint64_t value, char out[LIMIT_TEXT_BYTES]);
 /* The node's, from its options. CONFIG names the one that does not parse. */
 int limits_default(const struct config *c, struct limits *out, struct err *err) must_check;
 struct limits limits_of(const struct limits *standard, const struct limits_set *own);
+/* Takes away what lies above the node's default, and names it in `words`, ", " between. */
+void limits_plain(const struct limits *standard, struct limits_set *own, struct buf *words);
 bool limits_any(const struct limits_set *own);
 /* Sets one. by_operator: without a ceiling, and this is the next one. text "default": as the node.
  *   fails   DENIED above the ceiling */

@@ -5,6 +5,7 @@
 #include "manager/conns.h"
 #include "manager/login.h"
 #include "manager/session.h"
+#include "manager/views.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -86,14 +87,17 @@ is_other_list(const char *had, const char *has)
 static bool
 is_narrowed(const struct conn *c, const struct login *l)
 {
-	const struct session *s = session_find(c->m, str_of(c->user));
-	const char *name = s ? s->row.name : c->user;
+	struct str name;
+	views_is(str_of(c->user), &name);
+	const struct session *s = session_find(c->m, name);
+	if (s)
+		name = str_of(s->row.name);
 
 	return l->role < c->role || c->allow.flags & ~l->allow.flags ||
 	       is_other_list(c->allow.open, l->allow.open) ||
 	       is_other_list(c->allow.listen, l->allow.listen) ||
 	       (c->control ? l->scope.globs[0] && strcmp(c->scope.globs, l->scope.globs) != 0
-			   : !scope_has(&l->scope, str_of(name)));
+			   : !scope_has(&l->scope, name));
 }
 
 /* Whether it would be let in now, with all that it has. What would be more than that it does not get. */
@@ -102,7 +106,9 @@ check(struct conn *c)
 {
 	__attribute__((cleanup(login_done))) struct login l = {.role = PRINCIPAL_NOBODY};
 	struct err err;
-	const struct login_question q = {.user = str_of(c->user),
+	struct str session;
+	views_is(str_of(c->user), &session);
+	const struct login_question q = {.user = session,
 					 .key = permits_text(c->key),
 					 .source = &c->source,
 					 .roles = c->roles,
@@ -202,7 +208,9 @@ login_answer(struct conn *c, const struct msg_key_query *m)
 {
 	__attribute__((cleanup(login_done))) struct login l = {.role = PRINCIPAL_NOBODY};
 	struct err why, err;
-	const struct login_question q = {.user = m->user,
+	struct str session; /* what a certificate names is that, for its snapshots too */
+	views_is(m->user, &session);
+	const struct login_question q = {.user = session,
 					 .key = m->key,
 					 .source = &c->source,
 					 .roles = c->roles,

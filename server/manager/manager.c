@@ -9,6 +9,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/algorithms.h"
+#include "manager/fork_ready.h"
 #include "manager/imported.h"
 #include "manager/libssh.h"
 #include "manager/login.h"
@@ -17,6 +18,7 @@
 #include "manager/spares.h"
 #include "manager/spawn.h"
 #include "manager/takeover.h"
+#include "manager/throwaway.h"
 #include "manager/trial.h"
 
 #include <errno.h>
@@ -212,6 +214,13 @@ manager_stop_when_idle(struct manager *m)
 		if (s->stopped || is_busy(s))
 			continue;
 		s->stopped = true;
+		if (s->choices.throwaway) {
+			struct err why;
+			err_set(&why, ERR_AGAIN, "the server is being stopped");
+			throwaway_lose(s, &why);
+			busy++;
+			continue;
+		}
 		if (s->state != SESSION_RUNNING)
 			continue;
 		session_want(s, want_new(m, WANT_PAUSE, NULL));
@@ -428,6 +437,7 @@ serve(struct manager *m, struct err *err)
 	if (nursery_begin(m, err) < 0)
 		return -1;
 	spares_begin(m);
+	fork_ready_begin(m);
 	listeners_announce(m);
 	return loop_run(&m->loop, err);
 }
@@ -456,6 +466,7 @@ close_all(struct manager *m)
 	imported_stop();
 	disk_end(m);
 	spares_end(m);
+	fork_ready_end(m);
 	session_ref_job_end(m);
 	while (m->sessions)
 		session_free(m->sessions);

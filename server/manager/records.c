@@ -169,6 +169,7 @@ told(struct manager *m, const char *session)
 {
 	do_wait_told(m, session);
 	do_input_told(m, session);
+	do_bisect_told(m, session);
 }
 
 void

@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "manager/throwaway.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,8 @@ on_deadline(void *ctx)
 		session_change_failed(s, &err);
 	else if (s->step == STEP_VIEW || s->step == STEP_PUT)
 		session_put_failed(s, &err);
+	else if (s->ending)
+		throwaway_overdue(s, &err);
 	else
 		session_pause_deadline(s);
 }
@@ -331,6 +334,10 @@ answer(struct session *s, struct want *w, const struct err *failure)
 					     "label", "restore"};
 	struct err err;
 
+	if (w->told) {
+		w->told(w->told_ctx, s, failure);
+		return;
+	}
 	if (failure) {
 		err = *failure;
 	} else if (w->asker.conn && !w->asker.is_verb) {
@@ -450,7 +457,7 @@ session_next(struct session *s)
 		}
 		s->wants = w->next;
 		s->has_manifest = false;
-		if (w->kind == WANT_RUN && (!w->asker.conn || s->m->stopping)) {
+		if (w->kind == WANT_RUN && ((!w->asker.conn && !w->told) || s->m->stopping)) {
 			struct err err; /* nobody is there to use it, or the server is going */
 			err_set(&err, ERR_AGAIN, "the server is being stopped");
 			answer(s, w, &err);

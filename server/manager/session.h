@@ -50,7 +50,8 @@ enum session_step {
 	STEP_GONE, /* the keeper's end */
 	STEP_UNDO, /* failed: thaw and admit calls again */
 	/* the same for an unclean upper without a keeper: CAPTURE_B, WRITE_B */
-	STEP_REF, /* refs/session-<id>.json */
+	STEP_REF,    /* refs/session-<id>.json */
+	STEP_REMOVE, /* a throwaway session's files */
 	/* one path of a snapshot: HOLD to THAW, then */
 	STEP_VIEW, /* the snapshot's tree is made, read only */
 	STEP_PUT,  /* the session itself copies out of it */
@@ -71,6 +72,8 @@ struct session_change {
 	struct session_row row;	     /* as it will be */
 };
 
+struct session;
+
 struct want {
 	struct want *next;
 	enum want_kind kind;
@@ -85,6 +88,9 @@ struct want {
 	char *path;		       /* owned; of WANT_PUT: what of target, from the top */
 	uint64_t grace_ns; /* between SIGTERM and SIGKILL */
 	bool base_differs; /* of WANT_RUN: the node's /usr will do, though it is another one's */
+	/* Instead of an asker: told of its end, failure NULL: it went well. Frees no session. */
+	void (*told)(void *ctx, struct session *s, const struct err *failure);
+	void *told_ctx; /* lent */
 };
 
 /* Another snapshot becomes the head, and what it replaces is captured before. */
@@ -123,6 +129,13 @@ struct session {
 	struct session *next;
 	struct manager *m;
 	bool spare; /* no name, no row, in the list of spares.c: it and session_start_spare know it alone */
+	bool only_cache; /* no name, no row: it makes its head's layers ready, and ends
+			    (fork_ready.c) */
+	/* of a throwaway session (throwaway.h) */
+	bool ending;
+	char shown_as[64]; /* its hostname; empty: its name */
+	void (*lost)(void *ctx, const struct err *why);
+	void *lost_ctx; /* lent */
 	struct session_row row;
 	enum session_state state;
 	enum session_step step;
@@ -176,6 +189,12 @@ int session_create(struct manager *m, struct str name, const char *owner, struct
 /* The same on an image, by its content ("": the node's own), in a network (see networks.h). */
 int session_create_on(struct manager *m, struct str name, const char *owner, const char *image,
 		      const char *network, struct session **out, struct err *err) must_check;
+/* With what it stands on and has from its first row on (origin.h). */
+struct origin;
+int session_create_from(struct manager *m, struct str name, const char *owner,
+			const struct origin *o, struct session **out, struct err *err) must_check;
+/* One that shall only make ready what this snapshot stands on; in no list, never durable. */
+struct session *session_new_cacher(struct manager *m, const struct digest *head);
 /* One without name and row, in no list: spares.c. */
 struct session *session_new_spare(struct manager *m, struct err *err);
 /* Its row, durable: a session from here on, but for its place in the list. */
@@ -238,6 +257,8 @@ void session_sync_rows(struct manager *m);
 
 /* session_run.c: new or paused to running */
 void session_run_begin(struct session *s);
+/* Of one that shall only make its layers ready: told to fork_ready_done. */
+void session_run_cache(struct session *s);
 int session_start_spare(struct session *s, struct err *err) must_check;
 /* Its workspace: fds are lent; failure NULL: they are all there. */
 void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure);
@@ -321,6 +342,7 @@ int session_whole_made(struct session *s, struct err *err) must_check;
 struct limits session_limits(const struct session *s);
 int session_limits_load(struct session *s, struct err *err) must_check;
 int session_limits_save(struct session *s, struct err *err) must_check;
+int session_limits_put(struct session *s, struct err *err) must_check; /* within a transaction */
 /* Whether a resource limit of each start does what no controller of this node does. */
 bool session_limits_by_rlimit(const struct manager *m, enum limit l);
 /* Binds what runs to what holds now. */
@@ -361,6 +383,9 @@ int keeper_clear(struct session *s, struct err *err) must_check;
 void keeper_read(struct session *s);
 /* Gives a conn a link to this keeper; *out is the conn's end. */
 int keeper_grant(struct session *s, struct conn *c, int *out, struct err *err) must_check;
+/* A link for the manager itself, on which it says what a conn says, for this principal. */
+int keeper_grant_self(struct session *s, const char *principal, const char *role, int *out,
+		      struct err *err) must_check;
 /* Whether a process holds the session's lock. */
 bool keeper_lives(struct session *s);
 

@@ -13,6 +13,13 @@
 /* Keys of the rows: those of walls.def, "node", and "mount 0" to "mount 7". */
 #define KEY_NODE  "node"
 #define KEY_MOUNT "mount "
+#define KEY_FORK_READY "fork-ready"
+#define KEY_THROWAWAY  "throwaway"
+
+static const char *const throwaways[] = {
+    [THROWAWAY_BISECT] = "bisect",
+    [THROWAWAY_VIEW] = "view",
+};
 
 static int
 take_mount(struct choices *c, const char *value, struct err *err)
@@ -40,6 +47,13 @@ take_choice(void *ctx, const char *key, const char *value, struct err *err)
 	}
 	if (str_starts(str_of(key), KEY_MOUNT))
 		return take_mount(c, value, err);
+	if (strcmp(key, KEY_FORK_READY) == 0) {
+		c->fork_ready_set = true;
+		c->fork_ready = strcmp(value, "yes") == 0;
+	}
+	if (strcmp(key, KEY_THROWAWAY) == 0) /* whatever for: it goes */
+		c->throwaway = strcmp(value, throwaways[THROWAWAY_VIEW]) == 0 ? THROWAWAY_VIEW
+									      : THROWAWAY_BISECT;
 	for (int w = 0; w < WALLS; w++) {
 		if (strcmp(key, wall_key((enum wall)w)) != 0)
 			continue;
@@ -56,8 +70,8 @@ session_choices_load(struct session *s, struct err *err)
 	return choice_rows_list(&s->m->index, s->row.id, take_choice, &s->choices, err);
 }
 
-static int
-put_all(struct session *s, struct err *err)
+int
+session_choices_put(struct session *s, struct err *err)
 {
 	const struct choices *c = &s->choices;
 
@@ -73,7 +87,12 @@ put_all(struct session *s, struct err *err)
 		if (choice_rows_put(&s->m->index, s->row.id, key, text, err) < 0)
 			return -1;
 	}
-	return 0;
+	if (c->fork_ready_set && choice_rows_put(&s->m->index, s->row.id, KEY_FORK_READY,
+						 c->fork_ready ? "yes" : "no", err) < 0)
+		return -1;
+	return c->throwaway ? choice_rows_put(&s->m->index, s->row.id, KEY_THROWAWAY,
+					      throwaways[c->throwaway], err)
+			    : 0;
 }
 
 int
@@ -81,7 +100,7 @@ session_choices_save(struct session *s, struct err *err)
 {
 	if (index_begin(&s->m->index, err) < 0)
 		return -1;
-	if (put_all(s, err) < 0) {
+	if (session_choices_put(s, err) < 0) {
 		index_rollback(&s->m->index);
 		return -1;
 	}
@@ -110,7 +129,9 @@ session_choices_json(const struct session *s, struct buf *out)
 		buf_fmt(out, ",\"read_only\":%s}",
 			mount_is_read_only(&s->m->mounts, &c->mounts[i]) ? "true" : "false");
 	}
-	buf_fmt(out, "],\"node\":\"%s\"", c->node);
+	buf_fmt(out, "],\"node\":\"%s\",\"fork_ready\":{\"value\":%s,\"set\":%s}", c->node,
+		choices_fork_ready(&s->m->config, c) ? "true" : "false",
+		c->fork_ready_set ? "true" : "false");
 }
 
 void
@@ -127,6 +148,9 @@ session_choices_text(const struct session *s, struct buf *out)
 		buf_fmt(out, "%-12s%s on %s%s\n", i ? "" : "mounts", c->mounts[i].source,
 			c->mounts[i].target,
 			mount_is_read_only(&s->m->mounts, &c->mounts[i]) ? ", read-only" : "");
+	buf_fmt(out, "%-12s%s%s\n", "fork-ready",
+		choices_fork_ready(&s->m->config, c) ? "yes" : "no",
+		c->fork_ready_set ? "" : " (default)");
 	if (session_check_node(s, false, &why) < 0)
 		buf_fmt(out, "%-12s%s\n", "node", why.why);
 }
@@ -193,6 +217,12 @@ session_put_node(struct session *s, bool *out_news, struct err *err)
 	*out_news = strcmp(s->choices.node, s->m->node_name) != 0;
 	return *out_news ? choice_rows_put(&s->m->index, s->row.id, KEY_NODE, s->m->node_name, err)
 			 : 0;
+}
+
+int
+session_put_origin_node(struct session *s, struct err *err)
+{
+	return choice_rows_put(&s->m->index, s->row.id, KEY_NODE, s->choices.node, err);
 }
 
 void

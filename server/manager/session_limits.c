@@ -47,8 +47,8 @@ session_limits_load(struct session *s, struct err *err)
 	return index_list_limits(&s->m->index, s->row.id, take_limit, &s->limits, err);
 }
 
-static int
-put_all(struct session *s, struct err *err)
+int
+session_limits_put(struct session *s, struct err *err)
 {
 	for (int l = 0; l < LIMITS; l++) {
 		struct limit_value_row row = {.value = s->limits.value.at[l],
@@ -68,7 +68,7 @@ session_limits_save(struct session *s, struct err *err)
 {
 	if (index_begin(&s->m->index, err) < 0)
 		return -1;
-	if (put_all(s, err) < 0) {
+	if (session_limits_put(s, err) < 0) {
 		index_rollback(&s->m->index);
 		return -1;
 	}

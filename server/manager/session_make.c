@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/origin.h"
 #include "manager/spares.h"
 
 #include <stdio.h>
@@ -221,6 +222,83 @@ session_create(struct manager *m, struct str name, const char *owner, struct ses
 		return err_add(err, "make session %.*s", (int)name.len, name.at);
 	log_line("session %s: made as %s by %s", (*out)->row.name, (*out)->row.id, owner);
 	return 0;
+}
+
+/* Its first row with all that it has: one transaction, durable as those of claim_new. The node it
+ * is of is its origin's: what that asks for (--base-differs), it asks for too. */
+static int
+claim_from(struct session *s, struct err *err)
+{
+	struct index *ix = &s->m->index;
+	bool ignored;
+
+	if (index_begin_soon(ix, err) < 0)
+		return -1;
+	const bool has_node = s->choices.node[0] != '\0';
+	if (session_claim(s, SESSION_NEW, err) < 0 || session_limits_put(s, err) < 0 ||
+	    session_choices_put(s, err) < 0 ||
+	    (has_node ? session_put_origin_node(s, err) : session_put_node(s, &ignored, err)) < 0) {
+		index_rollback(ix);
+		return -1;
+	}
+	if (index_commit(ix, err) < 0)
+		return -1;
+	if (!has_node)
+		session_note_node(s);
+	session_audit(s);
+	s->unsynced = true;
+	session_sync_rows(s->m);
+	return 0;
+}
+
+static int
+begin_row(struct manager *m, const char *owner, const struct origin *o, struct session_row *row,
+	  struct err *err)
+{
+	*row = (struct session_row){.upper = 1, .created_ns = time_real_ns()};
+	if (free_slot(m, 0, &row->slot, err) < 0)
+		return -1;
+	id_new("s_", row->id);
+	snprintf(row->owner, sizeof row->owner, "%s", owner);
+	snprintf(row->image, sizeof row->image, "%s", o->image);
+	snprintf(row->network, sizeof row->network, "%s", o->network);
+	row->has_head = o->has_head;
+	row->head = o->head;
+	return 0;
+}
+
+int
+session_create_from(struct manager *m, struct str name, const char *owner, const struct origin *o,
+		    struct session **out, struct err *err)
+{
+	struct session_row row;
+
+	/* a throwaway session's name is none that a user can have */
+	if ((!o->choices.throwaway && session_name_check(name, err) < 0) ||
+	    begin_row(m, owner, o, &row, err) < 0 ||
+	    str_copy(name, row.name, sizeof row.name, err) < 0)
+		return -1;
+	struct session *s = session_new(m, &row);
+	s->limits = o->limits;
+	choices_copy(&o->choices, &s->choices);
+	session_join(s);
+	if (session_open_dir(s, err) < 0 || claim_from(s, err) < 0) {
+		session_free(s);
+		return err_add(err, "make session %s", row.name);
+	}
+	log_line("session %s: made as %s by %s", row.name, row.id, owner);
+	*out = s;
+	return 0;
+}
+
+struct session *
+session_new_cacher(struct manager *m, const struct digest *head)
+{
+	const struct session_row row = {.name = "fork_ready", .has_head = true, .head = *head};
+	struct session *s = session_new(m, &row);
+
+	s->only_cache = true;
+	return s;
 }
 
 int

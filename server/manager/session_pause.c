@@ -7,8 +7,10 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "manager/fork_ready.h"
 #include "manager/session.h"
 #include "manager/spares.h"
+#include "manager/throwaway.h"
 
 #include <stdio.h>
 
@@ -96,6 +98,7 @@ commit(struct session *s)
 		return;
 	}
 	session_sync_later(s);
+	fork_ready_later(s);
 	session_finish(s, NULL);
 }
 
@@ -510,6 +513,7 @@ can_undo(const struct session *s)
 	case STEP_VIEW:
 	case STEP_PUT:
 	case STEP_CHANGE:
+	case STEP_REMOVE:
 		return false;
 	}
 	return false;
@@ -543,12 +547,16 @@ session_pause_keeper_gone(struct session *s)
 		spares_lost(s, &why);
 		return;
 	}
-	if (s->step == STEP_GONE || s->step == STEP_KILL) {
+	if ((s->step == STEP_GONE || s->step == STEP_KILL) && !s->ending) {
 		after_gone(s);
 		return;
 	}
 	if (s->step == STEP_START) {
 		session_run_failed(s, &why);
+		return;
+	}
+	if (s->choices.throwaway) {
+		throwaway_gone(s);
 		return;
 	}
 	building_end(s); /* of a view */

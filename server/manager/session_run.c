@@ -5,8 +5,10 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/imported.h"
+#include "manager/fork_ready.h"
 #include "manager/session.h"
 #include "manager/spares.h"
+#include "manager/throwaway.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -298,6 +300,10 @@ start_with(struct session *s, const struct lowers *lowers, struct err *err)
 {
 	job_end(s->job);
 	s->job = NULL;
+	if (s->only_cache) {
+		fork_ready_done(s, NULL);
+		return 0;
+	}
 	if (s->m->n_starting >= SESSION_STARTS_MAX) {
 		s->turn = s->m->turns++;
 		session_enter(s, STEP_TURN, time_now_ns() + TURN_MAX_NS, "other sessions to start");
@@ -410,6 +416,21 @@ session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *fail
 	if (failure)
 		session_run_failed(s, failure);
 	else if (keeper_start(s, fds, &err) < 0)
+		session_run_failed(s, &err);
+}
+
+void
+session_run_cache(struct session *s)
+{
+	struct err err;
+
+	session_enter(s, STEP_CACHE, 0, "its layers");
+	if (session_load_layers(s, &s->row.head, &err) < 0) {
+		session_run_failed(s, &err);
+		return;
+	}
+	plan_flat(s);
+	if (go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 
@@ -552,7 +573,7 @@ session_run_started(struct session *s)
 		session_put_running(s);
 	else
 		session_finish(s, NULL);
-	if (was_new || of_this_node)
+	if ((was_new || of_this_node) && !s->choices.throwaway)
 		session_ref_later(s);
 }
 
@@ -567,6 +588,10 @@ session_run_failed(struct session *s, const struct err *failure)
 		spares_lost(s, failure);
 		return;
 	}
+	if (s->only_cache) {
+		fork_ready_done(s, failure);
+		return;
+	}
 	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
 		return;
 	building_end(s);
@@ -575,4 +600,6 @@ session_run_failed(struct session *s, const struct err *failure)
 	if (session_set_state(s, SESSION_FAILED, kept.why, &err) < 0)
 		log_err(&err, "session %s", s->row.name);
 	session_finish(s, &kept);
+	if (s->choices.throwaway)
+		throwaway_lose(s, &kept);
 }

@@ -10,9 +10,11 @@
  *   paused     killed                                    as it is
  *   failed     killed                                    as it is
  *
- * `new` and `resuming` may have run: `running` is committed before a call is admitted, which outlives
- * a SIGKILL, but not synced for itself, so that a power cut can take it back (the row `new` or
- * `resuming` was synced before the upper was made).
+ * `new` and `resuming` may have run: `running` is committed before a call is admitted, which
+ * outlives a SIGKILL, but not synced for itself, so that a power cut can take it back (the row
+ * `new` or `resuming` was synced before the upper was made).
+ *
+ * Throwaway sessions (throwaway.h) are removed, whatever their state.
  *
  * "no keeper" with the lock held: a keeper that does not answer; its cgroup is killed first. */
 #include "takeover.h"
@@ -22,6 +24,7 @@
 #include "base/time.h"
 #include "manager/session.h"
 #include "manager/spares.h"
+#include "manager/throwaway.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -128,9 +131,13 @@ take_session(struct session *s, struct err *err)
 	struct err find;
 	const int found = keeper_find(s, &find);
 
-	if (found == 1 && wanted)
+	if (found == 1 && wanted && !s->choices.throwaway)
 		return take_back(s, err);
-	return without_keeper(s, err);
+	if (without_keeper(s, err) < 0)
+		return -1;
+	if (s->choices.throwaway)
+		throwaway_gone(s);
+	return 0;
 }
 
 /* Sockets of sessions that no row knows: a manager died between the two. Connecting tells whether a

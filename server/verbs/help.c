@@ -9,7 +9,7 @@ usage(struct buf *out, const struct verb *v)
 {
 	buf_text(out, v->name);
 	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
-		buf_text(out, p->required ? " " : " [");
+		buf_text(out, p->type == PARAMETER_WORDS ? " -- " : p->required ? " " : " [");
 		if (p->positional)
 			for (const char *c = p->name; *c; c++)
 				buf_char(out, *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c);
@@ -18,6 +18,8 @@ usage(struct buf *out, const struct verb *v)
 				p->value[0] ? " " : "", p->value);
 		if (!p->required)
 			buf_text(out, p->repeats ? "]..." : "]");
+		else if (p->repeats)
+			buf_text(out, "...");
 	}
 }
 
@@ -47,6 +49,8 @@ type_name(enum parameter_type type)
 		return "yesno";
 	case PARAMETER_TEXT:
 		return "text";
+	case PARAMETER_WORDS:
+		return "words";
 	}
 	return "";
 }

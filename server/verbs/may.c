@@ -33,7 +33,8 @@ static bool
 needs_session(const struct verb *verb)
 {
 	return verb->session >= 0 || verb->parameters[0].type == PARAMETER_CALL ||
-	       verb->parameters[0].type == PARAMETER_SNAPSHOT;
+	       verb->parameters[0].type == PARAMETER_SNAPSHOT ||
+	       verb->parameters[0].type == PARAMETER_SUBJECT;
 }
 
 bool

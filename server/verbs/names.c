@@ -17,6 +17,7 @@
 	{#name_, PARAMETER_##type_, false, false, value_, help_, false},
 #define OPTS(name_, type_, value_, help_)                                                          \
 	{#name_, PARAMETER_##type_, false, false, value_, help_, true},
+#define WORDS(name_, help_) {#name_, PARAMETER_WORDS, true, true, "", help_, true},
 #define VERB(id, name, role, where, session, help, parameters)                                     \
 	[VERB_##id] = {VERB_##id, name, PRINCIPAL_##role, VERB_AT_##where, SESSION_##session,      \
 		       help, {parameters {NULL, PARAMETER_NONE, false, false, "", "", false}}},

@@ -224,6 +224,7 @@ check_value(const struct parameter *p, struct str value, uint64_t *number, struc
 		return *number || str_is(value, "no") ? 0
 						      : err_set(err, ERR_USAGE, "not yes or no");
 	case PARAMETER_TEXT:
+	case PARAMETER_WORDS:
 		return 0;
 	case PARAMETER_NONE:
 		break;
@@ -249,7 +250,8 @@ take_value(struct request *r, size_t i, struct str value, struct err *err)
 
 	if (r->given[i] && !p->repeats)
 		return err_set(err, ERR_USAGE, "%s%s is given twice", dashes, p->name);
-	if (r->given[i] && r->n_more == REQUEST_MORE_MAX)
+	if (r->given[i] &&
+	    r->n_more == (p->type == PARAMETER_WORDS ? REQUEST_WORDS_MAX : REQUEST_MORE_MAX))
 		return err_set(err, ERR_USAGE, "%s%s is given too often", dashes, p->name);
 	if (!is_session(r, p, value) && check_value(p, value, &number, err) < 0)
 		return err_add(err, "%s%s %.*s", dashes, p->name, shown(value),
@@ -526,4 +528,33 @@ request_next(const struct request *r, const char *name, size_t *n, struct str *o
 			return true;
 		}
 	return false;
+}
+
+/* As a shell takes it for one word, whatever is in it. */
+static void
+put_quoted(struct str word, struct buf *out)
+{
+	buf_char(out, '\'');
+	for (size_t i = 0; i < word.len; i++)
+		if (word.at[i] == '\'')
+			buf_text(out, "'\\''");
+		else
+			buf_char(out, word.at[i]);
+	buf_char(out, '\'');
+}
+
+void
+request_command(const struct request *r, const char *name, struct buf *out)
+{
+	struct str word;
+	size_t n = 0;
+
+	if (r->n_more == 0 && request_text(r, name, &word)) {
+		buf_str(out, word);
+		return;
+	}
+	while (request_next(r, name, &n, &word)) {
+		buf_text(out, n > 1 ? " " : "");
+		put_quoted(word, out);
+	}
 }

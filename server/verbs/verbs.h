@@ -20,7 +20,8 @@
 
 enum {
 	VERB_PARAMETERS_MAX = 20,
-	REQUEST_MORE_MAX = 16, /* further values of what may be given more than once */
+	REQUEST_MORE_MAX = 16,       /* further values of what may be given more than once */
+	REQUEST_WORDS_MAX = 60,      /* the same, of WORDS */
 	VERB_ARGS_MAX_BYTES = 65536, /* verb_start's args */
 	WORDS_MAX = 64,
 	WORDS_MAX_BYTES = 65536,
@@ -45,6 +46,7 @@ enum parameter_type {
 	PARAMETER_FLAG,
 	PARAMETER_YESNO,
 	PARAMETER_TEXT,
+	PARAMETER_WORDS, /* the last: all words from there on */
 };
 
 struct parameter {
@@ -112,7 +114,7 @@ struct request {
 	struct {
 		size_t parameter;
 		struct str value;
-	} more[REQUEST_MORE_MAX]; /* in the order given */
+	} more[REQUEST_WORDS_MAX]; /* in the order given */
 	size_t n_more;
 	bool json, progress, help;
 };
@@ -129,6 +131,9 @@ int parse_request(const struct words *words, struct request *out, struct err *er
 
 /* The `args` of verb_start: "name\0value\0" of each given parameter; a flag's value is empty. */
 int request_encode(const struct request *r, struct buf *out, struct err *err) must_check;
+/* A WORDS parameter as /bin/sh is to have it: one word as it stands, several quoted, so that each
+ * arrives as it was given. */
+void request_command(const struct request *r, const char *name, struct buf *out);
 /* The other side: any verb but CHANNEL rows, any bytes. The request's values are views into args,
  * each with a NUL behind it. USAGE for whatever does not fit the row. */
 int request_decode(struct str verb, struct str args, bool json, struct request *out,

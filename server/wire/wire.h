@@ -74,6 +74,7 @@ enum keeper_wall {
 	KEEPER_WALL_SETUID = 1, /* setuid programs work */
 	KEEPER_WALL_NESTED = 2, /* user namespaces may be made */
 	KEEPER_TMP_IN_MEMORY = 4,
+	KEEPER_READ_ONLY = 8, /* no lower wall: its root is read-only, and it serves sftp alone */
 };
 
 /* What keeper_start asks for (keeper/engine.h). */

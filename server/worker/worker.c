@@ -24,7 +24,9 @@
 #include "receive.h"
 #include "wire/wire.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <poll.h>
 #include <stdio.h>
@@ -246,6 +248,26 @@ serve_populate(struct worker *w, const struct msg_populate *m, struct err *err)
 	return say_worked(w, &n, err);
 }
 
+/* Whatever is in it, of any owner. */
+static int
+serve_tree_remove(struct worker *w, struct err *err)
+{
+	const struct layer_counts none = {0};
+	auto_close int list = path_open(w->upper, ".", O_RDONLY | O_DIRECTORY, err);
+	DIR *d = list < 0 ? NULL : fdopendir(list);
+	const struct dirent *e;
+	int result = 0;
+
+	if (!d)
+		return list < 0 ? -1 : err_sys(err, errno, "list what is to be removed");
+	list = -1; /* the list's own now */
+	while (result == 0 && (e = readdir(d)) != NULL)
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			result = dirs_remove_tree(w->upper, e->d_name, err);
+	closedir(d);
+	return result < 0 ? -1 : say_worked(w, &none, err);
+}
+
 static int
 serve_measure(struct worker *w, struct err *err)
 {
@@ -305,6 +327,8 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_populate(w, &m->populate, err);
 	case MSG_measure:
 		return serve_measure(w, err);
+	case MSG_tree_remove:
+		return serve_tree_remove(w, err);
 	case MSG_sync_cache:
 		return serve_sync_cache(w, &m->sync_cache, err);
 	case MSG_image_remove:

@@ -106,6 +106,33 @@ mounts_are_for_operators_and_stay_in_order(void **state)
 	words_free(&words);
 }
 
+static void
+a_copy_is_its_own_and_a_plain_one_lacks_what_operators_give(void **state)
+{
+	struct choices c = {0}, copy = {0};
+	auto_buf given = BUF_MAX(4096);
+
+	(void)state;
+	assert_int_equal(chooses(PRINCIPAL_OPERATOR,
+				 "new x --mount /usr/bin:/b --setuid yes --nested no --tmp-in-memory yes --fork-ready yes",
+				 &c), 0);
+	choices_copy(&c, &copy);
+	choices_done(&c);
+	assert_int_equal(copy.n_mounts, 1);
+	assert_string_equal(copy.mounts[0].target, "/b");
+	choices_plain(&m.config, &copy, &given);
+	assert_string_equal(buf_cstr(&given), "setuid, mount /b");
+	assert_true(!copy.wall_set[WALL_SETUID] && copy.n_mounts == 0);
+	assert_true(copy.wall_set[WALL_NESTED] && !copy.wall[WALL_NESTED]); /* a wall that was raised stays */
+	assert_true(copy.wall[WALL_TMP_IN_MEMORY] && choices_fork_ready(&m.config, &copy));
+	buf_clear(&given);
+	choices_plain(&m.config, &copy, &given);
+	assert_int_equal(given.len, 0);
+	choices_done(&copy);
+	assert_false(choices_fork_ready(&m.config, &copy));
+	words_free(&words);
+}
+
 int
 main(void)
 {
@@ -113,6 +140,7 @@ main(void)
 	    cmocka_unit_test(what_is_not_chosen_is_as_the_node),
 	    cmocka_unit_test(lower_walls_are_for_operators_and_higher_ones_for_all),
 	    cmocka_unit_test(mounts_are_for_operators_and_stay_in_order),
+	    cmocka_unit_test(a_copy_is_its_own_and_a_plain_one_lacks_what_operators_give),
 	};
 	return cmocka_run_group_tests(tests, setup, NULL);
 }

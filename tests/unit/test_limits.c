@@ -92,12 +92,38 @@ an_orchestrator_stays_below_what_an_operator_chose(void **state)
 	assert_int_equal(set(&own, "1001", false), ERR_DENIED);
 }
 
+static void
+what_only_an_operator_gives_does_not_come_along(void **state)
+{
+	static const struct limits standard = {.at = {[LIMIT_PIDS] = 1000}};
+	auto_buf words = BUF_MAX(4096);
+	struct limits_set own = {0};
+
+	(void)state;
+	assert_int_equal(set(&own, "500", true), ERR_NONE); /* below the node's: it binds, and comes along */
+	limits_plain(&standard, &own, &words);
+	assert_int_equal(words.len, 0);
+	assert_int_equal(set(&own, "501", false), ERR_DENIED);
+	assert_int_equal(set(&own, "2000", true), ERR_NONE);
+	assert_int_equal(set(&own, "700", false), ERR_NONE); /* its own choice stays, the ceiling does not */
+	limits_plain(&standard, &own, &words);
+	assert_int_equal(words.len, 0);
+	assert_int_equal(limits_of(&standard, &own).at[LIMIT_PIDS], 700);
+	assert_int_equal(set(&own, "1001", false), ERR_DENIED);
+	assert_int_equal(set(&own, "none", true), ERR_NONE);
+	limits_plain(&standard, &own, &words);
+	assert_string_equal(buf_cstr(&words), "pids none");
+	assert_int_equal(limits_of(&standard, &own).at[LIMIT_PIDS], 1000);
+	assert_int_equal(set(&own, "1001", false), ERR_DENIED);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(values_are_read_and_written_alike),
 	    cmocka_unit_test(an_orchestrator_stays_below_what_an_operator_chose),
+	    cmocka_unit_test(what_only_an_operator_gives_does_not_come_along),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

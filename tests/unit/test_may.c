@@ -47,10 +47,14 @@ roles_and_verbs(void **state)
 	    {VERB_find, true, true},
 	    {VERB_export, true, true},
 	    {VERB_import, false, true},
-	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true},  {VERB_undo, false, true},
-	    {VERB_redo, false, true},	    {VERB_rename, false, true},
-	    {VERB_label, false, true},	    {VERB_undelete, false, false},
+	    {VERB_undo, false, true},
+	    {VERB_redo, false, true},
+	    {VERB_rename, false, true},
+	    {VERB_label, false, true},
+	    {VERB_undelete, false, false},
+	    {VERB_fork, false, true},
+	    {VERB_bisect, false, true},
+	    {VERB_view, true, true},
 	};
 
 	(void)state;

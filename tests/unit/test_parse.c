@@ -296,6 +296,49 @@ yes_and_no_are_the_only_answers(void **state)
 	assert_non_null(refusal("new x --setuid maybe", &other, &r));
 }
 
+/* What /bin/sh is given of the words of a bisect's command, on both sides of the wire. */
+static void
+gives_command(const char *typed, const char *wanted)
+{
+	struct request sent, got;
+	struct err err;
+	auto_words words = {0};
+	auto_buf args = BUF_MAX(VERB_ARGS_MAX_BYTES), here = BUF_MAX(4096), there = BUF_MAX(4096);
+
+	assert_null(refusal(typed, &words, &sent));
+	request_command(&sent, "command", &here);
+	assert_string_equal(buf_cstr(&here), wanted);
+	assert_int_equal(request_encode(&sent, &args, &err), 0);
+	assert_int_equal(request_decode(STR_LIT("bisect"), buf_view(&args), false, &got, &err), 0);
+	request_command(&got, "command", &there);
+	assert_string_equal(buf_cstr(&there), wanted);
+}
+
+static void
+the_words_of_a_command_arrive_as_they_were_given(void **state)
+{
+	struct request r;
+	struct err err;
+
+	(void)state;
+	gives_command("bisect demo 0123ab good -- 'cd x && make'", "cd x && make");
+	gives_command("bisect demo 0123ab good -- make test", "'make' 'test'");
+	gives_command("bisect demo 0123ab good --timeout 5s -- grep -q 'a  b' \"it's\" -- --json",
+		      "'grep' '-q' 'a  b' 'it'\\''s' '--' '--json'");
+	auto_words none = {0}, early = {0}, json = {0}, most = {0}, above = {0};
+	assert_non_null(refusal("bisect demo 0123ab good", &none, &r));
+	assert_non_null(refusal("bisect demo 0123ab good make -j2", &early, &r));
+	assert_null(refusal("bisect demo 0123ab good --json -- x --json", &json, &r));
+	assert_true(r.json);
+	auto_buf many = BUF_MAX(4096);
+	buf_text(&many, "bisect d 0123ab good --");
+	for (int i = 0; i < WORDS_MAX - 5; i++)
+		buf_text(&many, " w");
+	assert_null(refusal(buf_cstr(&many), &most, &r));
+	buf_text(&many, " w");
+	assert_int_equal(parse_words(buf_view(&many), &above, &err), -1); /* of any command */
+}
+
 static void
 names_are_checked(void **state)
 {
@@ -487,6 +530,7 @@ main(void)
 	    cmocka_unit_test(an_option_that_repeats_keeps_its_order_also_over_the_wire),
 	    cmocka_unit_test(the_last_words_are_as_many_as_there_are),
 	    cmocka_unit_test(yes_and_no_are_the_only_answers),
+	    cmocka_unit_test(the_words_of_a_command_arrive_as_they_were_given),
 	    cmocka_unit_test(names_are_checked),
 	    cmocka_unit_test(a_request_survives_the_wire),
 	    cmocka_unit_test(forged_requests_are_refused),

@@ -373,10 +373,61 @@ the_way_forward_is_a_stack_of_one_session(void **state)
 	assert_int_equal(index_find_parent(&p->ix, &row.parent, &parent, &err), 0);
 }
 
+static unsigned
+rows_of(struct place *p, const char *table)
+{
+	char sql[64];
+	sqlite3_stmt *st;
+
+	snprintf(sql, sizeof sql, "SELECT count(*) FROM %s", table);
+	assert_int_equal(sqlite3_prepare_v2(p->ix.db, sql, -1, &st, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+	const unsigned n = (unsigned)sqlite3_column_int(st, 0);
+	sqlite3_finalize(st);
+	return n;
+}
+
+static void
+an_erased_session_leaves_no_row_and_no_other_one_loses_any(void **state)
+{
+	static const char *const tables[] = {"sessions", "uppers", "calls", "spools", "session_limits", "session_choices"};
+	struct place *p = *state;
+	struct err err;
+	struct limit_value_row limit = {.key = "pids", .value = 9};
+
+	for (int i = 0; i < 2; i++) {
+		const char *id = i ? "s_b" : "s_a";
+		struct session_row s = sample(id, i ? "two" : "one");
+		struct upper_row u = {.n = 1};
+		struct call_row c = {.command = "true"};
+		snprintf(u.session, sizeof u.session, "%s", id);
+		snprintf(c.session, sizeof c.session, "%s", id);
+		snprintf(c.id, sizeof c.id, "c_%s", id);
+		assert_int_equal(index_put_session(&p->ix, &s, &err) | index_put_upper(&p->ix, &u, &err) |
+				 index_put_call_start(&p->ix, &c, &err) | index_put_spool_last(&p->ix, id, 3, &err) |
+				 index_put_limit(&p->ix, id, &limit, &err) |
+				 choice_rows_put(&p->ix, id, "throwaway", "view", &err), 0);
+	}
+	assert_int_equal(index_erase_session(&p->ix, "s_a", &err), 0);
+	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+		assert_int_equal(rows_of(p, tables[i]), 1);
+	struct snapshot_row snap = {.session = "s_b", .made_by = "pause", .digest.at = {7}}, found;
+	assert_int_equal(index_put_snapshot(&p->ix, &snap, NULL, 0, &err), 0);
+	assert_int_equal(index_find_snapshot(&p->ix, &snap.digest, &found, &err), 1);
+	assert_string_equal(found.session, "s_b");
+	snap.digest.at[0] = 8;
+	assert_int_equal(index_find_snapshot(&p->ix, &snap.digest, &found, &err), 0);
+	/* one that has snapshots is not erased, nor half of it */
+	assert_true(index_erase_session(&p->ix, "s_b", &err) < 0);
+	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+		assert_int_equal(rows_of(p, tables[i]), 1);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(an_erased_session_leaves_no_row_and_no_other_one_loses_any, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(a_session_reads_back_and_a_lower_fence_does_not_overwrite, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(a_head_moves_only_from_where_it_was_expected_and_by_its_owner, make_place, remove_place),
 	    cmocka_unit_test_setup_teardown(two_live_sessions_cannot_share_a_name_but_a_deleted_one_may, make_place, remove_place),

@@ -262,6 +262,30 @@ test_nothing_outside_the_job_can_be_opened(void **state)
 	assert_int_equal(status, 0);
 }
 
+static void
+test_a_tree_is_removed_whole_and_nothing_beside_it(void **state)
+{
+	struct err err;
+
+	(void)state;
+	put_rich_tree(room.upper);
+	start(room.upper);
+	must(wire_send(&manager, tree_remove, &err, .unused = 0), &err);
+	assert_int_equal(answer()->id, MSG_worked);
+	auto_close int copy = openat(room.upper, ".", O_RDONLY | O_DIRECTORY);
+	DIR *d = fdopendir(copy);
+	unsigned n = 0;
+	while (readdir(d))
+		n++;
+	closedir(d);
+	copy = -1;
+	assert_int_equal(n, 2); /* . and .. */
+	assert_true(path_exists(room.store, ".") && path_exists(room.cache, "."));
+	must(wire_send(&manager, tree_remove, &err, .unused = 0), &err);
+	assert_int_equal(answer()->id, MSG_worked);
+	assert_int_equal(end(), 0);
+}
+
 static int
 open_with_secret(void **state)
 {
@@ -279,6 +303,7 @@ main(void)
 	    T(test_a_failed_request_is_said_and_the_next_one_served),
 	    T(test_eof_in_the_middle_of_work_ends_it_and_leaves_nothing),
 	    T(test_a_manager_that_breaks_the_table_is_left),
+	    T(test_a_tree_is_removed_whole_and_nothing_beside_it),
 	    cmocka_unit_test_setup_teardown(test_nothing_outside_the_job_can_be_opened,
 					    open_with_secret, room_close),
 	};
