@@ -11,17 +11,28 @@
 
 enum { ROWS_AT_MOST = 2000 };
 
+static char path[] = "/tmp/berth-fuzz.XXXXXX";
 static int store = -1;
 static struct digest digest; /* that the archive is known by */
 
 static void
+remove_store(void)
+{
+	unlinkat(store, "archive", 0);
+	unlinkat(store, "blobs/sha256", AT_REMOVEDIR);
+	unlinkat(store, "blobs", AT_REMOVEDIR);
+	unlinkat(store, "idx", AT_REMOVEDIR);
+	rmdir(path);
+}
+
+static void
 make_store(void)
 {
-	char path[] = "/tmp/berth-fuzz.XXXXXX", bytes[4096];
+	char bytes[4096];
 	struct frames_sum sum;
 	struct err err;
 
-	CLAIM(mkdtemp(path));
+	CLAIM(mkdtemp(path) && atexit(remove_store) == 0);
 	store = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	CLAIM(mkdirat(store, "idx", 0700) == 0 && mkdirat(store, "blobs", 0700) == 0 &&
 	      mkdirat(store, "blobs/sha256", 0700) == 0);
