@@ -60,6 +60,57 @@ class Restore(Act):
         return super().check(done)
 
 
+class Undo(Act):
+    """Back over what no snapshot held, and, where it went through, forward again."""
+
+    head = b"first\n"
+
+    def run(self):
+        return self.server.verb("undo", self.name, "--force")
+
+    def check(self, done):
+        now = self.server.ssh(self.name, "cat n").out
+        assert now in (self.head, b"%d\n" % self.n) and (done.status != 0 or now == self.head), (now, done)
+        if now == self.head:
+            assert self.server.verb("redo", self.name, "--force").status == 0
+            self.head = b"%d\n" % self.n
+        return super().check(done)
+
+
+class Path(Act):
+    """One file of the first snapshot, and back to what it was."""
+
+    def before(self):
+        super().before()
+        self.target = self.server.json("snapshots", self.name)[0]["snapshot"]
+
+    def run(self):
+        return self.server.verb("restore", self.name, self.target, "--path n")
+
+    def check(self, done):
+        now = self.server.ssh(self.name, "cat n").out
+        assert now in (b"first\n", b"%d\n" % self.n) and (done.status != 0 or now == b"first\n"), (now, done)
+        if now == b"first\n":
+            kept = [s for s in self.server.json("snapshots", self.name) if s["made_by"] == "restore"][-1]["snapshot"]
+            assert self.server.verb("restore", self.name, kept, "--path n").status == 0
+        return super().check(done)
+
+
+class Label(Act):
+    """A label of a session, and a note of its first snapshot."""
+
+    def run(self):
+        first = self.server.json("snapshots", self.name)[0]["snapshot"]
+        done = self.server.verb("label", self.name, f"n={self.n}")
+        return self.server.verb("label", first, "--note", str(self.n)) if done.status == 0 else done
+
+    def check(self, done):
+        label = self.server.session(self.name)["labels"].get("n")
+        note = self.server.json("snapshots", self.name)[0]["note"]
+        assert done.status != 0 or (label, note) == (str(self.n), str(self.n)), (label, note, done)
+        return super().check(done)
+
+
 class Cold(Act):
     """A resume from archives alone."""
 
@@ -120,7 +171,7 @@ def place():
 
 @pytest.mark.parametrize("error", ERRORS_RUN)
 @pytest.mark.parametrize("target,op", ROWS)
-@pytest.mark.parametrize("kind", [Act, Restore, Cold], ids=["pause", "restore", "cold resume"])
+@pytest.mark.parametrize("kind", [Act, Restore, Undo, Path, Label, Cold], ids=["pause", "restore", "undo", "path", "label", "cold resume"])
 def test_a_fault_costs_nothing_but_the_act(place, name, kind, target, op, error):
     server, fault = place
     assert server.ssh(name, "echo first > n; echo keep > kept").status == 0
