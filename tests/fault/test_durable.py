@@ -99,10 +99,13 @@ class Path(Act):
 class Label(Act):
     """A label of a session, and a note of its first snapshot."""
 
+    def before(self):
+        super().before()
+        self.first = self.server.json("snapshots", self.name)[0]["snapshot"]
+
     def run(self):
-        first = self.server.json("snapshots", self.name)[0]["snapshot"]
         done = self.server.verb("label", self.name, f"n={self.n}")
-        return self.server.verb("label", first, "--note", str(self.n)) if done.status == 0 else done
+        return self.server.verb("label", self.first, "--note", str(self.n)) if done.status == 0 else done
 
     def check(self, done):
         label = self.server.session(self.name)["labels"].get("n")
