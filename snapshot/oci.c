@@ -112,6 +112,11 @@ format_ref(const struct manifest *m, const struct oci_snapshot *s, struct buf *o
 	    json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o}", "version", 1, "session", m->session,
 		      "session_name", m->session_name, "image", m->image, "made_by", m->made_by,
 		      "created", m->created, "calls", calls, "facts", facts, "layers", layers);
+	if (j) {
+		json_object_set_new(j, "config",
+				    json_sprintf("sha256:%s", digest_text(&m->config).text));
+		json_object_set_new(j, "created_ns", json_integer((json_int_t)s->created_ns));
+	}
 	if (j && m->has_parent)
 		json_object_set_new(j, "parent",
 				    json_sprintf("sha256:%s", digest_text(&m->parent).text));
@@ -141,8 +146,10 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 	auto_manifest m = manifest_of(s);
 	take_history(store, &m);
 	if (blob_store_init(store, err) < 0 || manifest_format_config(&m, &config, err) < 0 ||
-	    blob_put(store, buf_view(&config), &config_digest, err) < 0 ||
-	    manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
+	    blob_put(store, buf_view(&config), &config_digest, err) < 0)
+		return err_add(err, "write a snapshot");
+	m.config = config_digest;
+	if (manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
 	    blob_put(store, buf_view(&text), &digest, err) < 0 ||
 	    format_ref(&m, s, &ref, err) < 0)
 		return err_add(err, "write a snapshot");
@@ -180,6 +187,30 @@ oci_write_facts(int store, const struct digest *manifest, struct str facts, stru
 }
 
 int
+oci_find_config(int store, const struct digest *manifest, struct digest *out, struct err *err)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES);
+	auto_manifest m = {0};
+	char name[80];
+
+	snprintf(name, sizeof name, "%s.json", digest_text(manifest).text);
+	if (store_directory.get_object(store, name, &text, err) == 0) {
+		json_t *j = load_object(buf_view(&text));
+		const char *config = json_string_value(json_object_get(j, "config"));
+		const int got = config ? digest_parse(str_of(config), out, err) : -1;
+		json_decref(j);
+		if (got == 0)
+			return 0;
+	}
+	buf_clear(&text);
+	if (blob_read(store, manifest, &text, err) < 0 ||
+	    manifest_parse(buf_view(&text), &m, err) < 0)
+		return -1;
+	*out = m.config;
+	return 0;
+}
+
+int
 oci_load(int store, const struct digest *manifest, struct manifest *out, struct err *err)
 {
 	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES), config = BUF_MAX(MANIFEST_MAX_BYTES);
@@ -193,6 +224,20 @@ oci_load(int store, const struct digest *manifest, struct manifest *out, struct 
 	*out = m;
 	m = (struct manifest){0};
 	return 0;
+}
+
+bool
+oci_session_is_deleted(int store, const char *ref)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES);
+	struct err ignored;
+
+	if (store_directory.get_object(store, ref, &text, &ignored) < 0)
+		return false;
+	json_t *j = load_object(buf_view(&text));
+	const bool deleted = json_is_true(json_object_get(j, "deleted"));
+	json_decref(j);
+	return deleted;
 }
 
 int

@@ -7,6 +7,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/collector.h"
 #include "manager/do.h"
 #include "manager/imported.h"
 
@@ -432,6 +433,7 @@ void
 do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
 	imported_forget_conn(c, seq);
+	collector_forget_conn(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
 	for (struct watch_ask *a = asks, *next; a; a = next) {

@@ -1,12 +1,15 @@
 #include "jobs.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "manager/collector.h"
 #include "manager/spawn.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
 
 struct job {
+	struct job *next;
+	uint64_t number; /* in the order of their starts */
 	struct manager *m;
 	struct wire wire;
 	job_fn fn;
@@ -97,8 +100,20 @@ job_start_with(struct manager *m, enum msg_id first, const void *body, const int
 		free(j);
 		return err_add(err, "start a worker");
 	}
+	j->number = ++m->job_count;
+	j->next = m->jobs;
+	m->jobs = j;
 	*out = j;
 	return 0;
+}
+
+bool
+jobs_before(const struct manager *m, uint64_t number, const struct job *but)
+{
+	for (const struct job *j = m->jobs; j; j = j->next)
+		if (j->number <= number && j != but)
+			return true;
+	return false;
 }
 
 void
@@ -106,6 +121,12 @@ job_end(struct job *j)
 {
 	if (!j)
 		return;
+	for (struct job **at = &j->m->jobs; *at; at = &(*at)->next)
+		if (*at == j) {
+			*at = j->next;
+			break;
+		}
 	wire_close(&j->wire); /* the worker ends at EOF; SIGCHLD reaps it */
+	collector_job_ended(j->m);
 	loop_defer(&j->m->loop, free, j);
 }

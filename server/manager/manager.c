@@ -9,6 +9,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/algorithms.h"
+#include "manager/collector.h"
 #include "manager/imported.h"
 #include "manager/libssh.h"
 #include "manager/login.h"
@@ -339,6 +340,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 {
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
+	    retention_parse(str_of(m->config.retention), &m->retention, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
 	    listeners_parse(&m->listeners, &m->config, err) < 0 ||
 	    sources_check(str_of(m->config.login_exempt), err) < 0 ||
@@ -425,6 +427,7 @@ serve(struct manager *m, struct err *err)
 	    watch_add(&m->loop, &m->signals_watch, m->signals, EPOLLIN, on_signal, m, err) < 0)
 		return -1;
 	spares_begin(m);
+	collector_begin(m);
 	listeners_announce(m);
 	return loop_run(&m->loop, err);
 }
@@ -450,6 +453,7 @@ close_all(struct manager *m)
 	records_flush(m);
 	conns_close_all(m);
 	imported_stop();
+	collector_end(m);
 	disk_end(m);
 	spares_end(m);
 	session_ref_job_end(m);

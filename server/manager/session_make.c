@@ -56,6 +56,7 @@ session_free(struct session *s)
 	}
 	free(s->current);
 	free(s->layers);
+	free(s->mounted);
 	choices_done(&s->choices);
 	fd_close(&s->dir);
 	loop_defer(&m->loop, free, s);

@@ -82,6 +82,19 @@ base_layers(const struct session *s)
 	return node_stacks(&s->m->node) ? s->n_layers : 0;
 }
 
+/* An upper that was captured is a lower from here on; one that stood on another head is not used
+ * again, be it empty. */
+static unsigned
+next_upper(const struct session *s)
+{
+	const bool acts = s->current && s->current->kind != WANT_RUN;
+	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
+
+	if (!acts || s->still_unclean)
+		return s->row.upper;
+	return s->row.upper + (is_lower || s->current->kind == WANT_RESTORE);
+}
+
 int
 session_send_snapshot(struct session *s, bool with_b, struct err *err)
 {
@@ -108,6 +121,28 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
 }
 
+/* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one that
+ * the next start mounts, so that one which is there has run, and no archive may hold it. */
+static void
+put_rest(const struct session *s, struct buf *json)
+{
+	const bool removed = s->current && s->current->kind == WANT_REMOVE;
+	const bool deleted = removed || s->state == SESSION_DELETED;
+	char retention[RETENTION_TEXT_BYTES];
+
+	retention_format(&s->retention.rule, retention);
+	if (s->retention.set)
+		buf_fmt(json, ",\"retention\":\"%s\"", retention);
+	buf_fmt(json, ",\"created_ns\":%llu,\"used_ns\":%llu,\"upper\":%u,\"slot\":%u",
+		(unsigned long long)s->row.created_ns,
+		(unsigned long long)(removed ? time_real_ns() : s->row.used_ns), next_upper(s),
+		s->row.slot);
+	if (deleted)
+		buf_fmt(json, ",\"deleted_ns\":%llu",
+			(unsigned long long)(s->row.deleted_ns ? s->row.deleted_ns : time_real_ns()));
+	buf_fmt(json, ",\"deleted\":%s}", deleted ? "true" : "false");
+}
+
 static int
 send_ref(struct session *s, struct job *job, const struct digest *head, struct err *err)
 {
@@ -127,9 +162,7 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(s->row.network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
-	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s}",
-		(unsigned long long)s->row.created_ns,
-		s->current && s->current->kind == WANT_REMOVE ? "true" : "false");
+	put_rest(s, &json);
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
 }
@@ -235,11 +268,7 @@ session_commit_pause(struct session *s, struct err *err)
 		row.has_head = true;
 		row.head = s->current->target;
 	}
-	/* An upper that was captured is a lower from here on; one that stood on another head is not
-	 * used again, be it empty. */
-	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
-	if (!s->still_unclean && (is_lower || s->current->kind == WANT_RESTORE))
-		row.upper++;
+	row.upper = next_upper(s);
 	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';
 	row.used_ns = time_real_ns();
@@ -258,6 +287,8 @@ session_commit_pause(struct session *s, struct err *err)
 	s->row = row;
 	s->state = state;
 	session_audit(s);
+	if (s->still_unclean) /* the ref told of the next upper */
+		session_ref_later(s);
 	return 0;
 }
 

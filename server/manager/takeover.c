@@ -108,6 +108,7 @@ take_back(struct session *s, struct err *err)
 	struct err disk;
 
 	log_line("session %s: its keeper is taken back", s->row.name);
+	session_find_lowers(s);
 	if (means_find(s, &disk) < 0 || means_apply(s, &disk) < 0)
 		log_err(&disk, "session %s: its disk limit is not held", s->row.name);
 	if (s->state == SESSION_RUNNING)
@@ -167,6 +168,7 @@ takeover(struct manager *m, struct err *err)
 		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
 		if (session_limits_load(s, &why) == 0 && session_choices_load(s, &why) == 0 &&
+		    session_retention_load(s, &why) == 0 &&
 		    (s->state == SESSION_DELETED || take_session(s, &why) == 0))
 			continue;
 		/* One session that cannot be taken must not keep the others from their work. */

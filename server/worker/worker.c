@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "collects.h"
 #include "confine.h"
 #include "dirs.h"
 #include "imports.h"
@@ -38,6 +39,7 @@ struct worker {
 	int store, cache, upper, scratch; /* owned */
 	struct layer_options options;
 	struct capture *capture; /* owned; made by the first capture */
+	struct collects collects; /* owned */
 	char subject[65];
 	uint64_t told_ns; /* when progress was sent last */
 };
@@ -304,6 +306,12 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_measure(w, err);
 	case MSG_sync_cache:
 		return serve_sync_cache(w, &m->sync_cache, err);
+	case MSG_collect_scan:
+		return collects_scan(&w->collects, &w->wire, &w->options, err);
+	case MSG_collect_remove:
+		return collects_remove(&w->wire, &w->options, err);
+	case MSG_collect_trees:
+		return collects_trees(&w->wire, &w->options, w->upper, err);
 	case MSG_image_remove:
 		return imports_remove(&w->wire, &w->options, err);
 	default:
@@ -405,6 +413,7 @@ main(void)
 	if (result < 0)
 		log_err(&err, "a job");
 	capture_free(w.capture);
+	collects_done(&w.collects);
 	wire_close(&w.wire);
 	fd_close(&w.store);
 	fd_close(&w.cache);
