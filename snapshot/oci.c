@@ -1,9 +1,11 @@
 #include "oci.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/num.h"
 #include "base/path.h"
 #include "base/time.h"
 #include "blob.h"
+#include "oci_index.h"
 #include "store.h"
 
 #include <fcntl.h>
@@ -156,6 +158,9 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 	snprintf(name, sizeof name, "%s.json", digest_text(&digest).text);
 	if (write_ref(store, name, buf_view(&ref), err) < 0)
 		return err_add(err, "write a snapshot's ref");
+	struct err ignored; /* it follows from the refs: the next one makes up for it */
+	if (oci_index_add(store, &digest, text.len, m.session_name, &ignored) < 0)
+		log_err(&ignored, "index.json");
 	*out_manifest = digest;
 	return 0;
 }

@@ -371,8 +371,12 @@ put_stray_aside(void *ctx, int dir, const char *name, struct err *err)
 	(void)err;
 	if (!id_is("s_", str_of(name)) || !collect_plan_is_old(p, made_ns(dir, name)))
 		return 0;
-	const struct session *s = session_find(p->m, str_of(name));
-	if (!s || strcmp(s->row.id, name) != 0)
+	/* Of one whose rows went before a death of this server. Whatever else has no row may hold files
+	 * that no archive has: it stays. */
+	struct digest id = {{0}};
+	memcpy(id.at, name, strlen(name));
+	const struct collect_word *ref = collect_plan_find(p, COLLECT_WORD_SESSION, &id);
+	if (ref && ref->has_of && !session_find(p->m, str_of(name)))
 		put_session_aside(p->m, name);
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include "manager/imported.h"
 #include "manager/libssh.h"
 #include "manager/login.h"
+#include "manager/reindex.h"
 #include "manager/session.h"
 #include "manager/sftp_files.h"
 #include "manager/spares.h"
@@ -73,17 +74,19 @@ usage(FILE *to)
 	fprintf(to,
 		"usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
 		"       berthd --check [the same]\n"
+		"       berthd --reindex [the same]\n"
 		"       berthd --help | --version\n\n"
 		"Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
 		"running sessions to the next one; SIGINT pauses them all first. --check tries the\n"
-		"isolation that can be had here with a session of its own, and says what it is.\n\n"
+		"isolation that can be had here with a session of its own, and says what it is.\n"
+		"--reindex makes index.db anew from the store, and keeps the old one.\n\n"
 		"Options of the configuration file, with their defaults:\n\n%s",
 		buf_cstr(&options));
 }
 
 struct args {
 	const char *state, *run, *listen, *config;
-	bool check;
+	bool check, reindex;
 };
 
 /* 0 go on, 1 done. */
@@ -96,6 +99,7 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 	    {"listen", required_argument, NULL, 'l'},
 	    {"config", required_argument, NULL, 'c'},
 	    {"check", no_argument, NULL, 'k'},
+	    {"reindex", no_argument, NULL, 'i'},
 	    {"help", no_argument, NULL, 'h'},
 	    {"version", no_argument, NULL, 'v'},
 	    {NULL, 0, NULL, 0},
@@ -119,6 +123,9 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 			break;
 		case 'k':
 			out->check = true;
+			break;
+		case 'i':
+			out->reindex = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -390,7 +397,7 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	m->state = path_open_top(m->config.state, 0700, err);
 	if (m->state < 0)
 		return -1;
-	if (lock_state(m, err) < 0 || index_open(&m->index, m->state, err) < 0)
+	if (lock_state(m, err) < 0 || reindex_check(m->state, err) < 0 || index_open(&m->index, m->state, err) < 0)
 		return err_add(err, "%s", m->config.state);
 	if (listeners_open(m, err) < 0)
 		return -1;
@@ -416,6 +423,24 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	if (m->image < 0)
 		return err_add(err, "make the image of this host");
 	return means_begin(m, err) < 0 ? -1 : takeover(m, err);
+}
+
+/* The state's directories as they lie there: nothing is mounted, no session is touched. */
+static int
+reindex(struct manager *m, const struct isolation *isolation, struct err *err)
+{
+	signal(SIGPIPE, SIG_IGN);
+	m->node.isolation = *isolation;
+	m->state = path_open_top(m->config.state, 0700, err);
+	m->run = m->state < 0 ? -1 : path_open_top(m->config.run, 0700, err);
+	if (m->run < 0)
+		return -1;
+	if (lock_state(m, err) < 0)
+		return err_add(err, "%s", m->config.state);
+	if (open_dirs(m, err) < 0)
+		return -1;
+	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
+	return m->image < 0 ? -1 : reindex_run(m, err);
 }
 
 static int
@@ -514,9 +539,11 @@ main(int argc, char **argv)
 		return 0;
 	if (result == 0)
 		result = loop_init(&m.loop, &err);
-	if (result == 0)
+	if (result == 0 && args.reindex)
+		result = reindex(&m, &isolation, &err);
+	else if (result == 0)
 		result = open_all(&m, &isolation, &err);
-	if (result == 0)
+	if (result == 0 && !args.reindex)
 		result = serve(&m, &err);
 	for (const struct session *s = m.sessions; s && m.stopping && result == 0; s = s->next)
 		if (s->keeper.pidfd >= 0)

@@ -135,6 +135,7 @@ struct session {
 	bool ref_written;   /* refs/session-<id>.json tells what this act makes true */
 	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
+	uint64_t made_ns; /* CLOCK_REALTIME: of the snapshot that was sent to be written last */
 	bool has_manifest;
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */

@@ -297,6 +297,8 @@ session_pause_done(struct session *s, const struct msg_done *done)
 		if (session_set_state(s, SESSION_RUNNING, "", &err) < 0)
 			log_err(&err, "session %s", s->row.name);
 		s->state = SESSION_RUNNING;
+		if (s->ref_written) /* it tells what did not come true */
+			session_ref_later(s);
 		session_finish(s, &why);
 		return;
 	}

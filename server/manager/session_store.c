@@ -102,6 +102,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8), facts = BUF_MAX(FACTS_MAX_BYTES);
 
+	s->made_ns = time_real_ns();
 	facts_json(&s->current->facts, &facts);
 	for (size_t i = 0; i < base_layers(s); i++)
 		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
@@ -118,7 +119,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
 			 .sizes = buf_view(&sizes), .image = str_of(s->row.image),
 			 .made_by = str_of(made_by(s)), .facts = buf_view(&facts),
-			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
+			 .fingerprint = str_of(s->m->image_name), .created_ns = s->made_ns);
 }
 
 /* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one that
@@ -181,7 +182,7 @@ static int
 put_snapshot(struct session *s, const struct digest *manifest, bool with_b, struct err *err)
 {
 	struct index *ix = &s->m->index;
-	struct snapshot_row row = {.digest = *manifest, .created_ns = time_real_ns()};
+	struct snapshot_row row = {.digest = *manifest, .created_ns = s->made_ns};
 	struct digest *digests = xnew(s->n_layers + 2, sizeof *digests);
 	size_t n = 0;
 	int result = 0;

@@ -90,6 +90,7 @@ without_keeper(struct session *s, struct err *err)
 	case SESSION_PAUSING:
 	case SESSION_RESTORING:
 		s->row.unclean = true;
+		session_ref_later(s);
 		log_line("session %s: its processes are gone, its files are kept (unclean)",
 			 s->row.name);
 		return session_set_state(s, SESSION_PAUSED, "its processes were lost", err);
@@ -118,6 +119,7 @@ take_back(struct session *s, struct err *err)
 	if (wire_send(&s->keeper.wire, thaw, err, .seq = ++s->seq) < 0 ||
 	    wire_send(&s->keeper.wire, hold, err, .seq = ++s->seq, .hold = 0) < 0)
 		return -1;
+	session_ref_later(s); /* it may tell of a pause that did not come true */
 	return session_set_state(s, SESSION_RUNNING, "", err);
 }
 

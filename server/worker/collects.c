@@ -1,6 +1,7 @@
 #include "collects.h"
 #include "base/fd.h"
 #include "base/path.h"
+#include "oci_index.h"
 #include "wire/collect_word.h"
 
 #include <fcntl.h>
@@ -9,6 +10,7 @@ void
 collects_done(struct collects *c)
 {
 	collect_done(&c->list);
+	recall_free(c->recall);
 }
 
 int
@@ -49,7 +51,7 @@ remove_sessions(const struct layer_options *o, struct str ids, struct err *err)
 }
 
 int
-collects_remove(struct wire *w, const struct layer_options *o, struct err *err)
+collects_remove(struct collects *c, struct wire *w, const struct layer_options *o, struct err *err)
 {
 	struct str items = w->message.collect_remove.items;
 	uint64_t bytes = 0, removed = 0, touched = 0;
@@ -71,6 +73,7 @@ collects_remove(struct wire *w, const struct layer_options *o, struct err *err)
 		if (gone < 0)
 			return -1;
 		removed += gone == 1;
+		c->refs_gone |= refs;
 		touched += gone == 0;
 		if (o->watch.step && o->watch.step(o->watch.ctx, bytes, removed, err) < 0)
 			return -1;
@@ -82,15 +85,36 @@ collects_remove(struct wire *w, const struct layer_options *o, struct err *err)
 }
 
 int
-collects_trees(struct wire *w, const struct layer_options *o, int dir, struct err *err)
+collects_trees(struct collects *c, struct wire *w, const struct layer_options *o, int dir,
+	       struct err *err)
 {
 	struct err absent;
 	uint64_t bytes = 0;
 
+	if (c->refs_gone && oci_index_write(o->store, err) < 0)
+		return -1;
 	if (collect_clear(o, dir, &bytes, err) < 0)
 		return -1;
 	auto_close int layers = path_open(o->cache, "layers", O_RDONLY | O_DIRECTORY, &absent);
 	if (layers >= 0 && collect_clear(o, layers, &bytes, err) < 0)
 		return -1;
 	return wire_send(w, worked, err, .bytes = bytes, .entries = 0);
+}
+
+int
+collects_next(struct collects *c, struct wire *w, const struct layer_options *o, struct err *err)
+{
+	auto_buf pairs = BUF_MAX(RECALL_PAIRS_MAX_BYTES);
+	char kind[RECALL_KIND_BYTES];
+
+	if (!c->recall)
+		c->recall = recall_new(o, err);
+	if (!c->recall)
+		return -1;
+	const int got = recall_next(c->recall, kind, &pairs, err);
+	if (got < 0)
+		return -1;
+	if (got == 0)
+		return wire_send(w, worked, err, .bytes = 0, .entries = 0);
+	return wire_send(w, store_fact, err, .kind = str_of(kind), .pairs = buf_view(&pairs));
 }

@@ -309,9 +309,11 @@ serve(struct worker *w, const struct message *m, struct err *err)
 	case MSG_collect_scan:
 		return collects_scan(&w->collects, &w->wire, &w->options, err);
 	case MSG_collect_remove:
-		return collects_remove(&w->wire, &w->options, err);
+		return collects_remove(&w->collects, &w->wire, &w->options, err);
+	case MSG_store_next:
+		return collects_next(&w->collects, &w->wire, &w->options, err);
 	case MSG_collect_trees:
-		return collects_trees(&w->wire, &w->options, w->upper, err);
+		return collects_trees(&w->collects, &w->wire, &w->options, w->upper, err);
 	case MSG_image_remove:
 		return imports_remove(&w->wire, &w->options, err);
 	default:
