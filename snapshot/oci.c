@@ -192,6 +192,20 @@ oci_write_facts(int store, const struct digest *manifest, struct str facts, stru
 }
 
 int
+oci_rewrite_ref(int store, const struct digest *manifest, const struct manifest *m, struct str calls,
+		struct str facts, uint64_t created_ns, struct err *err)
+{
+	const struct oci_snapshot s = {.calls = calls, .facts = facts, .created_ns = created_ns};
+	auto_buf ref = BUF_MAX(MANIFEST_MAX_BYTES);
+	char name[80];
+
+	snprintf(name, sizeof name, "%s.json", digest_text(manifest).text);
+	if (format_ref(m, &s, &ref, err) < 0)
+		return -1;
+	return write_ref(store, name, buf_view(&ref), err);
+}
+
+int
 oci_find_config(int store, const struct digest *manifest, struct digest *out, struct err *err)
 {
 	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES);

@@ -29,6 +29,10 @@ int oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *o
 /* Its ref with other facts; ABSENT when there is none. */
 int oci_write_facts(int store, const struct digest *manifest, struct str facts,
 		    struct err *err) must_check;
+/* Its ref anew, of its manifest and of what nothing else in the store tells. */
+int oci_rewrite_ref(int store, const struct digest *manifest, const struct manifest *m,
+		    struct str calls, struct str facts, uint64_t created_ns,
+		    struct err *err) must_check;
 /* The config of a snapshot, by its ref or its manifest. ABSENT, CORRUPT: neither can be read. */
 int oci_find_config(int store, const struct digest *manifest, struct digest *out,
 		    struct err *err) must_check;

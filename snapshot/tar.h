@@ -62,6 +62,8 @@ AUTO_OF(tar_reader)
 /* The next entry, all of it judged, lent until the next call. 1 an entry, 0 the end (the stream has
  * been read to its end then), -1. */
 int tar_next(struct tar_reader *t, struct entry *out, struct err *err) must_check;
+/* Where in the stream the current entry's data begins; before it is read. */
+uint64_t tar_data_at(const struct tar_reader *t);
 /* The current file's next piece. 1 a piece, 0 no more (the rest up to its size is a hole), -1. */
 int tar_read(struct tar_reader *t, struct str *out, uint64_t *out_at, struct err *err) must_check;
 

@@ -257,6 +257,13 @@ tar_next(struct tar_reader *t, struct entry *out, struct err *err)
 	return 1;
 }
 
+uint64_t
+tar_data_at(const struct tar_reader *t)
+{
+	const la_int64_t at = archive_filter_bytes(t->archive, 0); /* of the plain bytes */
+	return at > 0 ? (uint64_t)at : 0;
+}
+
 int
 tar_read(struct tar_reader *t, struct str *out, uint64_t *out_at, struct err *err)
 {

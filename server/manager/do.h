@@ -98,6 +98,9 @@ int do_image_ls(struct manager *m, struct conn *c, const struct request *r, stru
 int do_image_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		struct asker *asker, struct err *err) must_check;
 
+int do_verify(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+
 struct collect_plan;
 /* What went, or, of a dry one, would go. Ends the answer. */
 void do_gc_answer(struct asker *asker, const struct collect_plan *p, uint64_t freed_bytes);

@@ -10,6 +10,7 @@
 #include "manager/collector.h"
 #include "manager/do.h"
 #include "manager/imported.h"
+#include "manager/verifier.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -434,6 +435,7 @@ do_forget_conn(const struct conn *c, const uint32_t *seq)
 {
 	imported_forget_conn(c, seq);
 	collector_forget_conn(c, seq);
+	verifier_forget_conn(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
 	for (struct watch_ask *a = asks, *next; a; a = next) {

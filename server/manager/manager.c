@@ -20,6 +20,7 @@
 #include "manager/spawn.h"
 #include "manager/takeover.h"
 #include "manager/trial.h"
+#include "manager/verifier.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -479,6 +480,7 @@ close_all(struct manager *m)
 	conns_close_all(m);
 	imported_stop();
 	collector_end(m);
+	verifier_stop();
 	disk_end(m);
 	spares_end(m);
 	session_ref_job_end(m);

@@ -250,6 +250,9 @@ int session_retention_set(struct session *s, struct str text, struct err *err) m
 /* What holds. */
 void session_retention_text(const struct session *s, char out[RETENTION_TEXT_BYTES]);
 
+/* session_damage.c: adds to a failure of a damaged layer which snapshots of the session lack it */
+void session_say_good(struct session *s, struct err *failure);
+
 /* session_lowers.c: which cached layers are mounted */
 /* Before they are: they are kept in sessions/<id>/lowers too, for a next manager. */
 int session_hold_lowers(struct session *s, struct err *err) must_check;

@@ -525,6 +525,8 @@ session_run_failed(struct session *s, const struct err *failure)
 	}
 	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
 		return;
+	if (kept.code == ERR_CORRUPT && s->step == STEP_CACHE)
+		session_say_good(s, &kept);
 	building_end(s);
 	if (keeper_end(s, &clear) < 0 || keeper_clear(s, &clear) < 0)
 		log_err(&clear, "session %s", s->row.name);

@@ -2,6 +2,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "oci_index.h"
+#include "repair.h"
 #include "wire/collect_word.h"
 
 #include <fcntl.h>
@@ -51,7 +52,8 @@ remove_sessions(const struct layer_options *o, struct str ids, struct err *err)
 }
 
 int
-collects_remove(struct collects *c, struct wire *w, const struct layer_options *o, struct err *err)
+collects_remove(struct collects *c, struct wire *w, const struct layer_options *o, int mirror,
+		struct err *err)
 {
 	struct str items = w->message.collect_remove.items;
 	uint64_t bytes = 0, removed = 0, touched = 0;
@@ -71,6 +73,8 @@ collects_remove(struct collects *c, struct wire *w, const struct layer_options *
 						  .mtime_ns = word.mtime_ns};
 		const int gone = collect_remove(o->store, &item, &bytes, err);
 		if (gone < 0)
+			return -1;
+		if (gone == 1 && mirror_remove(mirror, &item, err) < 0)
 			return -1;
 		removed += gone == 1;
 		c->refs_gone |= refs;

@@ -16,7 +16,7 @@ void collects_done(struct collects *c);
 /* Each serves the message at hand, and answers it. */
 int collects_scan(struct collects *c, struct wire *w, const struct layer_options *o,
 		  struct err *err) must_check;
-int collects_remove(struct collects *c, struct wire *w, const struct layer_options *o,
+int collects_remove(struct collects *c, struct wire *w, const struct layer_options *o, int mirror,
 		    struct err *err) must_check;
 int collects_next(struct collects *c, struct wire *w, const struct layer_options *o,
 		  struct err *err) must_check;
