@@ -44,27 +44,38 @@ manifest_of(const struct oci_snapshot *s)
 	return m;
 }
 
+static bool
+take_line(struct manifest_layer *l, struct manifest *parent)
+{
+	for (size_t i = 0; i < parent->n_layers; i++) {
+		struct manifest_layer *old = &parent->layers[i];
+		if (!old->made_by || !digest_equal(&l->digest, &old->digest))
+			continue;
+		l->made_by = steal(&old->made_by);
+		l->created = steal(&old->created);
+		return true;
+	}
+	return false;
+}
+
 /* Each layer keeps the line of history it got when it was new; without a parent to read, layers
  * from before have a line that says nothing. */
 static void
-take_history(int store, struct manifest *m)
+take_history(int store, struct manifest *m, const bool *merged)
 {
 	auto_manifest parent = {0};
 	struct err ignored;
-	size_t i = 0;
 
 	const bool known = m->has_parent && oci_load(store, &m->parent, &parent, &ignored) == 0;
-	while (known && i < m->n_layers && i < parent.n_layers &&
-	       digest_equal(&m->layers[i].digest, &parent.layers[i].digest)) {
-		m->layers[i].made_by = steal(&parent.layers[i].made_by);
-		m->layers[i].created = steal(&parent.layers[i].created);
-		i++;
-	}
 	if (m->has_parent && !known)
 		return;
-	for (; i < m->n_layers; i++) {
-		m->layers[i].made_by = xstrdup(m->made_by);
-		m->layers[i].created = xstrdup(m->created);
+	for (size_t i = 0; i < m->n_layers; i++) {
+		struct manifest_layer *l = &m->layers[i];
+		if (take_line(l, &parent))
+			continue;
+		const bool of_others = merged && merged[i];
+		l->made_by = xstrdup(of_others ? "merge" : m->made_by);
+		l->created = of_others ? NULL : xstrdup(m->created);
 	}
 }
 
@@ -146,7 +157,7 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 		return err_set(err, ERR_USAGE, "a chain of more than %d layers",
 			       MANIFEST_LAYERS_MAX);
 	auto_manifest m = manifest_of(s);
-	take_history(store, &m);
+	take_history(store, &m, s->merged);
 	if (blob_store_init(store, err) < 0 || manifest_format_config(&m, &config, err) < 0 ||
 	    blob_put(store, buf_view(&config), &config_digest, err) < 0)
 		return err_add(err, "write a snapshot");

@@ -19,6 +19,7 @@ struct oci_snapshot { /* all lent */
 	const struct digest *parent;            /* NULL: the first of its session */
 	const struct digest *layers, *diff_ids; /* n_layers each, the lowest first */
 	const uint64_t *sizes;
+	const bool *merged; /* which are made of others: nothing of them is new; NULL: none */
 	size_t n_layers;
 	uint64_t created_ns; /* CLOCK_REALTIME */
 };

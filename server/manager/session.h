@@ -109,6 +109,7 @@ struct session {
 		bool set; /* else the node's */
 		struct retention rule;
 	} retention;
+	struct merge *merge; /* owned: session_merge.c */
 	bool awaited; /* by the collector: this act began before it has decided */
 	struct digest *mounted; /* owned: cached layers that its workspace stands on, while it runs */
 	size_t n_mounted;
@@ -252,6 +253,17 @@ void session_retention_text(const struct session *s, char out[RETENTION_TEXT_BYT
 
 /* session_damage.c: adds to a failure of a damaged layer which snapshots of the session lack it */
 void session_say_good(struct session *s, struct err *failure);
+
+/* session_merge.c */
+/* After a snapshot: begins to merge the topmost layers of the head, where they are many. */
+void session_merge_later(struct session *s);
+void session_merge_stop(struct session *s);
+/* Before a snapshot is written: what is merged takes its place in s->layers. */
+void session_merge_apply(struct session *s);
+/* What was merged, and waits for a snapshot to list it; NULL. */
+const struct layer_row *session_merge_made(const struct session *s);
+/* A snapshot was committed. */
+void session_merge_done(struct session *s);
 
 /* session_lowers.c: which cached layers are mounted */
 /* Before they are: they are kept in sessions/<id>/lowers too, for a next manager. */

@@ -44,6 +44,7 @@ session_free(struct session *s)
 	session_enter(s, STEP_IDLE, 0, "");
 	building_end(s);
 	session_errand_stop(s);
+	session_merge_stop(s);
 	disk_forget(s);
 	means_forget(s);
 	job_end(s->job);

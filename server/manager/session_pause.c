@@ -92,6 +92,8 @@ commit(struct session *s)
 		return;
 	}
 	session_sync_later(s);
+	session_merge_done(s);
+	session_merge_later(s);
 	session_finish(s, NULL);
 }
 

@@ -58,14 +58,24 @@ session_has_upper(struct session *s)
 /* ---- a snapshot's messages ---- */
 
 static void
-add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const struct layer_row *l)
+add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const struct layer_row *l,
+	  bool merged)
 {
+	const uint64_t bytes = l->bytes | (merged ? 1ull << 63 : 0);
+
 	buf_add(digests, l->digest.at, DIGEST_BYTES);
 	buf_add(diff_ids, l->diff_id.at, DIGEST_BYTES);
 	uint8_t le[8];
 	for (int i = 0; i < 8; i++)
-		le[i] = (uint8_t)(l->bytes >> (8 * i));
+		le[i] = (uint8_t)(bytes >> (8 * i));
 	buf_add(sizes, le, sizeof le);
+}
+
+static bool
+is_merged(const struct session *s, const struct digest *d)
+{
+	const struct layer_row *made = session_merge_made(s);
+	return made && digest_equal(&made->digest, d);
 }
 
 static const char *
@@ -102,14 +112,16 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8), facts = BUF_MAX(FACTS_MAX_BYTES);
 
+	session_merge_apply(s);
 	s->made_ns = time_real_ns();
 	facts_json(&s->current->facts, &facts);
 	for (size_t i = 0; i < base_layers(s); i++)
-		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
+		add_layer(&digests, &diff_ids, &sizes, &s->layers[i],
+			  is_merged(s, &s->layers[i].digest));
 	if (s->a.any)
-		add_layer(&digests, &diff_ids, &sizes, &s->a.layer);
+		add_layer(&digests, &diff_ids, &sizes, &s->a.layer, false);
 	if (with_b && s->b.any)
-		add_layer(&digests, &diff_ids, &sizes, &s->b.layer);
+		add_layer(&digests, &diff_ids, &sizes, &s->b.layer, false);
 	if (buf_bad(&digests) || buf_bad(&sizes))
 		return err_set(err, ERR_UNAVAILABLE, "a chain of more than %d layers", LAYERS_MAX);
 	const struct str parent = {(const char *)s->row.head.at,
@@ -187,9 +199,11 @@ put_snapshot(struct session *s, const struct digest *manifest, bool with_b, stru
 	size_t n = 0;
 	int result = 0;
 
-	for (size_t i = 0; i < base_layers(s); i++) {
+	for (size_t i = 0; i < base_layers(s) && result == 0; i++) {
 		digests[n++] = s->layers[i].digest;
 		row.total_bytes += s->layers[i].bytes;
+		if (is_merged(s, &s->layers[i].digest))
+			result = index_put_layer(ix, &s->layers[i], err);
 	}
 	const struct capture_result *const made[] = {&s->a, &s->b};
 	for (int i = 0; i < (with_b ? 2 : 1) && result == 0; i++) {

@@ -149,6 +149,11 @@ serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struc
 		return err_set(err, ERR_CORRUPT, "%zu diff_ids for %zu layers", n_diff_ids, n);
 	if (m->parent.len && take_digest(m->parent, &parent, err) < 0)
 		return -1;
+	auto_free bool *merged = xnew(n + 1, sizeof *merged);
+	for (size_t i = 0; i < n; i++) {
+		merged[i] = sizes[i] >> 63;
+		sizes[i] &= ~(1ull << 63);
+	}
 	const struct oci_snapshot s = {
 	    .session = m->session,
 	    .session_name = m->session_name,
@@ -161,9 +166,13 @@ serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struc
 	    .layers = layers,
 	    .diff_ids = diff_ids,
 	    .sizes = sizes,
+	    .merged = merged,
 	    .n_layers = n,
 	    .created_ns = m->created_ns,
 	};
+	for (size_t i = 0; i < n; i++) /* made beside the acts, maybe while the mirror was away */
+		if (merged[i] && mirror_blob(w->store, w->mirror, &layers[i], err) < 0)
+			return -1;
 	if (oci_write_snapshot(w->store, &s, &manifest, err) < 0 ||
 	    mirror_snapshot(w->store, w->mirror, &manifest, err) < 0)
 		return -1;
