@@ -94,12 +94,13 @@ reindex_rows_settle(struct index *ix, struct err *err)
 		return -1;
 	return statement_run(
 	    ix, err,
-	    "UPDATE snapshots AS c SET parent=(SELECT p.digest FROM snapshots p WHERE "
-	    "p.session=c.session AND p.created_ns<c.created_ns ORDER BY CASE WHEN " IS_BEGINNING(
-		"p", "c") " THEN " LAYERS("p") " ELSE 0 END DESC, p.created_ns DESC LIMIT 1) WHERE "
-						   "c.parent IS NOT NULL AND NOT EXISTS(SELECT 1 "
-						   "FROM snapshots q WHERE "
-						   "q.digest=c.parent)",
+	    "UPDATE snapshots AS c SET parent=(SELECT d FROM (SELECT p.digest AS d, p.created_ns "
+	    "AS "
+	    "made, CASE WHEN " IS_BEGINNING("p", "c") " THEN " LAYERS(
+		"p") " ELSE 0 END AS shared FROM snapshots p WHERE p.session=c.session AND "
+		     "p.created_ns<c.created_ns) ORDER BY shared DESC, made DESC LIMIT 1) WHERE "
+		     "c.parent IS NOT NULL AND NOT EXISTS(SELECT 1 FROM snapshots q WHERE "
+		     "q.digest=c.parent)",
 	    "");
 }
 

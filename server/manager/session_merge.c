@@ -1,13 +1,15 @@
-/* Long chains are kept short: when the topmost layers of a head have become many, a worker makes one
- * layer of the same effect of them, beside the acts, and the next snapshot lists that in their place. The
- * snapshots that list the single ones stay as they are.
+/* Long chains are kept short: when the topmost layers of a head have become many, a worker makes
+ * one layer of the same effect of them, beside the acts, and the next snapshot lists that in their
+ * place. The snapshots that list the single ones stay as they are.
  *
- *   FLATTEN (the run as one directory) ▶ CAPTURE (that as an archive) ▶ UNPACK (into the cache) ▶ ready
+ *   FLATTEN (the run as one directory) ▶ CAPTURE (that as an archive) ▶ UNPACK (into the cache) ▶
+ * ready
  *
- * By levels of size: a run is merged when it has RUN_LEAST layers that are each below a bound, the least
- * of SMALL_BYTES, 8 times that, and so on. So a byte is written again once a level, and a chain has at
- * most 7 layers of each level; large layers are never written again. What is ready is the session's until
- * a snapshot lists it: the collector leaves it alone (collect_plan.c), a restart forgets it. */
+ * By levels of size: a run is merged when it has RUN_LEAST layers that are each below a bound, the
+ * least of SMALL_BYTES, 8 times that, and so on. So a byte is written again once a level, and a
+ * chain has at most 7 layers of each level; large layers are never written again. What is ready is
+ * the session's until a snapshot lists it: the collector leaves it alone (collect_plan.c), a
+ * restart forgets it. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -213,7 +215,7 @@ session_merge_later(struct session *s)
 	if (index_list_layers(&s->m->index, &s->row.head, take_layer, &c, &err) < 0)
 		return;
 	if (s->merge && find_parts(s->merge, rows, c.n) < c.n)
-		return; /* it waits for a snapshot */
+		return;        /* it waits for a snapshot */
 	session_merge_stop(s); /* it was made for a head that was left */
 	const size_t run = find_run(rows, c.n);
 	if (run == 0)
