@@ -68,6 +68,8 @@ function_of(enum verb_id id)
 		return do_call_wait;
 	case VERB_call_kill:
 		return do_call_kill;
+	case VERB_usage:
+		return do_usage;
 	case VERB_verify:
 		return do_verify;
 	case VERB_gc:

@@ -101,6 +101,11 @@ int do_image_rm(struct manager *m, struct conn *c, const struct request *r, stru
 int do_verify(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	      struct asker *asker, struct err *err) must_check;
 
+int do_usage(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
+void do_usage_forget_conn(const struct conn *c, const uint32_t *seq);
+void do_usage_stop(void);
+
 struct collect_plan;
 /* What went, or, of a dry one, would go. Ends the answer. */
 void do_gc_answer(struct asker *asker, const struct collect_plan *p, uint64_t freed_bytes);

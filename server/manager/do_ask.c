@@ -436,6 +436,7 @@ do_forget_conn(const struct conn *c, const uint32_t *seq)
 	imported_forget_conn(c, seq);
 	collector_forget_conn(c, seq);
 	verifier_forget_conn(c, seq);
+	do_usage_forget_conn(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
 	for (struct watch_ask *a = asks, *next; a; a = next) {

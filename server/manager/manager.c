@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "manager/algorithms.h"
 #include "manager/collector.h"
+#include "manager/do.h"
 #include "manager/imported.h"
 #include "manager/libssh.h"
 #include "manager/login.h"
@@ -481,6 +482,7 @@ close_all(struct manager *m)
 	imported_stop();
 	collector_end(m);
 	verifier_stop();
+	do_usage_stop();
 	disk_end(m);
 	spares_end(m);
 	session_ref_job_end(m);

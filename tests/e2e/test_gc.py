@@ -331,6 +331,30 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_one_ends_it(name, who
         assert server.ssh(kept, "cat f0 f1 f2").out == b"0\n1\n2\n"
 
 
+def test_usage_says_what_a_removal_would_free(server, name):
+    other = name + "o"
+    pauses(server, name, 2, 500_000)
+    pauses(server, other, 1, 700_000)
+    server.ssh(name, "head -c 300000 /dev/urandom > live; head -c 200000 /dev/zero; sync")
+    one = server.json("usage", name)
+    (s,) = one["sessions"]
+    assert (s["session"], s["snapshots"], s["shared_bytes"]) == (name, 2, 0)
+    assert 1_000_000 < s["own_bytes"] < 1_100_000
+    assert s["upper_bytes"] > 1_300_000 and s["journal_bytes"] > 0
+    all_ = server.json("usage")
+    assert {s["session"] for s in all_["sessions"]} == {name, other}
+    assert all_["store_bytes"] >= sum(s["own_bytes"] for s in all_["sessions"])
+    assert all_["free_bytes"] > 0 and all_["blobs"] >= 9
+    assert name in server.verb("usage").stdout and "journals" in server.verb("usage", name).stdout
+    server.verb("rm", name)
+    server.json("gc")
+    after = server.json("usage")
+    assert all_["store_bytes"] - after["store_bytes"] >= one["sessions"][0]["own_bytes"]
+    key = server.add_key("scoped", f'role="developer",sessions="{other}"')
+    assert [x["session"] for x in json.loads(server.verb("usage", "--json", key=key).out)["sessions"]] == [other]
+    assert server.verb("usage", name, key=key).status == 66
+
+
 def test_gc_is_for_operators(server):
     key = server.add_key("dev", 'role="developer",sessions="*"')
     assert server.verb("gc", key=key).status == 77

@@ -30,7 +30,7 @@ roles_and_verbs(void **state)
 	    {VERB_set, false, true},	    {VERB_audit, false, false},
 	    {VERB_why, true, true},
 	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true}, {VERB_gc, false, false}, {VERB_verify, true, true},
+	    {VERB_call_input, true, true}, {VERB_gc, false, false}, {VERB_verify, true, true}, {VERB_usage, true, true},
 	};
 
 	(void)state;
