@@ -75,6 +75,21 @@ blob_tmp_sweep(int dir, struct err *err)
 }
 
 int
+blob_hold(int store, bool alone, struct err *err)
+{
+	struct flock lock = {.l_type = (short)(alone ? F_WRLCK : F_RDLCK), .l_whence = SEEK_SET};
+
+	auto_close int fd = openat(store, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_sys(err, errno, "open the store's lock");
+	/* Held for a commit or a rename: no holder waits for anything but the disk. */
+	while (fcntl(fd, F_OFD_SETLKW, &lock) < 0)
+		if (errno != EINTR)
+			return err_sys(err, errno, "lock the store");
+	return fd_steal(&fd);
+}
+
+int
 blob_store_init(int store, struct err *err)
 {
 	auto_close int blobs = path_open_dir(store, "blobs", 0700, err);
@@ -164,10 +179,15 @@ blob_commit(struct blob_writer *w, int store, const struct digest *d, struct err
 	auto_close int dir = path_open(store, "blobs/sha256", O_RDONLY | O_DIRECTORY, err);
 	if (dir < 0)
 		return err_add(err, "commit %s", name.text);
+	auto_close int hold = blob_hold(store, false, err);
+	if (hold < 0)
+		return -1;
 	if (fstat(w->fd, &mine) < 0)
 		return err_sys(err, errno, "look at %s", w->tmp);
 	if (fstatat(dir, name.text, &there, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(there.st_mode) &&
 	    there.st_size == mine.st_size) {
+		if (utimensat(dir, name.text, NULL, AT_SYMLINK_NOFOLLOW) < 0)
+			return err_sys(err, errno, "touch %s", name.text);
 		unlinkat(w->blobs, w->tmp, 0);
 		w->tmp[0] = '\0';
 		return path_sync_dir(dir, err); /* who renamed it may not have got that far yet */

@@ -1,6 +1,7 @@
 /* Blobs by digest: the only door to archive storage.
  *
  *   STORE/oci-layout            what this directory is, for podman and skopeo
+ *   STORE/lock                  nothing but a lock (blob_hold)
  *   STORE/blobs/sha256/<hex>    layers, configs, manifests
  *   STORE/blobs/.tmp.<hex>      being written; locked by who writes it
  *   STORE/idx/<hex>.idx         entries of a layer (idx.h)
@@ -13,6 +14,8 @@
 
 #include "base/digest.h"
 
+#include <stdbool.h>
+
 enum { BLOB_SMALL_MAX_BYTES = 4 << 20 }; /* of a manifest or config */
 
 struct blob_writer {
@@ -24,10 +27,14 @@ struct blob_writer {
 #define BLOB_WRITER_NONE ((struct blob_writer){.blobs = -1, .fd = -1})
 #define auto_blob        __attribute__((cleanup(blob_abort))) struct blob_writer
 
+/* The lock of a store, held until the fd is closed: together with others by who looks for a blob and
+ * keeps what it finds, alone by who removes one. So nobody keeps what is being removed. */
+int blob_hold(int store, bool alone, struct err *err) must_check;
 /* Makes the store's directories where they are missing. */
 int blob_store_init(int store, struct err *err) must_check;
 int blob_begin(int store, struct blob_writer *w, struct err *err) must_check;
-/* To blobs/sha256/<digest>. One of the same name and size that is there already is kept. */
+/* To blobs/sha256/<digest>. One of the same name and size that is there already is kept, and touched:
+ * it is as new as this one would have been (collect.h). */
 int blob_commit(struct blob_writer *w, int store, const struct digest *d,
 		struct err *err) must_check;
 /* To dir/name, in place of what is there. */

@@ -4,6 +4,7 @@
 #include "base/time.h"
 #include "blob.h"
 #include "dirs.h"
+#include "measure.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -225,6 +226,49 @@ cache_sync(int cache, const struct digest *layers, size_t n, struct err *err)
 	return 0;
 }
 
+static int
+note_bytes(int layers, const char *marker, json_t *j, uint64_t bytes, struct err *err)
+{
+	struct stat st;
+
+	if (fstatat(layers, marker, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_sys(err, errno, "look at %s", marker);
+	const struct timespec times[] = {st.st_mtim, st.st_mtim};
+	json_object_set_new(j, "bytes", json_integer((json_int_t)bytes));
+	auto_free char *text = json_dumps(j, JSON_COMPACT);
+	if (path_replace(layers, marker, 0600, str_of(text), err) < 0)
+		return -1;
+	if (utimensat(layers, marker, times, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_sys(err, errno, "set the time of %s", marker);
+	return 0;
+}
+
+int
+cache_measure(int layers, const struct digest *d, uint64_t *out_bytes, struct err *err)
+{
+	auto_buf text = BUF_MAX(MARKER_MAX_BYTES);
+	char name[NAME_BYTES];
+	uint64_t entries;
+	struct err ignored;
+
+	marker_name(d, name);
+	const bool has = path_read(layers, name, &text, &ignored) == 0 && text.len;
+	json_t *j = has ? json_loadb(text.at, text.len, 0, NULL) : NULL;
+	const json_t *known = json_object_get(j, "bytes");
+	int result = 0;
+	if (json_is_integer(known)) {
+		*out_bytes = (uint64_t)json_integer_value(known);
+	} else {
+		auto_close int dir =
+		    path_open(layers, digest_text(d).text, O_RDONLY | O_DIRECTORY, err);
+		result = dir < 0 ? -1 : measure_upper(dir, out_bytes, &entries, err);
+		if (result == 0 && j && note_bytes(layers, name, j, *out_bytes, &ignored) < 0)
+			result = 0; /* measured again the next time */
+	}
+	json_decref(j);
+	return result;
+}
+
 int
 layer_sweep(int store, int cache, struct err *err)
 {
@@ -234,6 +278,9 @@ layer_sweep(int store, int cache, struct err *err)
 		auto_close int blobs = path_open(store, "blobs", O_RDONLY | O_DIRECTORY, &ignored);
 		if (blobs >= 0 && blob_tmp_sweep(blobs, err) < 0)
 			return err_add(err, "sweep the store");
+		auto_close int refs = path_open(store, "refs", O_RDONLY | O_DIRECTORY, &ignored);
+		if (refs >= 0 && blob_tmp_sweep(refs, err) < 0)
+			return err_add(err, "sweep the refs");
 	}
 	if (cache >= 0) {
 		auto_close int layers =

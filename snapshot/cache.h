@@ -1,7 +1,7 @@
 /* The layer cache: directories that overlayfs stacks, each with a marker beside it.
  *
  *   CACHE/layers/<hex>        unpacked
- *   CACHE/layers/<hex>.json   {"boot_id": …, "synced": …}
+ *   CACHE/layers/<hex>.json   {"boot_id": …, "synced": …, "bytes": …}; its mtime: the last use
  *   CACHE/layers/.tmp.<hex>   being unpacked; locked by who does it
  *
  * A rename may be durable while the data of what was renamed is not. So a layer is trusted when its
@@ -27,6 +27,9 @@ int cache_begin_in(int cache, const char *place, struct cache_new *c, struct err
  */
 int cache_commit(struct cache_new *c, const struct digest *d, struct err *err) must_check;
 void cache_abort(struct cache_new *c);
+/* What a layer of CACHE/layers holds on disk; measured once, and kept in its marker. */
+int cache_measure(int layers, const struct digest *d, uint64_t *out_bytes,
+		  struct err *err) must_check;
 /* For an error of NO_SPACE: says how much was needed (as far as it is known) and is free. */
 int cache_say_space(const struct cache_new *c, uint64_t needed_bytes, struct err *err);
 

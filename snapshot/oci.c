@@ -1,9 +1,11 @@
 #include "oci.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/num.h"
 #include "base/path.h"
 #include "base/time.h"
 #include "blob.h"
+#include "oci_index.h"
 #include "store.h"
 
 #include <fcntl.h>
@@ -42,27 +44,38 @@ manifest_of(const struct oci_snapshot *s)
 	return m;
 }
 
+static bool
+take_line(struct manifest_layer *l, struct manifest *parent)
+{
+	for (size_t i = 0; i < parent->n_layers; i++) {
+		struct manifest_layer *old = &parent->layers[i];
+		if (!old->made_by || !digest_equal(&l->digest, &old->digest))
+			continue;
+		l->made_by = steal(&old->made_by);
+		l->created = steal(&old->created);
+		return true;
+	}
+	return false;
+}
+
 /* Each layer keeps the line of history it got when it was new; without a parent to read, layers
  * from before have a line that says nothing. */
 static void
-take_history(int store, struct manifest *m)
+take_history(int store, struct manifest *m, const bool *merged)
 {
 	auto_manifest parent = {0};
 	struct err ignored;
-	size_t i = 0;
 
 	const bool known = m->has_parent && oci_load(store, &m->parent, &parent, &ignored) == 0;
-	while (known && i < m->n_layers && i < parent.n_layers &&
-	       digest_equal(&m->layers[i].digest, &parent.layers[i].digest)) {
-		m->layers[i].made_by = steal(&parent.layers[i].made_by);
-		m->layers[i].created = steal(&parent.layers[i].created);
-		i++;
-	}
 	if (m->has_parent && !known)
 		return;
-	for (; i < m->n_layers; i++) {
-		m->layers[i].made_by = xstrdup(m->made_by);
-		m->layers[i].created = xstrdup(m->created);
+	for (size_t i = 0; i < m->n_layers; i++) {
+		struct manifest_layer *l = &m->layers[i];
+		if (take_line(l, &parent))
+			continue;
+		const bool of_others = merged && merged[i];
+		l->made_by = xstrdup(of_others ? "merge" : m->made_by);
+		l->created = of_others ? NULL : xstrdup(m->created);
 	}
 }
 
@@ -112,6 +125,11 @@ format_ref(const struct manifest *m, const struct oci_snapshot *s, struct buf *o
 	    json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o}", "version", 1, "session", m->session,
 		      "session_name", m->session_name, "image", m->image, "made_by", m->made_by,
 		      "created", m->created, "calls", calls, "facts", facts, "layers", layers);
+	if (j) {
+		json_object_set_new(j, "config",
+				    json_sprintf("sha256:%s", digest_text(&m->config).text));
+		json_object_set_new(j, "created_ns", json_integer((json_int_t)s->created_ns));
+	}
 	if (j && m->has_parent)
 		json_object_set_new(j, "parent",
 				    json_sprintf("sha256:%s", digest_text(&m->parent).text));
@@ -139,16 +157,21 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 		return err_set(err, ERR_USAGE, "a chain of more than %d layers",
 			       MANIFEST_LAYERS_MAX);
 	auto_manifest m = manifest_of(s);
-	take_history(store, &m);
+	take_history(store, &m, s->merged);
 	if (blob_store_init(store, err) < 0 || manifest_format_config(&m, &config, err) < 0 ||
-	    blob_put(store, buf_view(&config), &config_digest, err) < 0 ||
-	    manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
+	    blob_put(store, buf_view(&config), &config_digest, err) < 0)
+		return err_add(err, "write a snapshot");
+	m.config = config_digest;
+	if (manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
 	    blob_put(store, buf_view(&text), &digest, err) < 0 ||
 	    format_ref(&m, s, &ref, err) < 0)
 		return err_add(err, "write a snapshot");
 	snprintf(name, sizeof name, "%s.json", digest_text(&digest).text);
 	if (write_ref(store, name, buf_view(&ref), err) < 0)
 		return err_add(err, "write a snapshot's ref");
+	struct err ignored; /* it follows from the refs: the next one makes up for it */
+	if (oci_index_add(store, &digest, text.len, m.session_name, &ignored) < 0)
+		log_err(&ignored, "index.json");
 	*out_manifest = digest;
 	return 0;
 }
@@ -180,6 +203,44 @@ oci_write_facts(int store, const struct digest *manifest, struct str facts, stru
 }
 
 int
+oci_rewrite_ref(int store, const struct digest *manifest, const struct manifest *m, struct str calls,
+		struct str facts, uint64_t created_ns, struct err *err)
+{
+	const struct oci_snapshot s = {.calls = calls, .facts = facts, .created_ns = created_ns};
+	auto_buf ref = BUF_MAX(MANIFEST_MAX_BYTES);
+	char name[80];
+
+	snprintf(name, sizeof name, "%s.json", digest_text(manifest).text);
+	if (format_ref(m, &s, &ref, err) < 0)
+		return -1;
+	return write_ref(store, name, buf_view(&ref), err);
+}
+
+int
+oci_find_config(int store, const struct digest *manifest, struct digest *out, struct err *err)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES);
+	auto_manifest m = {0};
+	char name[80];
+
+	snprintf(name, sizeof name, "%s.json", digest_text(manifest).text);
+	if (store_directory.get_object(store, name, &text, err) == 0) {
+		json_t *j = load_object(buf_view(&text));
+		const char *config = json_string_value(json_object_get(j, "config"));
+		const int got = config ? digest_parse(str_of(config), out, err) : -1;
+		json_decref(j);
+		if (got == 0)
+			return 0;
+	}
+	buf_clear(&text);
+	if (blob_read(store, manifest, &text, err) < 0 ||
+	    manifest_parse(buf_view(&text), &m, err) < 0)
+		return -1;
+	*out = m.config;
+	return 0;
+}
+
+int
 oci_load(int store, const struct digest *manifest, struct manifest *out, struct err *err)
 {
 	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES), config = BUF_MAX(MANIFEST_MAX_BYTES);
@@ -193,6 +254,20 @@ oci_load(int store, const struct digest *manifest, struct manifest *out, struct 
 	*out = m;
 	m = (struct manifest){0};
 	return 0;
+}
+
+bool
+oci_session_is_deleted(int store, const char *ref)
+{
+	auto_buf text = BUF_MAX(MANIFEST_MAX_BYTES);
+	struct err ignored;
+
+	if (store_directory.get_object(store, ref, &text, &ignored) < 0)
+		return false;
+	json_t *j = load_object(buf_view(&text));
+	const bool deleted = json_is_true(json_object_get(j, "deleted"));
+	json_decref(j);
+	return deleted;
 }
 
 int

@@ -34,7 +34,11 @@ index_put_snapshot(struct index *ix, const struct snapshot_row *r, const struct 
 		if (statement_run(ix, err, "INSERT OR REPLACE INTO snapshot_layers VALUES(?,?,?)",
 				  "did", &r->digest, (uint64_t)i, &layers[i]) < 0)
 			return -1;
-	return 0;
+	/* Whoever made it has found those of its layers that were dying, or written them anew. */
+	return statement_run(ix, err,
+			     "DELETE FROM dying WHERE digest IN (SELECT layer FROM snapshot_layers "
+			     "WHERE snapshot=?)",
+			     "d", &r->digest);
 }
 
 int

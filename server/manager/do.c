@@ -90,6 +90,12 @@ function_of(enum verb_id id)
 		return do_call_wait;
 	case VERB_call_kill:
 		return do_call_kill;
+	case VERB_usage:
+		return do_usage;
+	case VERB_verify:
+		return do_verify;
+	case VERB_gc:
+		return do_gc;
 	case VERB_image_import:
 		return do_image_import;
 	case VERB_image_ls:

@@ -25,6 +25,9 @@ int do_new(struct manager *m, struct conn *c, const struct request *r, struct se
 	   struct asker *asker, struct err *err) must_check;
 int do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	   struct asker *asker, struct err *err) must_check;
+/* set SESSION retention VALUE (session_retention.c) */
+int do_set_retention(const struct conn *c, struct session *s, struct str value, struct asker *asker,
+		     struct err *err) must_check;
 /* The limits that `new` was given. */
 int do_new_limits(struct manager *m, const struct conn *c, const struct request *r,
 		  struct limits_set *out, struct err *err) must_check;
@@ -137,6 +140,20 @@ int do_image_ls(struct manager *m, struct conn *c, const struct request *r, stru
 		struct asker *asker, struct err *err) must_check;
 int do_image_rm(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 		struct asker *asker, struct err *err) must_check;
+
+int do_verify(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	      struct asker *asker, struct err *err) must_check;
+
+int do_usage(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	     struct asker *asker, struct err *err) must_check;
+void do_usage_forget_conn(const struct conn *c, const uint32_t *seq);
+void do_usage_stop(void);
+
+struct collect_plan;
+/* What went, or, of a dry one, would go. Ends the answer. */
+void do_gc_answer(struct asker *asker, const struct collect_plan *p, uint64_t freed_bytes);
+int do_gc(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	  struct asker *asker, struct err *err) must_check;
 
 /* ---- shared words of the answers (do.c) ---- */
 

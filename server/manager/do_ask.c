@@ -7,8 +7,10 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "manager/collector.h"
 #include "manager/do.h"
 #include "manager/imported.h"
+#include "manager/verifier.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -436,6 +438,9 @@ do_forget_conn(const struct conn *c, const uint32_t *seq)
 	imported_forget_conn(c, seq);
 	do_read_forget(c, seq);
 	do_import_forget(c, seq);
+	collector_forget_conn(c, seq);
+	verifier_forget_conn(c, seq);
+	do_usage_forget_conn(c, seq);
 	do_audit_forget_conn(c, seq);
 	do_wait_forget(c, seq);
 	do_bisect_forget(c, seq);

@@ -29,7 +29,7 @@ find_key(const struct request *r, enum limit *out, struct err *err)
 	if (*out != LIMITS)
 		return 0;
 	err_set(err, ERR_USAGE, "no such key: %.*s", (int)(key.len > 32 ? 32 : key.len), key.at);
-	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall or calls");
+	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall, calls or retention");
 }
 
 /* What holds now is undone when the kernel, or the index, does not take it. */
@@ -58,7 +58,12 @@ do_set(struct manager *m, struct conn *c, const struct request *r, struct sessio
 	char text[LIMIT_TEXT_BYTES];
 	enum limit l;
 
+	struct str key = {NULL, 0};
+
+	request_text(r, "key", &key);
 	request_text(r, "value", &value);
+	if (str_is(key, "retention"))
+		return do_set_retention(c, s, value, asker, err);
 	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)
 		return -1;
 	session_ref_later(s);

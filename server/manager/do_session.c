@@ -182,6 +182,15 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 	buf_fmt(out, "%-12s%u, %s\n", "snapshots", sum->snapshots, size);
 }
 
+static void
+show_retention(struct buf *out, const struct session *s)
+{
+	char text[RETENTION_TEXT_BYTES];
+
+	session_retention_text(s, text);
+	buf_fmt(out, "%-12s%s%s\n", "retention", text, s->retention.set ? "" : " (default)");
+}
+
 int
 do_show(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	struct asker *asker, struct err *err)
@@ -194,11 +203,15 @@ do_show(struct manager *m, struct conn *c, const struct request *r, struct sessi
 		return -1;
 	if (r->json) {
 		session_json(&out, s, &sum);
+		char retention[RETENTION_TEXT_BYTES];
+		session_retention_text(s, retention);
+		buf_fmt(&out, ",\"retention\":\"%s\"", retention);
 		session_limits_json(s, &out, true);
 		session_choices_json(s, &out);
 		buf_text(&out, "}\n");
 	} else {
 		show_text(&out, s, &sum);
+		show_retention(&out, s);
 		session_limits_text(s, &out);
 		session_choices_text(s, &out);
 	}

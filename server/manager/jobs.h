@@ -23,6 +23,8 @@ int job_start_with(struct manager *m, enum msg_id first, const void *body, const
 		   job_fn fn, void *ctx, struct job **out, struct err *err) must_check;
 /* Whoever asks next is told from here on; nothing may be unanswered. */
 void job_hand_on(struct job *j, job_fn fn, void *ctx);
+/* Whether a job still is that began when so many had begun (m->job_count), other than `but`. */
+bool jobs_before(const struct manager *m, uint64_t number, const struct job *but);
 /* The link, for sending requests with wire_send. */
 struct wire *job_wire(struct job *j);
 /* Closes the link: a worker at work stops at its next step and cleans up. NULL is fine. */

@@ -9,10 +9,13 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/algorithms.h"
+#include "manager/collector.h"
+#include "manager/do.h"
 #include "manager/fork_ready.h"
 #include "manager/imported.h"
 #include "manager/libssh.h"
 #include "manager/login.h"
+#include "manager/reindex.h"
 #include "manager/session.h"
 #include "manager/sftp_files.h"
 #include "manager/spares.h"
@@ -20,6 +23,7 @@
 #include "manager/takeover.h"
 #include "manager/throwaway.h"
 #include "manager/trial.h"
+#include "manager/verifier.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -74,17 +78,19 @@ usage(FILE *to)
 	fprintf(to,
 		"usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
 		"       berthd --check [the same]\n"
+		"       berthd --reindex [the same]\n"
 		"       berthd --help | --version\n\n"
 		"Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
 		"running sessions to the next one; SIGINT pauses them all first. --check tries the\n"
-		"isolation that can be had here with a session of its own, and says what it is.\n\n"
+		"isolation that can be had here with a session of its own, and says what it is.\n"
+		"--reindex makes index.db anew from the store, and keeps the old one.\n\n"
 		"Options of the configuration file, with their defaults:\n\n%s",
 		buf_cstr(&options));
 }
 
 struct args {
 	const char *state, *run, *listen, *config;
-	bool check;
+	bool check, reindex;
 };
 
 /* 0 go on, 1 done. */
@@ -97,6 +103,7 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 	    {"listen", required_argument, NULL, 'l'},
 	    {"config", required_argument, NULL, 'c'},
 	    {"check", no_argument, NULL, 'k'},
+	    {"reindex", no_argument, NULL, 'i'},
 	    {"help", no_argument, NULL, 'h'},
 	    {"version", no_argument, NULL, 'v'},
 	    {NULL, 0, NULL, 0},
@@ -120,6 +127,9 @@ parse_args(int argc, char **argv, struct args *out, struct err *err)
 			break;
 		case 'k':
 			out->check = true;
+			break;
+		case 'i':
+			out->reindex = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -348,6 +358,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 {
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
+	    retention_parse(str_of(m->config.retention), &m->retention, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
 	    listeners_parse(&m->listeners, &m->config, err) < 0 ||
 	    forwards_parse(&m->config, &m->forwards, err) < 0 ||
@@ -398,7 +409,7 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	m->state = path_open_top(m->config.state, 0700, err);
 	if (m->state < 0)
 		return -1;
-	if (lock_state(m, err) < 0 || index_open(&m->index, m->state, err) < 0)
+	if (lock_state(m, err) < 0 || reindex_check(m->state, err) < 0 || index_open(&m->index, m->state, err) < 0)
 		return err_add(err, "%s", m->config.state);
 	if (listeners_open(m, err) < 0)
 		return -1;
@@ -426,6 +437,24 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	return means_begin(m, err) < 0 ? -1 : takeover(m, err);
 }
 
+/* The state's directories as they lie there: nothing is mounted, no session is touched. */
+static int
+reindex(struct manager *m, const struct isolation *isolation, struct err *err)
+{
+	signal(SIGPIPE, SIG_IGN);
+	m->node.isolation = *isolation;
+	m->state = path_open_top(m->config.state, 0700, err);
+	m->run = m->state < 0 ? -1 : path_open_top(m->config.run, 0700, err);
+	if (m->run < 0)
+		return -1;
+	if (lock_state(m, err) < 0)
+		return err_add(err, "%s", m->config.state);
+	if (open_dirs(m, err) < 0)
+		return -1;
+	m->image = image_host_open(m->cache, m->image_name, sizeof m->image_name, err);
+	return m->image < 0 ? -1 : reindex_run(m, err);
+}
+
 static int
 serve(struct manager *m, struct err *err)
 {
@@ -438,6 +467,7 @@ serve(struct manager *m, struct err *err)
 		return -1;
 	spares_begin(m);
 	fork_ready_begin(m);
+	collector_begin(m);
 	listeners_announce(m);
 	return loop_run(&m->loop, err);
 }
@@ -464,6 +494,9 @@ close_all(struct manager *m)
 	nursery_end(m);
 	conns_close_all(m);
 	imported_stop();
+	collector_end(m);
+	verifier_stop();
+	do_usage_stop();
 	disk_end(m);
 	spares_end(m);
 	fork_ready_end(m);
@@ -525,9 +558,11 @@ main(int argc, char **argv)
 		return 0;
 	if (result == 0)
 		result = loop_init(&m.loop, &err);
-	if (result == 0)
+	if (result == 0 && args.reindex)
+		result = reindex(&m, &isolation, &err);
+	else if (result == 0)
 		result = open_all(&m, &isolation, &err);
-	if (result == 0)
+	if (result == 0 && !args.reindex)
 		result = serve(&m, &err);
 	for (const struct session *s = m.sessions; s && m.stopping && result == 0; s = s->next)
 		if (s->keeper.pidfd >= 0)

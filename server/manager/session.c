@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "manager/collector.h"
 #include "manager/throwaway.h"
 
 #include <stdio.h>
@@ -403,6 +404,12 @@ session_finish(struct session *s, const struct err *failure)
 	want_free(w);
 	if (s->state == SESSION_PAUSED || s->state == SESSION_DELETED)
 		fd_close(&s->dir);
+	if (s->state == SESSION_DELETED)
+		collector_note(s->m);
+	s->awaited = false;
+	collector_job_ended(s->m);
+	if (s->keeper.pidfd < 0)
+		s->n_mounted = 0;
 	/* When the turn ends, not from here: an act that fails at once must not nest the next one.
 	 */
 	loop_defer(&s->m->loop, next_later, s);

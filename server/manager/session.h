@@ -147,6 +147,14 @@ struct session {
 	struct disk_place place;  /* what holds that to its limit (means.h) */
 	struct limits_set limits; /* its own; session_limits tells what holds */
 	struct choices choices;   /* owned */
+	struct {
+		bool set; /* else the node's */
+		struct retention rule;
+	} retention;
+	struct merge *merge; /* owned: session_merge.c */
+	bool awaited; /* by the collector: this act began before it has decided */
+	struct digest *mounted; /* owned: cached layers that its workspace stands on, while it runs */
+	size_t n_mounted;
 	struct keeper keeper;
 	struct building *building; /* owned, or NULL */
 	struct job *job;
@@ -171,6 +179,7 @@ struct session {
 	bool still_unclean; /* processes may have written after the capture */
 	struct digest manifest_a, manifest;
 	struct msg_tree_put_report put; /* its last one, without text */
+	uint64_t made_ns; /* CLOCK_REALTIME: of the snapshot that was sent to be written last */
 	bool has_manifest;
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */
@@ -330,6 +339,37 @@ void session_ref_later(struct session *s);
 void session_ref_job_end(void *manager);
 void session_errand_stop(struct session *s);
 bool session_errand_blocks(const struct session *s);
+
+/* session_retention.c */
+int session_retention_load(struct session *s, struct err *err) must_check;
+/* "default": the node's again. */
+int session_retention_set(struct session *s, struct str text, struct err *err) must_check;
+/* What holds. */
+void session_retention_text(const struct session *s, char out[RETENTION_TEXT_BYTES]);
+
+/* session_damage.c: adds to a failure of a damaged layer which snapshots of the session lack it */
+void session_say_good(struct session *s, struct err *failure);
+
+/* session_merge.c */
+/* After a snapshot: begins to merge the topmost layers of the head, where they are many. */
+void session_merge_later(struct session *s);
+void session_merge_stop(struct session *s);
+/* Before a snapshot is written: what is merged takes its place in s->layers. */
+void session_merge_apply(struct session *s);
+/* What was merged, and waits for a snapshot to list it; NULL. */
+const struct layer_row *session_merge_made(const struct session *s);
+/* A snapshot was committed. */
+void session_merge_done(struct session *s);
+
+/* session_lowers.c: which cached layers are mounted */
+/* Before they are: they are kept in sessions/<id>/lowers too, for a next manager. */
+int session_hold_lowers(struct session *s, struct err *err) must_check;
+/* What an earlier manager has mounted. */
+void session_find_lowers(struct session *s);
+bool session_holds(const struct session *s, const struct digest *layer);
+/* Which of n layers come from one flattened directory, and its name. */
+size_t session_flat(const struct manager *m, const struct layer_row *layers, size_t n,
+		    struct digest *out);
 
 /* session_whole.c: on a node that stacks no layers */
 /* Whether the upper can be used as it lies there: 1, 0 it must be made of the head's layers, -1. */

@@ -184,6 +184,23 @@ one_json(const struct session *s, enum limit l, uint64_t value, struct buf *out)
 	buf_char(out, '}');
 }
 
+/* What an operator chose: a bound for others. */
+static void
+ceilings_json(const struct session *s, struct buf *out)
+{
+	bool first = true;
+
+	buf_text(out, ",\"ceilings\":{");
+	for (int l = 0; l < LIMITS; l++) {
+		if (!s->limits.set[l] || !s->limits.capped[l])
+			continue;
+		buf_fmt(out, "%s\"%s\":%llu", first ? "" : ",", limit_key((enum limit)l),
+			(unsigned long long)s->limits.ceiling.at[l]);
+		first = false;
+	}
+	buf_char(out, '}');
+}
+
 void
 session_limits_json(const struct session *s, struct buf *out, bool whole)
 {
@@ -202,6 +219,8 @@ session_limits_json(const struct session *s, struct buf *out, bool whole)
 			buf_fmt(out, "%llu", (unsigned long long)now.at[l]);
 	}
 	buf_char(out, '}');
+	if (!whole)
+		ceilings_json(s, out);
 }
 
 void

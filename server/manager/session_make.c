@@ -51,6 +51,7 @@ session_free(struct session *s)
 	session_enter(s, STEP_IDLE, 0, "");
 	building_end(s);
 	session_errand_stop(s);
+	session_merge_stop(s);
 	disk_forget(s);
 	means_forget(s);
 	job_end(s->job);
@@ -63,6 +64,7 @@ session_free(struct session *s)
 	}
 	want_free(s->current);
 	free(s->layers);
+	free(s->mounted);
 	choices_done(&s->choices);
 	fd_close(&s->dir);
 	loop_defer(&m->loop, free, s);

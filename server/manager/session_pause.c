@@ -99,6 +99,8 @@ commit(struct session *s)
 	}
 	session_sync_later(s);
 	fork_ready_later(s);
+	session_merge_done(s);
+	session_merge_later(s);
 	session_finish(s, NULL);
 }
 
@@ -339,6 +341,8 @@ session_pause_done(struct session *s, const struct msg_done *done)
 		if (session_set_state(s, SESSION_RUNNING, "", &err) < 0)
 			log_err(&err, "session %s", s->row.name);
 		s->state = SESSION_RUNNING;
+		if (s->ref_written) /* it tells what did not come true */
+			session_ref_later(s);
 		session_finish(s, &why);
 		return;
 	}

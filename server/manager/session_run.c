@@ -98,7 +98,11 @@ open_cached(struct session *s, const struct digest *d)
 	if (!manager_is_cached(s->m, d))
 		return -1;
 	snprintf(name, sizeof name, "layers/%s", digest_text(d).text);
-	return path_open(s->m->cache, name, O_RDONLY | O_DIRECTORY, &err);
+	const int fd = path_open(s->m->cache, name, O_RDONLY | O_DIRECTORY, &err);
+	snprintf(name, sizeof name, "layers/%s.json", digest_text(d).text);
+	if (fd >= 0)
+		utimensat(s->m->cache, name, NULL, AT_SYMLINK_NOFOLLOW); /* its last use (collect_aside.c) */
+	return fd;
 }
 
 /* Overlayfs refuses one directory as two lowers, and an equal layer higher up hides all of the
@@ -162,17 +166,17 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 	return 0;
 }
 
-static void
-plan_flat(struct session *s)
+size_t
+session_flat(const struct manager *m, const struct layer_row *layers, size_t n, struct digest *out)
 {
-	s->n_flat = 0;
-	if (s->n_layers <= s->m->config.chain_max)
-		return;
-	s->n_flat = s->n_layers - s->n_layers % FLAT_STRIDE;
+	if (n <= m->config.chain_max)
+		return 0;
+	const size_t flat = n - n % FLAT_STRIDE;
 	auto_of(hasher) struct hasher *h = hasher_new();
-	for (size_t i = 0; i < s->n_flat; i++)
-		hasher_add(h, s->layers[i].digest.at, DIGEST_BYTES);
-	s->flat = hasher_sum(h);
+	for (size_t i = 0; i < flat; i++)
+		hasher_add(h, layers[i].digest.at, DIGEST_BYTES);
+	*out = hasher_sum(h);
+	return flat;
 }
 
 /* ---- asking a worker for what is missing ---- */
@@ -220,7 +224,7 @@ start_on(struct session *s, const struct lowers *lowers, const int *images, size
 		return -1;
 	auto_close int spill =
 	    keeper_open_dir(s, "spill", 02750, err); /* read inside by its group, as its files are */
-	if (spill < 0 || means_place(s, &volume, err) < 0)
+	if (spill < 0 || means_place(s, &volume, err) < 0 || session_hold_lowers(s, err) < 0)
 		return -1;
 	int dirs[MOUNTS_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
 	bool read_only[MOUNTS_MAX] = {false};
@@ -362,7 +366,7 @@ session_run_view(struct session *s, struct err *err)
 {
 	struct lowers lowers = {0};
 
-	plan_flat(s);
+	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
 	int result = find_lowers(s, &lowers, err);
 	if (result == 0 && lowers.missing)
 		result = ask_worker(s, lowers.missing_layer, err) < 0 ? -1 : 1;
@@ -429,7 +433,7 @@ session_run_cache(struct session *s)
 		session_run_failed(s, &err);
 		return;
 	}
-	plan_flat(s);
+	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
 	if (go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
@@ -460,7 +464,7 @@ session_run_begin(struct session *s)
 		session_run_failed(s, &err);
 		return;
 	}
-	plan_flat(s);
+	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
 	if (go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
@@ -594,6 +598,8 @@ session_run_failed(struct session *s, const struct err *failure)
 	}
 	if (s->step != STEP_CACHE && s->step != STEP_TURN && s->step != STEP_START)
 		return;
+	if (kept.code == ERR_CORRUPT && s->step == STEP_CACHE)
+		session_say_good(s, &kept);
 	building_end(s);
 	if (keeper_end(s, &clear) < 0 || keeper_clear(s, &clear) < 0)
 		log_err(&clear, "session %s", s->row.name);

@@ -58,14 +58,24 @@ session_has_upper(struct session *s)
 /* ---- a snapshot's messages ---- */
 
 static void
-add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const struct layer_row *l)
+add_layer(struct buf *digests, struct buf *diff_ids, struct buf *sizes, const struct layer_row *l,
+	  bool merged)
 {
+	const uint64_t bytes = l->bytes | (merged ? 1ull << 63 : 0);
+
 	buf_add(digests, l->digest.at, DIGEST_BYTES);
 	buf_add(diff_ids, l->diff_id.at, DIGEST_BYTES);
 	uint8_t le[8];
 	for (int i = 0; i < 8; i++)
-		le[i] = (uint8_t)(l->bytes >> (8 * i));
+		le[i] = (uint8_t)(bytes >> (8 * i));
 	buf_add(sizes, le, sizeof le);
+}
+
+static bool
+is_merged(const struct session *s, const struct digest *d)
+{
+	const struct layer_row *made = session_merge_made(s);
+	return made && digest_equal(&made->digest, d);
 }
 
 static const char *
@@ -83,6 +93,20 @@ base_layers(const struct session *s)
 	return node_stacks(&s->m->node) ? s->n_layers : 0;
 }
 
+/* An upper that was captured is a lower from here on; one that stood on another head is not used
+ * again, be it empty. */
+static unsigned
+next_upper(const struct session *s)
+{
+	const struct want *w = s->current;
+	const bool ends = w && (w->kind == WANT_PAUSE || w->kind == WANT_REMOVE || want_goes_back(w));
+	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
+
+	if (!ends || s->still_unclean)
+		return s->row.upper;
+	return s->row.upper + (is_lower || want_goes_back(w));
+}
+
 int
 session_send_snapshot(struct session *s, bool with_b, struct err *err)
 {
@@ -90,13 +114,16 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 	auto_buf diff_ids = BUF_MAX(LAYERS_MAX * DIGEST_BYTES);
 	auto_buf sizes = BUF_MAX(LAYERS_MAX * 8), facts = BUF_MAX(FACTS_MAX_BYTES);
 
+	session_merge_apply(s);
+	s->made_ns = time_real_ns();
 	facts_json(&s->current->facts, &facts);
 	for (size_t i = 0; i < base_layers(s); i++)
-		add_layer(&digests, &diff_ids, &sizes, &s->layers[i]);
+		add_layer(&digests, &diff_ids, &sizes, &s->layers[i],
+			  is_merged(s, &s->layers[i].digest));
 	if (s->a.any)
-		add_layer(&digests, &diff_ids, &sizes, &s->a.layer);
+		add_layer(&digests, &diff_ids, &sizes, &s->a.layer, false);
 	if (with_b && s->b.any)
-		add_layer(&digests, &diff_ids, &sizes, &s->b.layer);
+		add_layer(&digests, &diff_ids, &sizes, &s->b.layer, false);
 	if (buf_bad(&digests) || buf_bad(&sizes))
 		return err_set(err, ERR_UNAVAILABLE, "a chain of more than %d layers", LAYERS_MAX);
 	const struct str parent = {(const char *)s->row.head.at,
@@ -106,7 +133,26 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
 			 .sizes = buf_view(&sizes), .image = str_of(s->row.image),
 			 .made_by = str_of(made_by(s)), .facts = buf_view(&facts),
-			 .fingerprint = str_of(s->m->image_name), .created_ns = time_real_ns());
+			 .fingerprint = str_of(s->m->image_name), .created_ns = s->made_ns);
+}
+
+/* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one that
+ * the next start mounts, so that one which is there has run, and no archive may hold it. */
+static void
+put_rest(const struct session *s, const struct session_row *row, uint64_t deleted_ns, struct buf *json)
+{
+	const bool removed = s->current && s->current->kind == WANT_REMOVE;
+	char retention[RETENTION_TEXT_BYTES];
+
+	retention_format(&s->retention.rule, retention);
+	if (s->retention.set)
+		buf_fmt(json, ",\"retention\":\"%s\"", retention);
+	buf_fmt(json, ",\"created_ns\":%llu,\"used_ns\":%llu,\"upper\":%u,\"slot\":%u",
+		(unsigned long long)row->created_ns,
+		(unsigned long long)(removed ? time_real_ns() : row->used_ns), next_upper(s), row->slot);
+	if (deleted_ns)
+		buf_fmt(json, ",\"deleted_ns\":%llu", (unsigned long long)deleted_ns);
+	buf_fmt(json, ",\"deleted\":%s}", deleted_ns ? "true" : "false");
 }
 
 static int
@@ -134,9 +180,7 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(row->network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
-	buf_fmt(&json, ",\"created_ns\":%llu,\"deleted\":%s,\"deleted_ns\":%llu}",
-		(unsigned long long)row->created_ns, deleted_ns ? "true" : "false",
-		(unsigned long long)deleted_ns);
+	put_rest(s, row, deleted_ns, &json);
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
 }
@@ -155,14 +199,16 @@ static int
 put_snapshot(struct session *s, const struct digest *manifest, bool with_b, struct err *err)
 {
 	struct index *ix = &s->m->index;
-	struct snapshot_row row = {.digest = *manifest, .created_ns = time_real_ns()};
+	struct snapshot_row row = {.digest = *manifest, .created_ns = s->made_ns};
 	struct digest *digests = xnew(s->n_layers + 2, sizeof *digests);
 	size_t n = 0;
 	int result = 0;
 
-	for (size_t i = 0; i < base_layers(s); i++) {
+	for (size_t i = 0; i < base_layers(s) && result == 0; i++) {
 		digests[n++] = s->layers[i].digest;
 		row.total_bytes += s->layers[i].bytes;
+		if (is_merged(s, &s->layers[i].digest))
+			result = index_put_layer(ix, &s->layers[i], err);
 	}
 	const struct capture_result *const made[] = {&s->a, &s->b};
 	for (int i = 0; i < (with_b ? 2 : 1) && result == 0; i++) {
@@ -243,11 +289,7 @@ session_commit_pause(struct session *s, struct err *err)
 		row.has_head = !s->current->to_nothing;
 		row.head = s->current->target;
 	}
-	/* An upper that was captured is a lower from here on; one that stood on another head is not
-	 * used again, be it empty. */
-	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
-	if (!s->still_unclean && (is_lower || want_goes_back(s->current)))
-		row.upper++;
+	row.upper = next_upper(s);
 	row.unclean = s->still_unclean;
 	row.reason[0] = '\0';
 	row.used_ns = time_real_ns();
@@ -266,6 +308,8 @@ session_commit_pause(struct session *s, struct err *err)
 	s->row = row;
 	s->state = state;
 	session_audit(s);
+	if (s->still_unclean) /* the ref told of the next upper */
+		session_ref_later(s);
 	return 0;
 }
 

@@ -93,6 +93,7 @@ without_keeper(struct session *s, struct err *err)
 	case SESSION_PAUSING:
 	case SESSION_RESTORING:
 		s->row.unclean = true;
+		session_ref_later(s);
 		log_line("session %s: its processes are gone, its files are kept (unclean)",
 			 s->row.name);
 		return session_set_state(s, SESSION_PAUSED, "its processes were lost", err);
@@ -111,6 +112,7 @@ take_back(struct session *s, struct err *err)
 	struct err disk;
 
 	log_line("session %s: its keeper is taken back", s->row.name);
+	session_find_lowers(s);
 	if (means_find(s, &disk) < 0 || means_apply(s, &disk) < 0)
 		log_err(&disk, "session %s: its disk limit is not held", s->row.name);
 	if (s->state == SESSION_RUNNING)
@@ -120,6 +122,7 @@ take_back(struct session *s, struct err *err)
 	if (wire_send(&s->keeper.wire, thaw, err, .seq = ++s->seq) < 0 ||
 	    wire_send(&s->keeper.wire, hold, err, .seq = ++s->seq, .hold = 0) < 0)
 		return -1;
+	session_ref_later(s); /* it may tell of a pause that did not come true */
 	return session_set_state(s, SESSION_RUNNING, "", err);
 }
 
@@ -174,6 +177,7 @@ takeover(struct manager *m, struct err *err)
 		struct session *s = session_load(m, &rows.at[i]);
 		struct err why;
 		if (session_limits_load(s, &why) == 0 && session_choices_load(s, &why) == 0 &&
+		    session_retention_load(s, &why) == 0 &&
 		    (s->state == SESSION_DELETED || take_session(s, &why) == 0))
 			continue;
 		/* One session that cannot be taken must not keep the others from their work. */

@@ -14,6 +14,8 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "checks.h"
+#include "collects.h"
 #include "confine.h"
 #include "dirs.h"
 #include "imports.h"
@@ -22,6 +24,7 @@
 #include "oci.h"
 #include "reads.h"
 #include "receive.h"
+#include "repair.h"
 #include "wire/wire.h"
 
 #include <dirent.h>
@@ -41,8 +44,11 @@ enum { PROGRESS_NS = 200 * NS_PER_MS };
 struct worker {
 	struct wire wire;
 	int store, cache, upper, scratch; /* owned */
+	int mirror;			  /* owned; -1: none */
+	int mirror_missing;		  /* errno: there should be one */
 	struct layer_options options;
 	struct capture *capture; /* owned; made by the first capture */
+	struct collects collects; /* owned */
 	char subject[65];
 	uint64_t told_ns; /* when progress was sent last */
 };
@@ -89,6 +95,8 @@ serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
 		log_line("capture: %llu entries are no files of a workspace and were left out, "
 			 "%llu files became shorter while they were read",
 			 (unsigned long long)n.skipped, (unsigned long long)n.torn);
+	if (any && mirror_blob(w->store, w->mirror, &sum.digest, err) < 0)
+		return -1;
 	const size_t bytes = any ? DIGEST_BYTES : 0;
 	return wire_send(&w->wire, captured, err, .digest = {(const char *)sum.digest.at, bytes},
 			 .diff_id = {(const char *)sum.diff_id.at, bytes}, .bytes = n.bytes,
@@ -146,6 +154,11 @@ serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struc
 		return err_set(err, ERR_CORRUPT, "%zu diff_ids for %zu layers", n_diff_ids, n);
 	if (m->parent.len && take_digest(m->parent, &parent, err) < 0)
 		return -1;
+	auto_free bool *merged = xnew(n + 1, sizeof *merged);
+	for (size_t i = 0; i < n; i++) {
+		merged[i] = sizes[i] >> 63;
+		sizes[i] &= ~(1ull << 63);
+	}
 	const struct oci_snapshot s = {
 	    .session = m->session,
 	    .session_name = m->session_name,
@@ -158,10 +171,15 @@ serve_snapshot_write(struct worker *w, const struct msg_snapshot_write *m, struc
 	    .layers = layers,
 	    .diff_ids = diff_ids,
 	    .sizes = sizes,
+	    .merged = merged,
 	    .n_layers = n,
 	    .created_ns = m->created_ns,
 	};
-	if (oci_write_snapshot(w->store, &s, &manifest, err) < 0)
+	for (size_t i = 0; i < n; i++) /* made beside the acts, maybe while the mirror was away */
+		if (merged[i] && mirror_blob(w->store, w->mirror, &layers[i], err) < 0)
+			return -1;
+	if (oci_write_snapshot(w->store, &s, &manifest, err) < 0 ||
+	    mirror_snapshot(w->store, w->mirror, &manifest, err) < 0)
 		return -1;
 	return wire_send(&w->wire, snapshot_written, err,
 			 .manifest = {(const char *)manifest.at, DIGEST_BYTES});
@@ -178,7 +196,10 @@ serve_session_ref(struct worker *w, const struct msg_session_ref *m, struct err 
 {
 	const struct layer_counts none = {0};
 
-	if (oci_write_session(w->store, m->id, m->json, err) < 0)
+	char name[64];
+	snprintf(name, sizeof name, "session-%.*s.json", (int)m->id.len, m->id.at);
+	if (oci_write_session(w->store, m->id, m->json, err) < 0 ||
+	    mirror_ref(w->store, w->mirror, name, err) < 0)
 		return -1;
 	return say_worked(w, &none, err);
 }
@@ -190,7 +211,8 @@ serve_snapshot_facts(struct worker *w, const struct msg_snapshot_facts *m, struc
 	struct digest manifest;
 
 	if (take_digest(m->manifest, &manifest, err) < 0 ||
-	    oci_write_facts(w->store, &manifest, m->facts, err) < 0)
+	    oci_write_facts(w->store, &manifest, m->facts, err) < 0 ||
+	    mirror_snapshot(w->store, w->mirror, &manifest, err) < 0)
 		return -1;
 	return say_worked(w, &none, err);
 }
@@ -305,9 +327,24 @@ serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *e
 	return say_worked(w, &none, err);
 }
 
+/* What a mirror must get too is not made without it. */
+static int
+check_mirror(const struct worker *w, enum msg_id id, struct err *err)
+{
+	const bool archives = id == MSG_capture || id == MSG_snapshot_write ||
+			      id == MSG_snapshot_facts || id == MSG_session_ref;
+
+	if (!w->mirror_missing || !archives)
+		return 0;
+	err_set(err, ERR_UNAVAILABLE, "open blob_mirror: %s", strerror(w->mirror_missing));
+	return err_hint(err, "mount it, or take blob_mirror out of the configuration");
+}
+
 static int
 serve(struct worker *w, const struct message *m, struct err *err)
 {
+	if (check_mirror(w, m->id, err) < 0)
+		return -1;
 	w->told_ns = time_now_ns();
 	switch (
 	    (unsigned)m->id) { /* the other messages of the table cannot come: wire refuses them */
@@ -331,6 +368,18 @@ serve(struct worker *w, const struct message *m, struct err *err)
 		return serve_tree_remove(w, err);
 	case MSG_sync_cache:
 		return serve_sync_cache(w, &m->sync_cache, err);
+	case MSG_verify_blob:
+		return checks_blob(&w->wire, &w->options, w->mirror, err);
+	case MSG_verify_snapshot:
+		return checks_snapshot(&w->wire, &w->options, w->mirror, err);
+	case MSG_collect_scan:
+		return collects_scan(&w->collects, &w->wire, &w->options, err);
+	case MSG_collect_remove:
+		return collects_remove(&w->collects, &w->wire, &w->options, w->mirror, err);
+	case MSG_store_next:
+		return collects_next(&w->collects, &w->wire, &w->options, err);
+	case MSG_collect_trees:
+		return collects_trees(&w->collects, &w->wire, &w->options, w->upper, err);
 	case MSG_image_remove:
 		return imports_remove(&w->wire, &w->options, err);
 	default:
@@ -348,6 +397,13 @@ take_job(struct worker *w, struct err *err)
 	if (wire_recv_wait(&w->wire, time_now_ns() + HELLO_S * NS_PER_S, err) < 0)
 		return -1;
 	struct message *m = &w->wire.message;
+	if (m->id == MSG_job_mirror) {
+		w->mirror_missing = (int)m->job_mirror.missing;
+		if (!w->mirror_missing)
+			w->mirror = fd_steal(&m->fds[0]);
+		if (wire_recv_wait(&w->wire, time_now_ns() + HELLO_S * NS_PER_S, err) < 0)
+			return -1;
+	}
 	if (m->id == MSG_image_import) {
 		w->options.watch = (struct layer_watch){step, w};
 		return imports_take(&w->wire, &w->options, &w->store, &w->cache, &w->scratch, err);
@@ -379,8 +435,8 @@ take_job(struct worker *w, struct err *err)
 	    .owner = m->job.owner == UINT32_MAX ? -1 : (int64_t)m->job.owner,
 	    .group = m->job.group == UINT32_MAX ? -1 : (int64_t)m->job.group,
 	};
-	const int dirs[] = {w->store, w->cache, w->upper, w->scratch};
-	return confine_worker(dirs, sizeof dirs / sizeof *dirs, err);
+	const int dirs[] = {w->store, w->cache, w->upper, w->scratch, w->mirror};
+	return confine_worker(dirs, w->mirror < 0 ? 4 : 5, err);
 }
 
 /* What must be read from the system before nothing outside the job can be. */
@@ -422,7 +478,7 @@ answer_requests(struct worker *w, struct err *err)
 int
 main(void)
 {
-	struct worker w = {.store = -1, .cache = -1, .upper = -1, .scratch = -1};
+	struct worker w = {.store = -1, .cache = -1, .upper = -1, .scratch = -1, .mirror = -1};
 	struct err err, ignored;
 
 	log_init("berth-worker", "");
@@ -440,9 +496,11 @@ main(void)
 	if (result < 0)
 		log_err(&err, "a job");
 	capture_free(w.capture);
+	collects_done(&w.collects);
 	wire_close(&w.wire);
 	fd_close(&w.store);
 	fd_close(&w.cache);
+	fd_close(&w.mirror);
 	fd_close(&w.upper);
 	fd_close(&w.scratch);
 	return result < 0 ? err_exit(err.code) : 0;

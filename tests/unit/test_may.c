@@ -55,6 +55,9 @@ roles_and_verbs(void **state)
 	    {VERB_fork, false, true},
 	    {VERB_bisect, false, true},
 	    {VERB_view, true, true},
+	    {VERB_gc, false, false},
+	    {VERB_verify, true, true},
+	    {VERB_usage, true, true},
 	};
 
 	(void)state;
