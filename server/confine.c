@@ -334,6 +334,7 @@ confine_worker_reading(const int *dirs, size_t n, const int *sources, size_t n_s
 	    SYS_fchdir,          SYS_umask,      SYS_access,
 	    SYS_faccessat,       SYS_faccessat2, SYS_fremovexattr,
 	    SYS_lremovexattr,    SYS_dup3,       SYS_setpriority,
+	    SYS_sync_file_range,
 	};
 	const unsigned long long keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE |
 					1ull << CAP_FOWNER | 1ull << CAP_FSETID |
