@@ -42,6 +42,7 @@ manager_lost(struct keeper *k)
 		return;
 	wire_close(&k->manager);
 	pause_forget(k);
+	settle_forget(k);
 	if (k->ended)
 		k->loop.stop = true; /* nobody is left to acknowledge: the spool stays */
 }
@@ -264,6 +265,12 @@ take_command(struct keeper *k, struct message *m)
 		ask_input(k, &m->call_input);
 	else if (m->id == MSG_call_input_close)
 		ask_input_close(k, &m->call_input_close);
+	else if (m->id == MSG_settle)
+		settle_set(k, m->settle.on != 0);
+	else if (m->id == MSG_settled)
+		settle_end(k, m->settled.number);
+	else if (m->id == MSG_freeze_settled)
+		settle_freeze(k, m->freeze_settled.seq, m->freeze_settled.number);
 	else if (m->id == MSG_retention)
 		retain_take(k, &m->retention);
 	else
