@@ -16,6 +16,7 @@
 #include "manager/networks.h"
 #include "manager/owner.h"
 #include "manager/prepare.h"
+#include "manager/snapshot_mode.h"
 #include "verbs/verbs.h"
 #include "wire/wire.h"
 
@@ -34,6 +35,7 @@ struct manager {
 	struct index index;
 	struct node node;
 	struct limits standard; /* of a session that has none of its own */
+	struct snapshot_mode snapshot; /* the same */
 	struct networks networks; /* what sessions may join */
 	const struct owner *owner;
 	struct keys keys;
