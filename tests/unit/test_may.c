@@ -18,19 +18,18 @@ roles_and_verbs(void **state)
 		enum verb_id verb;
 		bool developer, orchestrator;
 	} matrix[] = {
-	    {VERB_new, false, true},	   {VERB_ls, true, true},
-	    {VERB_show, true, true},	   {VERB_pause, false, true},
-	    {VERB_resume, false, true},	   {VERB_snapshots, true, true},
-	    {VERB_restore, false, true},   {VERB_rm, false, false},
-	    {VERB_calls, true, true},	   {VERB_call_show, true, true},
-	    {VERB_call_output, true, true}, {VERB_version, true, true},
-	    {VERB_help, true, true},	   {VERB_exec, true, true},
+	    {VERB_new, false, true},           {VERB_ls, true, true},
+	    {VERB_show, true, true},           {VERB_pause, false, true},
+	    {VERB_resume, false, true},        {VERB_snapshots, true, true},
+	    {VERB_restore, false, true},       {VERB_rm, false, false},
+	    {VERB_calls, true, true},          {VERB_call_show, true, true},
+	    {VERB_call_output, true, true},    {VERB_version, true, true},
+	    {VERB_help, true, true},           {VERB_exec, true, true},
 	    {VERB_image_import, false, false}, {VERB_image_ls, true, true},
-	    {VERB_image_rm, false, false},
-	    {VERB_set, false, true},	    {VERB_audit, false, false},
-	    {VERB_why, true, true},
-	    {VERB_call_wait, true, true},   {VERB_call_kill, true, true},
-	    {VERB_call_input, true, true},
+	    {VERB_image_rm, false, false},     {VERB_set, false, true},
+	    {VERB_audit, false, false},        {VERB_why, true, true},
+	    {VERB_call_wait, true, true},      {VERB_call_kill, true, true},
+	    {VERB_call_input, true, true},     {VERB_snapshot, false, true},
 	};
 
 	(void)state;
