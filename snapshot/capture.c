@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/time.h"
 #include "compare.h"
+#include "contents.h"
 #include "dirs.h"
 #include "layer_out.h"
 #include "links.h"
@@ -30,6 +31,7 @@ struct capture {
 	int upper, scratch; /* lent */
 	bool has_before;
 	struct compare before; /* what the last run that succeeded saw */
+	int next;              /* owned: where the next one is to note what it sees; -1: anywhere */
 };
 
 struct level { /* a directory on the way to where the walk is */
@@ -42,7 +44,7 @@ struct level { /* a directory on the way to where the walk is */
 struct run {
 	const struct layer_options *o;
 	int upper;
-	bool trust_nothing;
+	unsigned how;           /* enum capture_how */
 	struct compare *before; /* lent; NULL: the first run */
 	struct compare now;
 	struct layer_out out;
@@ -138,7 +140,7 @@ push_level(struct run *r, const struct stat *st, struct str path, bool forced, s
 static bool
 is_forced(const struct run *r)
 {
-	return r->trust_nothing || (r->n_levels && r->levels[r->n_levels - 1].forced);
+	return r->how & CAPTURE_TRUST_NOTHING || (r->n_levels && r->levels[r->n_levels - 1].forced);
 }
 
 /* ---- what was there before ---- */
@@ -207,57 +209,6 @@ leave(void *ctx, struct str dir, struct err *err)
 }
 
 /* ---- contents ---- */
-
-static void
-hash_text(struct hasher *h, const void *bytes, size_t n)
-{
-	const uint64_t size = n;
-	hasher_add(h, &size, sizeof size);
-	hasher_add(h, bytes, n);
-}
-
-static int
-hash_file(struct hasher *h, int fd, const struct entry *e, struct err *err)
-{
-	const struct extent whole = {0, e->size};
-	const struct extent *x = e->sparse ? e->extents : &whole;
-	auto_free char *chunk = xnew(1, 65536);
-
-	for (size_t i = 0; i < (e->sparse ? e->n_extents : 1); i++) {
-		uint64_t at = x[i].at, left = x[i].n;
-		hasher_add(h, &at, sizeof at);
-		while (left) {
-			const ssize_t k = pread(fd, chunk, left < 65536 ? left : 65536, (off_t)at);
-			if (k < 0 && errno == EINTR)
-				continue;
-			if (k < 0)
-				return err_sys(err, errno, "read");
-			if (k == 0)
-				break;
-			hasher_add(h, chunk, (size_t)k);
-			at += (size_t)k;
-			left -= (size_t)k;
-		}
-	}
-	return 0;
-}
-
-/* What a racy entry contains: attributes, target, data. */
-static int
-digest_content(const struct entry *e, int fd, struct digest *out, struct err *err)
-{
-	auto_of(hasher) struct hasher *h = hasher_new();
-
-	for (size_t i = 0; e->attrs && i < e->attrs->n; i++) {
-		hash_text(h, e->attrs->at[i].name, strlen(e->attrs->at[i].name));
-		hash_text(h, e->attrs->at[i].value, e->attrs->at[i].n);
-	}
-	hash_text(h, e->link.at, e->link.len);
-	if (e->type == ENTRY_FILE && hash_file(h, fd, e, err) < 0)
-		return -1;
-	*out = hasher_sum(h);
-	return 0;
-}
 
 /* Where a file with holes has data. Past EXTENTS_MAX the rest counts as data. */
 static int
@@ -349,7 +300,7 @@ load_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct er
 	    find_extents(r, v->fd, &v->e, err) < 0)
 		return -1;
 	v->seen.type = (uint32_t)v->e.type;
-	if (v->seen.flags & SEEN_RACY && digest_content(&v->e, v->fd, &v->seen.content, err) < 0)
+	if (v->seen.flags & SEEN_RACY && contents_digest(&v->e, v->fd, &v->seen.content, err) < 0)
 		return -1;
 	return 1;
 }
@@ -371,6 +322,8 @@ write_visit(struct run *r, const struct walk_entry *w, struct visit *v, struct e
 	}
 	if (several && links_add(&r->links, w->st.st_ino, w->path, err) < 0)
 		return -1;
+	if (r->how & CAPTURE_MAPPED && v->e.type == ENTRY_FILE && contents_clean(v->fd) < 0)
+		v->seen.flags |= SEEN_TORN;
 	if (layer_out_put(&r->out, &v->e, v->fd, &torn, err) < 0)
 		return -1;
 	if (torn)
@@ -398,10 +351,12 @@ enter_other(struct run *r, const struct walk_entry *w, struct err *err)
 		    ENTRY_WHITEOUT; /* overlayfs makes them links of one inode: its ctime moves */
 		return compare_add(&r->now, w->path, &v.seen, err);
 	}
+	const uint32_t own = v.seen.flags;
 	v.seen.flags |= before ? before->flags & SEEN_RACY : 0; /* then its content decides */
 	const int loaded = load_visit(r, w, &v, err);
 	if (loaded <= 0)
 		return loaded;
+	v.seen.flags = own; /* it has been read now: a later change has a later ctime */
 	if (before && before->type == ENTRY_DIR)
 		set_gone(r, w->path); /* what was in it is hidden by what is there now */
 	const bool unchanged = same && before->flags & SEEN_RACY && before->type == v.seen.type &&
@@ -432,7 +387,7 @@ enter_changed_dir(struct run *r, const struct walk_entry *w, const struct seen *
 	if (attrs_load(fd, &attrs, &marks, err) < 0)
 		return -1;
 	struct entry e = entry_of(r, &w->st, ENTRY_DIR, w->path, &attrs);
-	if ((now->flags & SEEN_RACY) && digest_content(&e, -1, &now->content, err) < 0)
+	if ((now->flags & SEEN_RACY) && contents_digest(&e, -1, &now->content, err) < 0)
 		return -1;
 	if (marks & MARK_OPAQUE)
 		now->flags |= SEEN_OPAQUE;
@@ -450,7 +405,8 @@ enter_changed_dir(struct run *r, const struct walk_entry *w, const struct seen *
 		return -1;
 	if (!opaque && unchanged)
 		return 0;
-	if (w->path.len == 0 && !before && !opaque && is_plain_root(&w->st, &attrs))
+	const bool wanted = r->how & CAPTURE_ROOT;
+	if (w->path.len == 0 && !before && !opaque && !wanted && is_plain_root(&w->st, &attrs))
 		return 0; /* invariant 4: it is written with the first entry */
 	r->n_levels--;    /* the way to it, without it */
 	int result = write_way(r, w->path, err);
@@ -478,9 +434,11 @@ enter_dir(struct run *r, const struct walk_entry *w, struct err *err)
 		if (!push_level(r, &w->st, w->path, false, err))
 			return -1;
 	} else {
+		const uint32_t own = now.flags;
 		now.flags |= before ? before->flags & SEEN_RACY : 0;
 		if (enter_changed_dir(r, w, before, same, &now, err) < 0)
 			return -1;
+		now.flags = (now.flags & SEEN_OPAQUE) | own;
 	}
 	return compare_add(&r->now, w->path, &now, err);
 }
@@ -520,6 +478,7 @@ capture_new(const struct layer_options *o, int upper, int scratch, struct err *e
 	c->upper = upper;
 	c->scratch = scratch;
 	c->before = COMPARE_NONE;
+	c->next = -1;
 	if (blob_store_init(o->store, err) < 0) {
 		capture_free(c);
 		return NULL;
@@ -533,18 +492,48 @@ capture_free(struct capture *c)
 	if (!c)
 		return;
 	compare_done(&c->before);
+	fd_close(&c->next);
 	free(c);
 }
 
 int
-capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
+capture_remember(struct capture *c, int take_before, int take_next, const struct digest *snapshot,
+		 struct err *err)
+{
+	fd_close(&c->next);
+	c->next = take_next;
+	c->has_before = false;
+	compare_done(&c->before);
+	if (take_before < 0)
+		return 0;
+	const int believed = compare_open(&c->before, take_before, snapshot, err);
+	c->has_before = believed == 1;
+	return believed < 0 ? err_add(err, "what was seen before") : believed;
+}
+
+int
+capture_seal(struct capture *c, const struct digest *snapshot, struct err *err)
+{
+	return compare_seal(&c->before, snapshot, err);
+}
+
+static int
+begin_notes(struct capture *c, struct run *r, struct err *err)
+{
+	if (c->next >= 0)
+		return compare_begin_in(&r->now, fd_steal(&c->next), err);
+	return compare_begin(&r->now, c->scratch, err);
+}
+
+int
+capture_run(struct capture *c, unsigned how, struct frames_sum *out,
 	    struct layer_counts *out_counts, struct err *err)
 {
 	static const struct walk_calls calls = {enter, leave};
 	__attribute__((cleanup(run_done))) struct run r = {
 	    .o = &c->o,
 	    .upper = c->upper,
-	    .trust_nothing = trust_nothing,
+	    .how = how,
 	    .before = c->has_before ? &c->before : NULL,
 	    .now = COMPARE_NONE,
 	    .out = {.blob = BLOB_WRITER_NONE, .index = BLOB_WRITER_NONE},
@@ -555,12 +544,14 @@ capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
 	uint64_t skipped;
 
 	links_init(&r.links);
-	if (compare_begin(&r.now, c->scratch, err) < 0 ||
-	    (r.before && compare_rewind(r.before, err) < 0) ||
+	if (begin_notes(c, &r, err) < 0 || (r.before && compare_rewind(r.before, err) < 0) ||
 	    layer_out_begin(&r.out, &c->o, err) < 0 ||
 	    walk_tree(c->upper, &calls, &r, &skipped, err) < 0)
 		return err_add(err, "capture");
+	const struct layer_watch *watch = &c->o.watch;
 	const bool any = r.out.counts.entries > 0;
+	if (watch->all_read && watch->all_read(watch->ctx, r.out.counts.raw_bytes, err) < 0)
+		return err_add(err, "capture");
 	if (any && layer_out_commit(&r.out, &sum, err) < 0)
 		return err_add(err, "capture");
 

@@ -6,9 +6,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum { CHUNK_BYTES = 256 * 1024 };
+
+/* What stands before the records in a file that outlives its process, written last. */
+struct seal {
+	char form[8]; /* SEAL_FORM */
+	char boot[40];
+	uint64_t record_bytes; /* of a struct seen: another version may have another one */
+	uint64_t bytes;        /* of all records */
+	struct digest snapshot, sum;
+};
+#define SEAL_FORM "berthsn1"
 
 void
 compare_done(struct compare *c)
@@ -20,15 +31,22 @@ compare_done(struct compare *c)
 	c->have = false;
 }
 
+static void
+init(struct compare *c, int fd)
+{
+	*c = COMPARE_NONE;
+	c->fd = fd;
+	c->out = BUF_MAX(CHUNK_BYTES + ENTRY_PATH_MAX_BYTES + 1024);
+	c->in = BUF_MAX(2 * CHUNK_BYTES + ENTRY_PATH_MAX_BYTES + 1024);
+	c->path = BUF_MAX(ENTRY_PATH_MAX_BYTES);
+}
+
 int
 compare_begin(struct compare *c, int scratch, struct err *err)
 {
 	char name[64];
 
-	*c = COMPARE_NONE;
-	c->out = BUF_MAX(CHUNK_BYTES + ENTRY_PATH_MAX_BYTES + 1024);
-	c->in = BUF_MAX(2 * CHUNK_BYTES + ENTRY_PATH_MAX_BYTES + 1024);
-	c->path = BUF_MAX(ENTRY_PATH_MAX_BYTES);
+	init(c, -1);
 	snprintf(name, sizeof name, ".tmp.seen.%llx.%p", (unsigned long long)time_now_ns(),
 		 (void *)c);
 	c->fd = openat(scratch, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -36,6 +54,16 @@ compare_begin(struct compare *c, int scratch, struct err *err)
 		return err_sys(err, errno, "create a file to compare with");
 	if (unlinkat(scratch, name, 0) < 0)
 		return err_sys(err, errno, "remove the name of a file to compare with");
+	return 0;
+}
+
+int
+compare_begin_in(struct compare *c, int take_fd, struct err *err)
+{
+	init(c, take_fd);
+	c->begin_at = sizeof(struct seal);
+	if (ftruncate(c->fd, 0) < 0 || lseek(c->fd, (off_t)c->begin_at, SEEK_SET) < 0)
+		return err_sys(err, errno, "begin a file to compare with");
 	return 0;
 }
 
@@ -48,7 +76,7 @@ flush(struct compare *c, struct err *err)
 	return 0;
 }
 
-/* The file is read by nobody but this process: records are its own structs. */
+/* Records are structs as they lie in memory: the file is read by this program alone, and sealed. */
 int
 compare_add(struct compare *c, struct str path, const struct seen *s, struct err *err)
 {
@@ -69,8 +97,70 @@ compare_rewind(struct compare *c, struct err *err)
 		return -1;
 	buf_clear(&c->in);
 	c->in_at = 0;
-	c->read_at = 0;
+	c->read_at = c->begin_at;
 	return compare_next(c, err);
+}
+
+/* ---- a file that outlives its process ---- */
+
+static int
+sum_records(int fd, uint64_t *out_bytes, struct digest *out, struct err *err)
+{
+	auto_of(hasher) struct hasher *h = hasher_new();
+	auto_free char *chunk = xnew(1, CHUNK_BYTES);
+	off_t at = sizeof(struct seal);
+
+	for (;;) {
+		const ssize_t k = pread(fd, chunk, CHUNK_BYTES, at);
+		if (k < 0)
+			return err_sys(err, errno, "read a file to compare with");
+		if (k == 0)
+			break;
+		hasher_add(h, chunk, (size_t)k);
+		at += k;
+	}
+	*out_bytes = (uint64_t)at - sizeof(struct seal);
+	*out = hasher_sum(h);
+	return 0;
+}
+
+static int
+format_seal(int fd, const struct digest *snapshot, struct seal *out, struct err *err)
+{
+	memset(out, 0, sizeof *out);
+	memcpy(out->form, SEAL_FORM, sizeof out->form);
+	snprintf(out->boot, sizeof out->boot, "%s", time_boot_id());
+	out->record_bytes = sizeof(struct seen);
+	out->snapshot = *snapshot;
+	return sum_records(fd, &out->bytes, &out->sum, err);
+}
+
+int
+compare_seal(struct compare *c, const struct digest *snapshot, struct err *err)
+{
+	struct seal s;
+
+	if ((c->out.len && flush(c, err) < 0) || format_seal(c->fd, snapshot, &s, err) < 0)
+		return -1;
+	if (pwrite(c->fd, &s, sizeof s, 0) != sizeof s)
+		return err_sys(err, errno, "seal a file to compare with");
+	return 0;
+}
+
+int
+compare_open(struct compare *c, int take_fd, const struct digest *snapshot, struct err *err)
+{
+	struct seal told, is;
+
+	init(c, take_fd);
+	c->begin_at = sizeof told;
+	if (format_seal(c->fd, snapshot, &is, err) < 0)
+		return -1;
+	if (time_boot_id()[0] && pread(c->fd, &told, sizeof told, 0) == sizeof told &&
+	    memcmp(&told, &is, sizeof is) == 0)
+		return 1;
+	compare_done(c);
+	return 0;
 }
 
 /* Has at least n bytes at in_at, or as many as there are. */

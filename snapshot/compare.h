@@ -26,6 +26,7 @@ struct seen {
 
 struct compare {
 	int fd;         /* owned; -1: none */
+	uint64_t begin_at; /* of the first record in the file */
 	struct buf out; /* not written yet */
 	struct buf in;  /* read, not taken yet, from in_at on */
 	size_t in_at;
@@ -42,6 +43,14 @@ struct compare {
 int compare_begin(struct compare *c, int scratch, struct err *err) must_check;
 int compare_add(struct compare *c, struct str path, const struct seen *s,
 		struct err *err) must_check;
+/* In a file of the caller's, which may outlive this process: take_fd is empty. */
+int compare_begin_in(struct compare *c, int take_fd, struct err *err) must_check;
+/* Says of what was written into such a file that it is all, and which snapshot it is of. Not synced:
+ * it is good for this boot alone. */
+int compare_seal(struct compare *c, const struct digest *snapshot, struct err *err) must_check;
+/* Reads one: 1, or 0 (and take_fd is closed) where it is not whole, of another snapshot, boot or form. */
+int compare_open(struct compare *c, int take_fd, const struct digest *snapshot,
+		 struct err *err) must_check;
 /* Goes to the first record; `have` says whether there is one. */
 int compare_rewind(struct compare *c, struct err *err) must_check;
 int compare_next(struct compare *c, struct err *err) must_check;

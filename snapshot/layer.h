@@ -20,6 +20,8 @@
  * job began. Its failure ends the job, which cleans up and passes it on. */
 struct layer_watch {
 	int (*step)(void *ctx, uint64_t bytes, uint64_t entries, struct err *err); /* may be NULL */
+	/* Of a capture: nothing of the upper is read from here on. May be NULL. */
+	int (*all_read)(void *ctx, uint64_t bytes, struct err *err);
 	void *ctx;
 };
 
@@ -53,12 +55,27 @@ struct capture *capture_new(const struct layer_options *o, int upper, int scratc
 			    struct err *err) must_check;
 void capture_free(struct capture *c);
 AUTO_OF(capture)
+/* Before the first run: what a run of an earlier process saw of this upper, in a file that it sealed
+ * with `snapshot`; and a file for what the next run sees. Each -1 for none.
+ *   returns  1: the next run compares with that; 0: it is not to be believed, and all of the upper is
+ *            captured, on top of what the upper itself stands on */
+int capture_remember(struct capture *c, int take_before, int take_next,
+		     const struct digest *snapshot, struct err *err) must_check;
+/* What the last run saw is what `snapshot` holds. That run wrote into a file of capture_remember. */
+int capture_seal(struct capture *c, const struct digest *snapshot, struct err *err) must_check;
+
+enum capture_how {
+	/* compares nothing: all that is there is written again, and what is gone is deleted */
+	CAPTURE_TRUST_NOTHING = 1,
+	CAPTURE_MAPPED = 2, /* somebody may write into memory that maps a file */
+	CAPTURE_ROOT = 4, /* there is a layer, though nothing but the root be in it */
+};
 /* The first time: all of the upper. Then: what differs from the run before, as a further layer on
  * top of that run's. Durable in the store when it returns.
- *   trust_nothing  compares nothing: all that is there is written again, and what is gone is
- * deleted returns        1 a layer, 0 nothing to capture (out's digests are zero), -1; after a
- * failure the run before is still what the next one compares with */
-int capture_run(struct capture *c, bool trust_nothing, struct frames_sum *out,
+ *   how      of enum capture_how
+ *   returns  1 a layer, 0 nothing to capture (out's digests are zero), -1; after a failure the run
+ *            before is still what the next one compares with */
+int capture_run(struct capture *c, unsigned how, struct frames_sum *out,
 		struct layer_counts *out_counts, struct err *err) must_check;
 
 /* ---- unpack.c, compact.c, verify.c ---- */

@@ -63,7 +63,7 @@ struct upper_row {
 	unsigned n;
 	bool synced;
 	size_t n_layers;
-	struct digest layers[4]; /* a pause makes one or two layers of an upper */
+	const struct digest *layers; /* lent: to the function, or for the call of a list's fn */
 };
 
 /* A limit of one session: keys and units are the manager's. */
@@ -161,6 +161,8 @@ int index_find_redo(struct index *ix, const char *session, unsigned n, struct di
 		    struct err *err) must_check;
 
 int index_put_upper(struct index *ix, const struct upper_row *row, struct err *err) must_check;
+/* Of a row that still says the same as this one. */
+int index_sync_upper(struct index *ix, const struct upper_row *row, struct err *err) must_check;
 int index_drop_upper(struct index *ix, const char *session, unsigned n, struct err *err) must_check;
 int index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *ctx,
 		      struct err *err) must_check;

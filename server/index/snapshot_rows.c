@@ -186,6 +186,15 @@ index_put_upper(struct index *ix, const struct upper_row *r, struct err *err)
 }
 
 int
+index_sync_upper(struct index *ix, const struct upper_row *r, struct err *err)
+{
+	return statement_run(
+	    ix, err, "UPDATE uppers SET synced=1 WHERE session=? AND n=? AND layers=? AND boot=?",
+	    "tibt", r->session, (uint64_t)r->n, (const void *)r->layers,
+	    r->n_layers * sizeof *r->layers, r->boot);
+}
+
+int
 index_drop_upper(struct index *ix, const char *session, unsigned n, struct err *err)
 {
 	return statement_run(ix, err, "DELETE FROM uppers WHERE session=? AND n=?", "ti", session,
@@ -207,14 +216,13 @@ index_list_uppers(struct index *ix, const char *session, upper_row_fn fn, void *
 		statement_text(st, 0, r.session, sizeof r.session);
 		r.n = (unsigned)statement_number(st, 1);
 		const size_t bytes = (size_t)sqlite3_column_bytes(st, 2);
-		if (bytes % sizeof *r.layers || bytes > sizeof r.layers) {
+		if (bytes % sizeof *r.layers) {
 			got = err_set(err, ERR_CORRUPT,
 				      "index.db: a kept upper with %zu bytes of layers", bytes);
 			break;
 		}
 		r.n_layers = bytes / sizeof *r.layers;
-		if (bytes)
-			memcpy(r.layers, sqlite3_column_blob(st, 2), bytes);
+		r.layers = sqlite3_column_blob(st, 2); /* of bytes alone, so aligned */
 		statement_text(st, 3, r.boot, sizeof r.boot);
 		r.synced = statement_number(st, 4) != 0;
 		got = fn(ctx, &r, err);

@@ -542,6 +542,7 @@ finish(struct call *c)
 		list_left(c, &left);
 	spool_end(c, buf_view(&left));
 	call_resume(c);
+	settle_call_ended(k, c); /* the last that needs c: it may go now */
 	call_streams_ended(c);
 	pause_process_ended(k);
 }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/time.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -104,21 +105,77 @@ take_message(struct grant *g, struct err *err)
 	return 0; /* a channel without a call: its end and the message have crossed */
 }
 
+/* Whether its conn is gone, though nothing of it may be read. */
+static bool
+has_hung_up(const struct grant *g)
+{
+	struct pollfd p = {.fd = g->conn.fd, .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLRDHUP | POLLERR);
+}
+
 static void
 on_ready(void *ctx)
 {
 	struct grant *g = ctx;
 	struct err err;
 
+	if (g->waits) {
+		watch_want(&g->conn.watch, 0);
+		err_set(&err, ERR_UNAVAILABLE, "its conn is gone");
+		if (has_hung_up(g))
+			grant_cut(g, &err);
+		return;
+	}
 	for (int i = 0; i < MESSAGES_AT_ONCE && !g->dead; i++) {
 		const int got = wire_recv(&g->conn, &err);
 		if (got == 0)
 			return;
+		if (got > 0 && g->conn.message.id == MSG_call_start && g->keeper->settle.closed) {
+			g->waits = true;
+			watch_want(&g->conn.watch, 0);
+			return;
+		}
 		if (got < 0 || take_message(g, &err) < 0) {
 			grant_cut(g, &err);
 			return;
 		}
 	}
+}
+
+static void
+go_on(void *ctx)
+{
+	struct keeper *k = ctx;
+	struct err err;
+
+	for (struct grant *g = k->grants, *next; g; g = next) {
+		next = g->next;
+		if (!g->waits)
+			continue;
+		if (k->settle.closed)
+			return; /* again */
+		g->waits = false;
+		watch_want(&g->conn.watch, EPOLLIN | EPOLLOUT); /* its queue says the rest */
+		if (take_message(g, &err) < 0)
+			grant_cut(g, &err);
+	}
+}
+
+/* When the turn ends: whoever reopens may be in the middle of one of these links. */
+void
+grant_go_on(struct keeper *k)
+{
+	if (grant_any_waits(k))
+		loop_defer(&k->loop, go_on, k);
+}
+
+bool
+grant_any_waits(const struct keeper *k)
+{
+	for (const struct grant *g = k->grants; g; g = g->next)
+		if (g->waits)
+			return true;
+	return false;
 }
 
 static void

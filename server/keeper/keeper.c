@@ -42,6 +42,7 @@ manager_lost(struct keeper *k)
 		return;
 	wire_close(&k->manager);
 	pause_forget(k);
+	settle_forget(k);
 	if (k->ended)
 		k->loop.stop = true; /* nobody is left to acknowledge: the spool stays */
 }
@@ -270,6 +271,12 @@ take_command(struct keeper *k, struct message *m)
 		putting_begin(k, m);
 	else if (m->id == MSG_tree_put_stop)
 		putting_stop(k, m->tree_put_stop.seq);
+	else if (m->id == MSG_settle)
+		settle_set(k, m->settle.on != 0);
+	else if (m->id == MSG_settled)
+		settle_end(k, m->settled.number);
+	else if (m->id == MSG_freeze_settled)
+		settle_freeze(k, m->freeze_settled.seq, m->freeze_settled.number);
 	else if (m->id == MSG_retention)
 		retain_take(k, &m->retention);
 	else

@@ -12,7 +12,7 @@
  *   stream.c   its stdout and stderr, into its journal              sftp.c      the subsystem: a protocol on its stdout
  *   ahead.c    made for the next call                               resolve.c   host names, as inside
  *   request.c  who asked for the same before                        tunnel.c    -L, -R, -D
- *   putting.c  files of a snapshot, back into the workspace */
+ *   settle.c   the moment between calls                             putting.c   files of a snapshot come back */
 #ifndef BERTH_KEEPER_H
 #define BERTH_KEEPER_H
 
@@ -347,6 +347,7 @@ struct grant {
 	uint32_t roles, forwards; /* forwards: enum forward_right */
 	struct allowances allow; /* owned: of forwarding and terminals */
 	bool dead;
+	bool waits; /* its last message is a call_start that stays there (settle.c) */
 };
 
 /* Of the grant that comes next. */
@@ -363,6 +364,9 @@ void grant_cut(struct grant *g, const struct err *why);
 void grant_cut_later(struct grant *g, const struct err *why);
 int grant_report_all(struct keeper *k, struct err *err) must_check;
 void grant_close_all(struct keeper *k);
+/* Calls may begin again: what waits in the links is taken. */
+void grant_go_on(struct keeper *k);
+bool grant_any_waits(const struct keeper *k);
 
 /* ---- tunnel.c: connections into the session's network and listeners in it ---- */
 
@@ -378,6 +382,26 @@ void tunnel_sweep(struct keeper *k);
 void tunnel_agent(struct grant *g, struct str name, int take_fd);
 /* Nobody wants it any more. number NULL: all of that link. */
 void tunnel_leave(struct keeper *k, const struct grant *g, const uint32_t *number);
+
+/* ---- settle.c: between calls ---- */
+
+struct settle {
+	bool on;	 /* the manager takes a snapshot then */
+	bool closed;	 /* no call begins */
+	uint32_t number; /* of the last calls_over */
+	struct timer timer;
+	char calls[512]; /* that have ended since that, blanks between */
+	uint32_t more;	 /* and so many that found no room there */
+};
+
+void settle_set(struct keeper *k, bool on);
+/* Its end was told, and it is no live one any more. */
+void settle_call_ended(struct keeper *k, const struct call *c);
+void settle_end(struct keeper *k, uint32_t number);
+/* The manager is gone. */
+void settle_forget(struct keeper *k);
+/* Answered by done. */
+void settle_freeze(struct keeper *k, uint32_t seq, uint32_t number);
 
 /* ---- pause.c ---- */
 
@@ -453,6 +477,7 @@ struct keeper {
 	struct ahead ahead;
 	struct once once;
 	struct pause pause;
+	struct settle settle;
 	struct sockets sockets;
 	struct resolver resolver;
 	struct putting putting;

@@ -103,7 +103,7 @@ choices_any(const struct choices *c)
 	for (int w = 0; w < WALLS; w++)
 		if (c->wall_set[w])
 			return true;
-	return c->n_mounts > 0 || c->fork_ready_set;
+	return c->n_mounts > 0 || c->fork_ready_set || c->snapshot.when != SNAPSHOT_STANDARD;
 }
 
 /* ---- of a request ---- */
@@ -165,6 +165,9 @@ choices_of_request(const struct manager *m, const struct conn *c, const struct r
 			return err_add(err, "--mount %.*s", (int)(text.len > 80 ? 80 : text.len),
 				       text.at);
 	}
+	if (request_text(r, "snapshot", &text) &&
+	    snapshot_mode_parse(text, true, &made.snapshot, err) < 0)
+		return err_add(err, "--snapshot");
 	*out = made;
 	made.mounts = NULL;
 	return 0;

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "manager/mount_list.h"
 #include "manager/node_name.h"
+#include "manager/snapshot_mode.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@ struct choices {
 	bool wall_set[WALLS], wall[WALLS]; /* set: not the node's default, whatever that is */
 	struct mount_row *mounts;          /* owned, NULL: none */
 	size_t n_mounts;
+	struct snapshot_mode snapshot;
 	char node[NODE_NAME_BYTES]; /* empty: it has not been started */
 	bool fork_ready_set, fork_ready; /* its head's layers are kept unpacked (fork_ready.h) */
 	enum throwaway throwaway;

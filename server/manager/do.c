@@ -48,6 +48,8 @@ function_of(enum verb_id id)
 		return do_why;
 	case VERB_pause:
 		return do_pause;
+	case VERB_snapshot:
+		return do_snapshot;
 	case VERB_resume:
 		return do_resume;
 	case VERB_snapshots:

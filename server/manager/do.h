@@ -39,6 +39,8 @@ int do_why(struct manager *m, struct conn *c, const struct request *r, struct se
 	   struct asker *asker, struct err *err) must_check;
 int do_pause(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	     struct asker *asker, struct err *err) must_check;
+int do_snapshot(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+		struct asker *asker, struct err *err) must_check;
 int do_resume(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	      struct asker *asker, struct err *err) must_check;
 int do_snapshots(struct manager *m, struct conn *c, const struct request *r, struct session *s,

@@ -29,7 +29,7 @@ find_key(const struct request *r, enum limit *out, struct err *err)
 	if (*out != LIMITS)
 		return 0;
 	err_set(err, ERR_USAGE, "no such key: %.*s", (int)(key.len > 32 ? 32 : key.len), key.at);
-	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall, calls or retention");
+	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall, calls, snapshot or retention");
 }
 
 /* What holds now is undone when the kernel, or the index, does not take it. */
@@ -49,21 +49,50 @@ change(struct session *s, enum limit l, struct str value, bool by_operator, stru
 	return -1;
 }
 
+/* When snapshots are taken: no limit, but set in the same way. */
+static int
+set_snapshot(struct session *s, const struct conn *c, struct str value, struct asker *asker,
+	     struct err *err)
+{
+	auto_buf out = BUF_MAX(1024);
+	const struct snapshot_mode was = s->choices.snapshot;
+	char text[SNAPSHOT_MODE_BYTES];
+
+	if (snapshot_mode_parse(value, true, &s->choices.snapshot, err) < 0)
+		return -1;
+	if (session_choices_save(s, err) < 0) {
+		s->choices.snapshot = was;
+		return -1;
+	}
+	session_auto_begin(s);
+	session_ref_later(s);
+	snapshot_mode_format(&s->choices.snapshot, text);
+	log_line("session %s: snapshot %s, set by %s", s->row.name, text, c->principal);
+	if (asker->json)
+		buf_fmt(&out,
+			"{\"session\":\"%s\",\"key\":\"snapshot\",\"value\":\"%s\",\"in_force\":"
+			"true}\n",
+			s->row.name, text);
+	else
+		buf_fmt(&out, "%s: snapshot %s\n", s->row.name, text);
+	return do_answer(asker, &out, err);
+}
+
 int
 do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
        struct asker *asker, struct err *err)
 {
 	auto_buf out = BUF_MAX(4096);
-	struct str value = {NULL, 0};
+	struct str value = {NULL, 0}, key = {NULL, 0};
 	char text[LIMIT_TEXT_BYTES];
 	enum limit l;
-
-	struct str key = {NULL, 0};
 
 	request_text(r, "key", &key);
 	request_text(r, "value", &value);
 	if (str_is(key, "retention"))
 		return do_set_retention(c, s, value, asker, err);
+	if (str_is(key, "snapshot"))
+		return set_snapshot(s, c, value, asker, err);
 	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)
 		return -1;
 	session_ref_later(s);

@@ -1,4 +1,4 @@
-/* new ls show pause resume rm, and the act of others such as restore */
+/* new ls show pause snapshot resume rm, and the act of others such as restore */
 #include "base/time.h"
 #include "manager/do.h"
 #include "manager/facts.h"
@@ -208,6 +208,8 @@ do_show(struct manager *m, struct conn *c, const struct request *r, struct sessi
 		buf_fmt(&out, ",\"retention\":\"%s\"", retention);
 		session_limits_json(s, &out, true);
 		session_choices_json(s, &out);
+		buf_text(&out, ",\"snapshot_failure\":");
+		json_put(&out, str_of(s->automatic.failure.why));
 		buf_text(&out, "}\n");
 	} else {
 		show_text(&out, s, &sum);
@@ -284,6 +286,34 @@ do_pause(struct manager *m, struct conn *c, const struct request *r, struct sess
 {
 	(void)m;
 	return do_act(WANT_PAUSE, NULL, c, r, s, asker, err);
+}
+
+int
+do_snapshot(struct manager *m, struct conn *c, const struct request *r, struct session *s,
+	    struct asker *asker, struct err *err)
+{
+	struct str name, text;
+	struct snapshot_facts facts = {.pinned = request_flag(r, "pin")};
+
+	(void)c;
+	if (request_text(r, "name", &name) &&
+	    (snapshot_name_check(name, err) < 0 ||
+	     str_copy(name, facts.name, sizeof facts.name, err) < 0))
+		return err_add(err, "--name");
+	if (request_text(r, "note", &text) &&
+	    str_copy(text, facts.note, sizeof facts.note, err) < 0)
+		return err_add(err, "--note");
+	for (size_t n = 0; request_next(r, "label", &n, &text);)
+		if (facts_set_label(facts.labels, text, err) < 0)
+			return err_add(err, "--label %.*s", (int)(text.len > 80 ? 80 : text.len),
+				       text.at);
+	const uint64_t ttl_ns = request_number(r, "ttl", 0);
+	if (ttl_ns && __builtin_add_overflow(time_real_ns(), ttl_ns, &facts.expires_ns))
+		return err_set(err, ERR_USAGE, "--ttl is too long");
+	struct want *w = want_new(m, WANT_SNAPSHOT, asker);
+	w->facts = facts;
+	session_want(s, w);
+	return 0;
 }
 
 int

@@ -42,7 +42,20 @@ after_step(const struct session *s)
 	case STEP_CHANGE:
 		return "then it goes on as before";
 	case STEP_UNDO:
+	case STEP_LET_GO:
 		return "then it runs as before";
+	case STEP_REMEMBER:
+		return "then its processes are frozen and its files saved";
+	case STEP_PREPARE:
+		return "then its processes stand still while its files are read";
+	case STEP_STILL:
+	case STEP_READ:
+		return "then it goes on; a failure lets it go on as before";
+	case STEP_GO_ON:
+	case STEP_SAVE:
+	case STEP_TELL:
+	case STEP_FACTS:
+		return "it goes on meanwhile";
 	case STEP_IDLE:
 		break;
 	}
@@ -81,6 +94,18 @@ note_call(void *ctx, const struct call_row *row, struct err *err)
 	l->n++;
 	l->oldest = *row; /* they come with the newest first */
 	return 0;
+}
+
+static void
+say_failure(const struct session *s, struct buf *out)
+{
+	char age[16];
+
+	if (!s->automatic.failure.code)
+		return;
+	age_format(s->automatic.failed_ns, age);
+	buf_fmt(out, "; its last automatic snapshot failed %s ago: %s", age,
+		s->automatic.failure.why);
 }
 
 static void
@@ -148,6 +173,7 @@ say(const struct session *s, const struct live *l, struct buf *out)
 		add_deadline(s, out);
 	} else if (s->state == SESSION_RUNNING) {
 		say_running(s, l, out);
+		say_failure(s, out);
 	} else {
 		say_resting(s, out);
 	}

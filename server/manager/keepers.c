@@ -70,6 +70,7 @@ dispatch(struct session *s)
 	case MSG_keeper_state:
 		note_pid1(s, msg->keeper_state.pid1);
 		tell_retention(s);
+		session_auto_begin(s);
 		return;
 	case MSG_keeper_ready:
 		note_pid1(s, msg->keeper_ready.pid1);
@@ -79,6 +80,7 @@ dispatch(struct session *s)
 	case MSG_keeper_started:
 		note_pid1(s, msg->keeper_started.pid1);
 		tell_retention(s);
+		session_auto_begin(s);
 		session_run_started(s);
 		return;
 	case MSG_keeper_failed:
@@ -88,7 +90,13 @@ dispatch(struct session *s)
 		return;
 	case MSG_done:
 		if (!do_keeper_answer(s, msg->done.seq, NULL, &msg->done))
-			session_pause_done(s, &msg->done);
+			session_done(s, &msg->done);
+		return;
+	case MSG_calls_over:
+		session_auto_calls_over(s, &msg->calls_over);
+		return;
+	case MSG_calls_wait:
+		session_auto_calls_wait(s, &msg->calls_wait);
 		return;
 	case MSG_tree_put_report:
 		session_put_report(s, &msg->tree_put_report);
@@ -131,6 +139,7 @@ keeper_unlink(struct session *s)
 		return;
 	watch_remove(&s->keeper.wire.watch);
 	s->keeper.linked = false;
+	session_auto_stop(s);
 	wire_close(&s->keeper.wire);
 	do_keeper_gone(s);
 	keeper_cut(s);
@@ -185,6 +194,7 @@ keeper_close(struct session *s)
 	if (s->keeper.linked)
 		wire_close(&s->keeper.wire);
 	s->keeper.linked = false;
+	session_auto_stop(s);
 	fd_close(&s->keeper.pidfd);
 	s->keeper.pid = 0;
 	free(s->keeper.terms.key);

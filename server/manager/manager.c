@@ -359,6 +359,7 @@ begin(struct manager *m, const struct args *a, struct isolation *out, struct err
 	if (load_config(&m->config, a, err) < 0 ||
 	    limits_default(&m->config, &m->standard, err) < 0 ||
 	    retention_parse(str_of(m->config.retention), &m->retention, err) < 0 ||
+	    snapshot_mode_parse(str_of(m->config.snapshot), false, &m->snapshot, err) < 0 ||
 	    mounts_allowed_parse(str_of(m->config.mounts), &m->mounts, err) < 0 ||
 	    listeners_parse(&m->listeners, &m->config, err) < 0 ||
 	    forwards_parse(&m->config, &m->forwards, err) < 0 ||

@@ -19,6 +19,7 @@
 #include "manager/owner.h"
 #include "manager/prepare.h"
 #include "manager/retention.h"
+#include "manager/snapshot_mode.h"
 #include "verbs/verbs.h"
 #include "wire/wire.h"
 
@@ -37,6 +38,7 @@ struct manager {
 	struct index index;
 	struct node node;
 	struct limits standard; /* of a session that has none of its own */
+	struct snapshot_mode snapshot; /* the same */
 	struct networks networks; /* what sessions may join */
 	const struct owner *owner;
 	struct keys keys;

@@ -215,6 +215,7 @@ records_add(struct session *s, const struct msg_call_record *r)
 		m->batch = xnew(1, sizeof *m->batch);
 		m->batch->last = &m->batch->first;
 	}
+	s->automatic.ran = true;
 	struct call_batch *b = m->batch;
 	struct pending *p = xnew(1, sizeof *p);
 	fill(p, s, r);

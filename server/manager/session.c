@@ -4,7 +4,8 @@
  *   new ─▶ running ⇄ paused ─▶ deleted          run:    CACHE ▶ START
  *            │  pausing, resuming, restoring     pause:  HOLD ▶ FREEZE ▶ CAPTURE_A ▶ WRITE_A ▶ THAW
  * ▶ └▶ failed ─▶ (resume tries again)           TERMINATE ▶ FREEZE_AGAIN ▶ CAPTURE_B ▶ WRITE_B ▶
- * REF ▶ KILL ▶ GONE                */
+ * REF ▶ KILL ▶ GONE
+ *   running ─snapshot▶ running                 PREPARE ▶ STILL ▶ READ ▶ GO_ON ▶ SAVE ▶ TELL */
 #include "session.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -73,7 +74,9 @@ on_deadline(void *ctx)
 
 	err_set(&err, ERR_TIMEOUT, "waited too long for %s", s->waits_for);
 	log_err(&err, "session %s", s->row.name);
-	if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
+	if (s->step >= STEP_PREPARE)
+		session_snapshot_failed(s, &err);
+	else if (s->step == STEP_CACHE || s->step == STEP_TURN || s->step == STEP_START)
 		session_run_failed(s, &err);
 	else if (s->step == STEP_CHANGE)
 		session_change_failed(s, &err);
@@ -189,7 +192,9 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 {
 	struct session *s = ctx;
 
-	if (s->step == STEP_CACHE || s->step == STEP_START)
+	if (s->step >= STEP_PREPARE)
+		session_snapshot_job(s, msg, failure);
+	else if (s->step == STEP_CACHE || s->step == STEP_START)
 		session_run_job(s, msg, failure);
 	else if (s->step == STEP_CHANGE)
 		session_change_job(s, msg, failure);
@@ -197,6 +202,15 @@ session_job(void *ctx, const struct message *msg, const struct err *failure)
 		session_put_job(s, msg, failure);
 	else
 		session_pause_job(s, msg, failure);
+}
+
+void
+session_done(struct session *s, const struct msg_done *done)
+{
+	if (s->step >= STEP_PREPARE)
+		session_snapshot_done(s, done);
+	else
+		session_pause_done(s, done);
 }
 
 /* ---- wants ---- */
@@ -276,7 +290,9 @@ session_interrupt(struct session *s, const struct conn *c, uint32_t seq)
 	if (!s->current || !asked_by(s->current, c, seq))
 		return false;
 	err_set(&err, ERR_CANCELLED, "interrupted: all is as it was");
-	if (s->step == STEP_VIEW || s->step == STEP_PUT)
+	if (s->step >= STEP_PREPARE)
+		session_snapshot_interrupt(s, &err);
+	else if (s->step == STEP_VIEW || s->step == STEP_PUT)
 		session_put_interrupt(s);
 	else if (s->step == STEP_CACHE)
 		session_run_interrupt(s, &err);
@@ -285,11 +301,24 @@ session_interrupt(struct session *s, const struct conn *c, uint32_t seq)
 	return true;
 }
 
+/* A session runs all the while that a snapshot is taken of it. */
+static bool
+goes_beside(const struct session *s, const struct want *w)
+{
+	return w->kind == WANT_RUN && s->current && s->current->kind == WANT_SNAPSHOT &&
+	       s->state == SESSION_RUNNING && s->keeper.linked && !s->wants;
+}
+
 void
 session_want(struct session *s, struct want *take_want)
 {
 	struct want **at = &s->wants;
 
+	if (goes_beside(s, take_want)) {
+		answer(s, take_want, NULL);
+		free(take_want);
+		return;
+	}
 	take_want->next = NULL;
 	while (*at)
 		at = &(*at)->next;
@@ -317,12 +346,17 @@ say_result(struct session *s, struct want *w)
 				digest_text(&s->manifest).text);
 		if (want_goes_back(w))
 			session_undo_say(s, w, &out);
+		if (w->kind == WANT_SNAPSHOT)
+			session_snapshot_json(s, w, &out);
 		buf_text(&out, "}\n");
 	} else if (w->kind == WANT_UNDO || w->kind == WANT_REDO) {
 		session_undo_say(s, w, &out);
 	} else {
-		buf_fmt(&out, "%s: %s%s%s\n", s->row.name, state_names[s->state],
+		buf_fmt(&out, "%s: %s%s%s", s->row.name, state_names[s->state],
 			made[0] ? ", snapshot " : "", made);
+		if (w->kind == WANT_SNAPSHOT)
+			session_snapshot_text(s, w, &out);
+		buf_char(&out, '\n');
 	}
 	asker_print(&w->asker, buf_view(&out));
 }
@@ -332,7 +366,7 @@ static void
 answer(struct session *s, struct want *w, const struct err *failure)
 {
 	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
-					     "label", "restore"};
+					     "label", "restore", "snapshot"};
 	struct err err;
 
 	if (w->told) {
@@ -397,8 +431,14 @@ session_finish(struct session *s, const struct err *failure)
 	s->job = NULL;
 	if (failure)
 		log_err(failure, "session %s is %s", s->row.name, state_names[s->state]);
+	else if (w && w->kind == WANT_SNAPSHOT)
+		log_line("session %s: snapshot %.12s%s", s->row.name,
+			 s->has_manifest ? digest_text(&s->manifest).text : "none",
+			 s->still.unchanged ? ", as it is" : "");
 	else
 		log_line("session %s is %s", s->row.name, state_names[s->state]);
+	if (w && w->kind == WANT_SNAPSHOT)
+		session_auto_end(s, w, failure);
 	if (w)
 		answer(s, w, failure);
 	want_free(w);
@@ -432,6 +472,8 @@ is_there(const struct session *s, const struct want *w)
 	case WANT_CHANGE:
 	case WANT_PUT:
 		return false;
+	case WANT_SNAPSHOT: /* a pause has come before it, or an end */
+		return w->automatic && (s->state != SESSION_RUNNING || s->m->stopping);
 	}
 	return false;
 }
@@ -472,6 +514,8 @@ session_next(struct session *s)
 			continue;
 		}
 		if (is_there(s, w)) {
+			if (w->automatic)
+				session_auto_settled(s, w);
 			answer(s, w, NULL);
 			want_free(w);
 			continue;
@@ -490,6 +534,8 @@ session_next(struct session *s)
 			session_change_begin(s);
 		else if (w->kind == WANT_PUT)
 			session_put_begin(s);
+		else if (w->kind == WANT_SNAPSHOT)
+			session_snapshot_begin(s);
 		else
 			session_pause_begin(s);
 	}

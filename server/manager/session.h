@@ -56,9 +56,29 @@ enum session_step {
 	STEP_VIEW, /* the snapshot's tree is made, read only */
 	STEP_PUT,  /* the session itself copies out of it */
 	STEP_CHANGE, /* a ref with a new name, labels or facts */
+	STEP_REMEMBER, /* of a pause: a worker learns what the last capture saw (session_seen.c) */
+	/* a snapshot of a running session (session_snapshot.c) */
+	STEP_PREPARE, /* the same of a snapshot, and its files are there */
+	STEP_STILL,   /* freeze */
+	STEP_READ,    /* its upper is read */
+	STEP_GO_ON,   /* thaw; what was read becomes durable meanwhile */
+	STEP_SAVE,    /* its manifest */
+	STEP_TELL,    /* its head's ref; what was seen */
+	STEP_FACTS,   /* of a snapshot that is there */
+	STEP_LET_GO,  /* failed: thaw */
 };
 
-enum want_kind { WANT_RUN, WANT_PAUSE, WANT_RESTORE, WANT_REMOVE, WANT_UNDO, WANT_REDO, WANT_CHANGE, WANT_PUT };
+enum want_kind {
+	WANT_RUN,
+	WANT_PAUSE,
+	WANT_RESTORE,
+	WANT_REMOVE,
+	WANT_UNDO,
+	WANT_REDO,
+	WANT_CHANGE,
+	WANT_PUT,
+	WANT_SNAPSHOT,
+};
 
 /* What a want changes of what a session or a snapshot is called; what is not given stays. */
 struct session_change {
@@ -91,6 +111,9 @@ struct want {
 	/* Instead of an asker: told of its end, failure NULL: it went well. Frees no session. */
 	void (*told)(void *ctx, struct session *s, const struct err *failure);
 	void *told_ctx; /* lent */
+	bool automatic;    /* of WANT_SNAPSHOT: nobody has asked (session_auto.c) */
+	uint32_t settled;  /* of one after calls: its calls_over; no call may have begun since */
+	char made_by[256], calls[513]; /* of a snapshot; empty: the verb; none */
 };
 
 /* Another snapshot becomes the head, and what it replaces is captured before. */
@@ -166,6 +189,9 @@ struct session {
 	uint64_t turn; /* of STEP_TURN: who came first */
 	struct layer_row *layers; /* owned: the head's, the lowest first */
 	size_t n_layers;
+	size_t n_own;  /* so many of them, the topmost, are of its upper (session_seen.c) */
+	size_t n_base; /* so many of them the upper, or the next snapshot's new layer, stands on */
+	bool kept_unused;    /* no kept upper is to be a lower of this start */
 	size_t n_flat;       /* so many of them come from one flattened directory */
 	struct digest flat;  /* its name: digest of the digests */
 	struct digest asked; /* what the worker is making */
@@ -181,6 +207,22 @@ struct session {
 	struct msg_tree_put_report put; /* its last one, without text */
 	uint64_t made_ns; /* CLOCK_REALTIME: of the snapshot that was sent to be written last */
 	bool has_manifest;
+	struct {
+		uint64_t frozen_at_ns, frozen_ns; /* CLOCK_BOOTTIME, from the order to the answer */
+		bool thawed, captured;
+		bool unchanged;            /* the head is the answer */
+		unsigned waits;            /* answers of the worker that STEP_TELL waits for */
+		bool kept_name, kept_note; /* the head had one already */
+	} still;                           /* a snapshot while it runs */
+	bool has_next;                     /* its worker notes what it sees in seen.N.new */
+	struct autosnap {
+		struct timer timer; /* of interval */
+		bool settles;       /* its keeper was told to hold calls back */
+		bool ran;           /* something may have changed since the last one */
+		char calls[513];    /* ended since the last one, blanks between */
+		struct err failure; /* of the last one; no code: it went well */
+		uint64_t failed_ns; /* CLOCK_REALTIME */
+	} automatic;
 	struct timer ref_timer;
 	struct errand *errand; /* of a worker beside the acts (session_store.c) */
 };
@@ -259,6 +301,8 @@ void session_refuse_wants(struct session *s, const struct err *why);
 
 /* What a worker says, to the act that is under way. A job_fn. */
 void session_job(void *ctx, const struct message *m, const struct err *failure);
+/* What its keeper answers to a command of the act. */
+void session_done(struct session *s, const struct msg_done *done);
 
 /* session_make.c */
 /* New rows become durable when this turn ends; their sessions go on then. */
@@ -324,16 +368,55 @@ void session_change_begin(struct session *s);
 void session_change_job(struct session *s, const struct message *m, const struct err *failure);
 void session_change_failed(struct session *s, const struct err *err);
 void session_change_say(struct session *s, const struct want *w, struct buf *out);
+/* session_snapshot.c: a snapshot of a running session, or its head's facts */
+void session_snapshot_begin(struct session *s);
+void session_snapshot_done(struct session *s, const struct msg_done *done);
+void session_snapshot_job(struct session *s, const struct message *m, const struct err *failure);
+void session_snapshot_failed(struct session *s, const struct err *err);
+void session_snapshot_interrupt(struct session *s, const struct err *why);
+/* More of what say_result tells. */
+void session_snapshot_json(const struct session *s, const struct want *w, struct buf *out);
+void session_snapshot_text(const struct session *s, const struct want *w, struct buf *out);
+
+/* session_auto.c: snapshots that nobody asks for */
+/* Its keeper has started, or was found again, or the mode was changed. */
+void session_auto_begin(struct session *s);
+void session_auto_calls_over(struct session *s, const struct msg_calls_over *m);
+void session_auto_calls_wait(struct session *s, const struct msg_calls_wait *m);
+/* What is under way has read all, or comes to nothing: calls may begin. */
+void session_auto_settled(struct session *s, const struct want *w);
+/* It is about to read: it takes the names of the calls that have ended. */
+void session_auto_name(struct session *s, struct want *w);
+/* Of any snapshot of a running session. err NULL: it went well. */
+void session_auto_end(struct session *s, const struct want *w, const struct err *err);
+void session_auto_stop(struct session *s);
+
+/* session_seen.c */
+/* n_own and n_base of the head's layers. */
+int session_load_own(struct session *s, struct err *err) must_check;
+/* To the worker of s->job. Then n_base is what the next layer stands on. */
+int session_send_remember(struct session *s, bool with_next, struct err *err) must_check;
+void session_take_remembered(struct session *s, bool believed);
+/* What was seen is the head's. */
+void session_keep_seen(struct session *s);
+void session_drop_seen(struct session *s);
 
 /* session_store.c: what the steps need from disk and index */
 int session_load_layers(struct session *s, const struct digest *snapshot,
 			struct err *err) must_check;
 int session_open_upper(struct session *s, unsigned n, struct err *err) must_check;
 bool session_has_upper(struct session *s);
+/* s->job: a worker that has the upper. */
+int session_start_capture(struct session *s, struct err *err) must_check;
+/* How an upper is to be captured whose processes, now frozen, go on: enum capture_as_how. */
+unsigned session_live_how(const struct session *s);
+void session_take_captured(struct capture_result *out, const struct msg_captured *c);
 int session_send_snapshot(struct session *s, bool with_b, struct err *err) must_check;
 int session_send_ref(struct session *s, const struct digest *head, struct err *err) must_check;
 int session_commit_pause(struct session *s, struct err *err) must_check;
 int session_commit_a(struct session *s, struct err *err) must_check;
+/* s->manifest, with what A is, becomes the head of a session that goes on. */
+int session_commit_live(struct session *s, struct err *err) must_check;
 void session_sync_later(struct session *s);
 void session_ref_later(struct session *s);
 void session_ref_job_end(void *manager);

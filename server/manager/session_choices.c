@@ -4,13 +4,15 @@
 #include "base/log.h"
 #include "index/choice_rows.h"
 #include "manager/choices.h"
+#include "manager/do.h"
 #include "manager/imported.h"
 #include "manager/session.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* Keys of the rows: those of walls.def, "node", and "mount 0" to "mount 7". */
+/* Keys of the rows: those of walls.def, "node", "snapshot", and "mount 0" to "mount 7". */
+#define KEY_SNAPSHOT "snapshot"
 #define KEY_NODE  "node"
 #define KEY_MOUNT "mount "
 #define KEY_FORK_READY "fork-ready"
@@ -45,6 +47,8 @@ take_choice(void *ctx, const char *key, const char *value, struct err *err)
 		snprintf(c->node, sizeof c->node, "%s", value);
 		return 0;
 	}
+	if (strcmp(key, KEY_SNAPSHOT) == 0)
+		return snapshot_mode_parse(str_of(value), true, &c->snapshot, err);
 	if (str_starts(str_of(key), KEY_MOUNT))
 		return take_mount(c, value, err);
 	if (strcmp(key, KEY_FORK_READY) == 0) {
@@ -80,6 +84,10 @@ session_choices_put(struct session *s, struct err *err)
 		    choice_rows_put(&s->m->index, s->row.id, wall_key((enum wall)w),
 				    c->wall[w] ? "yes" : "no", err) < 0)
 			return -1;
+	char mode[SNAPSHOT_MODE_BYTES];
+	snapshot_mode_format(&c->snapshot, mode);
+	if (choice_rows_put(&s->m->index, s->row.id, KEY_SNAPSHOT, mode, err) < 0)
+		return -1;
 	for (size_t i = 0; i < c->n_mounts; i++) {
 		char key[32], text[MOUNT_TEXT_BYTES];
 		snprintf(key, sizeof key, KEY_MOUNT "%zu", i);
@@ -132,6 +140,10 @@ session_choices_json(const struct session *s, struct buf *out)
 	buf_fmt(out, "],\"node\":\"%s\",\"fork_ready\":{\"value\":%s,\"set\":%s}", c->node,
 		choices_fork_ready(&s->m->config, c) ? "true" : "false",
 		c->fork_ready_set ? "true" : "false");
+	const bool own = c->snapshot.when != SNAPSHOT_STANDARD;
+	char mode[SNAPSHOT_MODE_BYTES];
+	snapshot_mode_format(own ? &c->snapshot : &s->m->snapshot, mode);
+	buf_fmt(out, ",\"snapshot\":{\"value\":\"%s\",\"set\":%s}", mode, own ? "true" : "false");
 }
 
 void
@@ -151,6 +163,15 @@ session_choices_text(const struct session *s, struct buf *out)
 	buf_fmt(out, "%-12s%s%s\n", "fork-ready",
 		choices_fork_ready(&s->m->config, c) ? "yes" : "no",
 		c->fork_ready_set ? "" : " (default)");
+	const bool own = c->snapshot.when != SNAPSHOT_STANDARD;
+	char mode[SNAPSHOT_MODE_BYTES], age[16];
+	snapshot_mode_format(own ? &c->snapshot : &s->m->snapshot, mode);
+	buf_fmt(out, "%-12s%s%s\n", "snapshot", mode, own ? "" : " (default)");
+	if (s->automatic.failure.code) {
+		age_format(s->automatic.failed_ns, age);
+		buf_fmt(out, "%-12sthe last one failed %s ago: %s\n", "", age,
+			s->automatic.failure.why);
+	}
 	if (session_check_node(s, false, &why) < 0)
 		buf_fmt(out, "%-12s%s\n", "node", why.why);
 }

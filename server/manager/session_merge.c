@@ -239,13 +239,16 @@ session_merge_apply(struct session *s)
 
 	if (!g || g->step != MERGE_READY)
 		return;
-	const size_t at = find_parts(g, s->layers, s->n_layers);
-	if (at == s->n_layers)
+	/* those that are of the present upper stay what its row says */
+	const size_t others = s->n_layers - s->n_own;
+	const size_t at = find_parts(g, s->layers, others);
+	if (at == others)
 		return;
 	s->layers[at] = g->made;
 	memmove(&s->layers[at + 1], &s->layers[at + g->n],
 		(s->n_layers - at - g->n) * sizeof *s->layers);
 	s->n_layers -= g->n - 1;
+	s->n_base -= g->n - 1;
 	g->listed = true;
 }
 

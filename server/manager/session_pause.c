@@ -43,23 +43,28 @@ ended_by(const struct session *s)
 	case WANT_RUN:
 	case WANT_CHANGE:
 	case WANT_PUT:
+	case WANT_SNAPSHOT:
 		return "pause";
 	}
 	return "pause";
 }
 
 static int
-send_capture(struct session *s, bool trust_nothing, struct err *err)
+send_remember(struct session *s, struct err *err)
 {
-	if (!s->job) {
-		if (session_open_dir(s, err) < 0)
-			return -1;
-		auto_close int upper = session_open_upper(s, s->row.upper, err);
-		if (upper < 0 ||
-		    job_start(s->m, s->row.name, upper, session_job, s, &s->job, err) < 0)
-			return -1;
-	}
-	return wire_send(job_wire(s->job), capture, err, .trust_nothing = trust_nothing);
+	return session_start_capture(s, err) < 0 ? -1 : session_send_remember(s, false, err);
+}
+
+/* how: enum capture_as_how. All of an upper that was captured before takes the place of
+ * its layers, so it is a layer even where nothing is left in it. */
+static int
+send_capture(struct session *s, unsigned how, struct err *err)
+{
+	if (session_start_capture(s, err) < 0)
+		return -1;
+	if (s->n_base < s->n_layers)
+		how |= CAPTURE_AS_ROOT;
+	return wire_send(job_wire(s->job), capture_as, err, .how = how);
 }
 
 /* The head as it will be, for the session's ref. */
@@ -140,7 +145,8 @@ check_dead(struct session *s, struct err *err)
 static void
 after_written(struct session *s)
 {
-	const bool early = s->current->kind == WANT_PAUSE || !s->keeper.linked;
+	const bool early =
+	    s->current->kind == WANT_PAUSE || !s->keeper.linked; /* a snapshot has none */
 	next_step(s, early ? STEP_REF : STEP_KILL);
 }
 
@@ -151,6 +157,9 @@ begin_step(struct session *s, enum session_step step, struct err *err)
 	const uint64_t answer = time_now_ns() + ANSWER_MAX_NS, stall = time_now_ns() + STALL_MAX_NS;
 
 	switch ((int)step) {
+	case STEP_REMEMBER:
+		session_enter(s, step, stall, "a worker to learn what was captured before");
+		return send_remember(s, err);
 	case STEP_HOLD:
 		session_enter(s, step, answer, "its keeper to hold new calls");
 		return command(s, hold, err, .hold = 1);
@@ -160,7 +169,7 @@ begin_step(struct session *s, enum session_step step, struct err *err)
 		return command(s, freeze, err);
 	case STEP_CAPTURE_A:
 		session_enter(s, step, stall, "its files to be archived");
-		return send_capture(s, false, err);
+		return send_capture(s, session_live_how(s), err);
 	case STEP_WRITE_A:
 		session_enter(s, step, stall, "its snapshot to be durable");
 		return session_send_snapshot(s, false, err);
@@ -174,7 +183,7 @@ begin_step(struct session *s, enum session_step step, struct err *err)
 	}
 	case STEP_CAPTURE_B:
 		session_enter(s, step, stall, "what its shutdown wrote to be archived");
-		return send_capture(s, s->row.unclean, err);
+		return send_capture(s, s->row.unclean ? CAPTURE_AS_TRUSTLESS : 0, err);
 	case STEP_WRITE_B:
 		session_enter(s, step, stall, "its snapshot to be durable");
 		return session_send_snapshot(s, true, err);
@@ -230,7 +239,7 @@ forget_last(struct session *s)
 	s->wrote_a = s->has_manifest = s->ref_written = s->still_unclean = false;
 	s->had_keeper = s->keeper.linked;
 	s->failure = (struct err){0};
-	s->n_layers = 0;
+	s->n_layers = s->n_own = s->n_base = 0;
 }
 
 void
@@ -240,10 +249,11 @@ session_save_begin(struct session *s)
 
 	forget_last(s);
 	session_enter(s, STEP_HOLD, 0, "its turn");
-	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0)
+	if (s->row.has_head &&
+	    (session_load_layers(s, &s->row.head, &err) < 0 || session_load_own(s, &err) < 0))
 		session_finish(s, &err);
 	else
-		next_step(s, STEP_HOLD);
+		next_step(s, s->n_own ? STEP_REMEMBER : STEP_HOLD);
 }
 
 /* Saved, and thawed: its new calls are let in again. */
@@ -272,7 +282,8 @@ session_pause_begin(struct session *s)
 	const bool was_new = s->state == SESSION_NEW;
 	session_enter(s, STEP_HOLD, 0, "its turn");
 	const bool captures = s->keeper.linked || s->row.unclean;
-	if ((captures && s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) ||
+	if ((captures && s->row.has_head &&
+	     (session_load_layers(s, &s->row.head, &err) < 0 || session_load_own(s, &err) < 0)) ||
 	    (s->current->kind == WANT_RESTORE && check_target(s, &err) < 0) ||
 	    session_undo_begin(s, captures, &err) < 0) {
 		session_finish(s, &err);
@@ -283,7 +294,7 @@ session_pause_begin(struct session *s)
 			session_finish(s, &err);
 			return;
 		}
-		next_step(s, STEP_HOLD);
+		next_step(s, s->n_own ? STEP_REMEMBER : STEP_HOLD);
 	} else if (s->row.unclean && !session_has_upper(s)) {
 		after_b(s); /* it had nothing yet */
 	} else if (s->row.unclean) {
@@ -351,26 +362,12 @@ session_pause_done(struct session *s, const struct msg_done *done)
 	}
 }
 
-static void
-take_captured(struct capture_result *out, const struct msg_captured *c)
-{
-	*out = (struct capture_result){.any = c->entries > 0 && c->digest.len == DIGEST_BYTES &&
-					      c->diff_id.len == DIGEST_BYTES};
-	if (!out->any)
-		return;
-	memcpy(out->layer.digest.at, c->digest.at, DIGEST_BYTES);
-	memcpy(out->layer.diff_id.at, c->diff_id.at, DIGEST_BYTES);
-	out->layer.bytes = c->bytes;
-	out->layer.raw_bytes = c->raw_bytes;
-	out->layer.entries = c->entries;
-}
-
-/* A whole upper, captured at once, that gave the very layer which the head consists of. */
+/* All of an upper, captured at once, that gave the very layer which the head has of it. */
 static bool
 is_head(const struct session *s, const struct digest *layer)
 {
-	return !node_stacks(&s->m->node) && s->row.has_head && s->n_layers == 1 &&
-	       digest_equal(&s->layers[0].digest, layer);
+	return s->n_own == 1 && s->n_base + 1 == s->n_layers &&
+	       digest_equal(&s->layers[s->n_base].digest, layer);
 }
 
 static void
@@ -420,12 +417,17 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 		session_progress(s, &msg->progress,
 				 s->step == STEP_CAPTURE_A && s->disk.known ? s->disk.bytes : 0, 0);
 		return;
+	case MSG_remembered:
+		session_take_remembered(s, msg->remembered.believed != 0);
+		if (s->step == STEP_REMEMBER)
+			next_step(s, STEP_HOLD);
+		return;
 	case MSG_captured:
 		if (s->step == STEP_CAPTURE_A) {
-			take_captured(&s->a, &msg->captured);
+			session_take_captured(&s->a, &msg->captured);
 			after_a(s);
 		} else if (s->step == STEP_CAPTURE_B) {
-			take_captured(&s->b, &msg->captured);
+			session_take_captured(&s->b, &msg->captured);
 			s->b.any = s->b.any && (s->a.any || !is_head(s, &s->b.layer.digest));
 			after_b(s);
 		}
@@ -496,6 +498,7 @@ static bool
 can_undo(const struct session *s)
 {
 	switch (s->step) {
+	case STEP_REMEMBER:
 	case STEP_HOLD:
 	case STEP_FREEZE:
 	case STEP_CAPTURE_A:
@@ -518,6 +521,14 @@ can_undo(const struct session *s)
 	case STEP_PUT:
 	case STEP_CHANGE:
 	case STEP_REMOVE:
+	case STEP_PREPARE:
+	case STEP_STILL:
+	case STEP_READ:
+	case STEP_GO_ON:
+	case STEP_SAVE:
+	case STEP_TELL:
+	case STEP_FACTS:
+	case STEP_LET_GO:
 		return false;
 	}
 	return false;
@@ -571,7 +582,7 @@ session_pause_keeper_gone(struct session *s)
 		log_err(&err, "session %s", s->row.name);
 		s->state = SESSION_PAUSED;
 	}
-	if (s->ref_written)
+	if (s->ref_written || s->step == STEP_TELL)
 		session_ref_later(s);
 	if (s->step != STEP_IDLE) {
 		session_finish(s, s->failure.code ? &s->failure : &why);

@@ -16,7 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FLAT_STRIDE = 16 }; /* layers are merged by so many, so that a merge is used for a while */
+/* Layers are merged by so many, so that a merge is used for a while; what is newest stays apart. */
+enum { FLAT_STRIDE = 16, FLAT_ABOVE = 8 };
 #define CACHE_MAX_NS (3600 * NS_PER_S)
 #define START_MAX_NS (20 * NS_PER_S)
 #define TURN_MAX_NS  (300 * NS_PER_S)
@@ -29,6 +30,7 @@ struct lowers {
 	size_t n_volumes;
 	size_t n;
 	bool missing;
+	bool too_many; /* for one mount: kept uppers that stand for many layers could not be used */
 	size_t missing_layer; /* index into s->layers, or n_layers: the flattened one */
 };
 
@@ -58,6 +60,9 @@ match_upper(void *ctx, const struct upper_row *r, struct err *err)
 
 	(void)err;
 	if (r->n_layers == 0 || r->n_layers > k->end || k->end - r->n_layers < s->n_flat)
+		return 0;
+	if (s->kept_unused ||
+	    r->n == s->row.upper) /* the one that is to be the upper again (session_seen.c) */
 		return 0;
 	if (!r->synced && strcmp(r->boot, time_boot_id()) != 0)
 		return 0;
@@ -144,6 +149,12 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 			out->missing_layer = end - 1;
 			return 0;
 		}
+		if (out->n == LOWERS_MAX - 1) {
+			close(fd);
+			fd_close(&volume);
+			out->too_many = true;
+			return 0;
+		}
 		end -= step;
 		if (is_stacked(out, fd)) {
 			close(fd);
@@ -166,17 +177,68 @@ find_lowers(struct session *s, struct lowers *out, struct err *err)
 	return 0;
 }
 
+/* So many of the topmost directories stay as they are. */
+static size_t
+flat_above(const struct manager *m)
+{
+	const size_t half = m->config.chain_max / 2;
+	return half < FLAT_ABOVE ? half : FLAT_ABOVE;
+}
+
+static struct digest
+flat_name(const struct layer_row *layers, size_t n)
+{
+	auto_of(hasher) struct hasher *h = hasher_new();
+
+	for (size_t i = 0; i < n; i++)
+		hasher_add(h, layers[i].digest.at, DIGEST_BYTES);
+	return hasher_sum(h);
+}
+
 size_t
 session_flat(const struct manager *m, const struct layer_row *layers, size_t n, struct digest *out)
 {
 	if (n <= m->config.chain_max)
 		return 0;
-	const size_t flat = n - n % FLAT_STRIDE;
-	auto_of(hasher) struct hasher *h = hasher_new();
-	for (size_t i = 0; i < flat; i++)
-		hasher_add(h, layers[i].digest.at, DIGEST_BYTES);
-	*out = hasher_sum(h);
+	const size_t below = n - flat_above(m), flat = below - below % FLAT_STRIDE;
+	*out = flat_name(layers, flat);
 	return flat;
+}
+
+/* The directories of a workspace from the top: kept uppers, each of which may stand for many layers, and
+ * single layers. Returns how many there are; *out_below: layers below the topmost FLAT_ABOVE. */
+static int
+count_directories(struct session *s, size_t *out_below, struct err *err)
+{
+	const size_t above = flat_above(s->m);
+	int n = 0;
+
+	*out_below = s->n_layers;
+	for (size_t end = s->n_layers; end > 0; n++) {
+		struct kept k = {.s = s, .end = end};
+		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
+			return -1;
+		end -= k.any ? k.found.n_layers : 1;
+		if ((size_t)n < above)
+			*out_below = end;
+	}
+	return n;
+}
+
+static int
+plan_flat(struct session *s, struct err *err)
+{
+	size_t below;
+
+	s->n_flat = 0;
+	const int n = count_directories(s, &below, err);
+	if (n < 0)
+		return -1;
+	if ((size_t)n <= s->m->config.chain_max)
+		return 0;
+	s->n_flat = below - below % FLAT_STRIDE;
+	s->flat = flat_name(s->layers, s->n_flat);
+	return 0;
 }
 
 /* ---- asking a worker for what is missing ---- */
@@ -392,6 +454,11 @@ go_on(struct session *s, struct err *err)
 	struct lowers lowers = {0};
 
 	int result = find_lowers(s, &lowers, err);
+	if (result == 0 && lowers.too_many) {
+		close_lowers(&lowers);
+		s->kept_unused = true;
+		return plan_flat(s, err) < 0 ? -1 : go_on(s, err);
+	}
 	if (result == 0 && lowers.missing) {
 		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS,
 			      "its layers to be unpacked");
@@ -433,8 +500,9 @@ session_run_cache(struct session *s)
 		session_run_failed(s, &err);
 		return;
 	}
-	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
-	if (go_on(s, &err) < 0)
+	s->n_base = s->n_layers;
+	s->n_own = 0;
+	if (plan_flat(s, &err) < 0 || go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 
@@ -458,14 +526,21 @@ session_run_begin(struct session *s)
 	}
 	if (s->state == SESSION_RESUMING)
 		session_audit(s);
-	s->n_layers = 0;
+	s->n_layers = s->n_base = s->n_own = 0;
 	s->populated = false;
 	if (s->row.has_head && session_load_layers(s, &s->row.head, &err) < 0) {
 		session_run_failed(s, &err);
 		return;
 	}
-	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
-	if (go_on(s, &err) < 0)
+	if (node_stacks(&s->m->node)) { /* the upper goes on on what it has always stood on */
+		if (session_load_own(s, &err) < 0) {
+			session_run_failed(s, &err);
+			return;
+		}
+		s->n_layers = s->n_base;
+	}
+	s->kept_unused = false;
+	if (plan_flat(s, &err) < 0 || go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 

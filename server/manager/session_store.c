@@ -5,6 +5,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "manager/facts.h"
+#include "manager/mapped.h"
 #include "manager/session.h"
 
 #include <fcntl.h>
@@ -45,6 +46,38 @@ session_open_upper(struct session *s, unsigned n, struct err *err)
 	return means_open_fs(s, n, NULL, err);
 }
 
+int
+session_start_capture(struct session *s, struct err *err)
+{
+	if (s->job)
+		return 0;
+	if (session_open_dir(s, err) < 0)
+		return -1;
+	auto_close int upper = session_open_upper(s, s->row.upper, err);
+	return upper < 0 ? -1 : job_start(s->m, s->row.name, upper, session_job, s, &s->job, err);
+}
+
+unsigned
+session_live_how(const struct session *s)
+{
+	return CAPTURE_AS_LIVE |
+	       (mapped_may_write(s->m->node.cgroup, s->row.id) ? CAPTURE_AS_MAPPED : 0u);
+}
+
+void
+session_take_captured(struct capture_result *out, const struct msg_captured *c)
+{
+	*out = (struct capture_result){.any = c->entries > 0 && c->digest.len == DIGEST_BYTES &&
+					      c->diff_id.len == DIGEST_BYTES};
+	if (!out->any)
+		return;
+	memcpy(out->layer.digest.at, c->digest.at, DIGEST_BYTES);
+	memcpy(out->layer.diff_id.at, c->diff_id.at, DIGEST_BYTES);
+	out->layer.bytes = c->bytes;
+	out->layer.raw_bytes = c->raw_bytes;
+	out->layer.entries = c->entries;
+}
+
 bool
 session_has_upper(struct session *s)
 {
@@ -82,15 +115,8 @@ static const char *
 made_by(const struct session *s)
 {
 	static const char *const words[] = {"resume", "pause", "restore", "rm", "undo", "redo",
-					     "label", "restore"};
-	return words[s->current->kind];
-}
-
-/* How many of the head's layers the new snapshot stands on: a whole upper stands on none. */
-static size_t
-base_layers(const struct session *s)
-{
-	return node_stacks(&s->m->node) ? s->n_layers : 0;
+					     "label", "restore", "snapshot"};
+	return s->current->made_by[0] ? s->current->made_by : words[s->current->kind];
 }
 
 /* An upper that was captured is a lower from here on; one that stood on another head is not used
@@ -100,7 +126,7 @@ next_upper(const struct session *s)
 {
 	const struct want *w = s->current;
 	const bool ends = w && (w->kind == WANT_PAUSE || w->kind == WANT_REMOVE || want_goes_back(w));
-	const bool is_lower = s->has_manifest && node_stacks(&s->m->node);
+	const bool is_lower = (s->has_manifest || s->n_own) && node_stacks(&s->m->node);
 
 	if (!ends || s->still_unclean)
 		return s->row.upper;
@@ -117,7 +143,7 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 	session_merge_apply(s);
 	s->made_ns = time_real_ns();
 	facts_json(&s->current->facts, &facts);
-	for (size_t i = 0; i < base_layers(s); i++)
+	for (size_t i = 0; i < s->n_base; i++)
 		add_layer(&digests, &diff_ids, &sizes, &s->layers[i],
 			  is_merged(s, &s->layers[i].digest));
 	if (s->a.any)
@@ -132,8 +158,9 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .session_name = str_of(s->row.name), .parent = parent,
 			 .layers = buf_view(&digests), .diff_ids = buf_view(&diff_ids),
 			 .sizes = buf_view(&sizes), .image = str_of(s->row.image),
-			 .made_by = str_of(made_by(s)), .facts = buf_view(&facts),
-			 .fingerprint = str_of(s->m->image_name), .created_ns = s->made_ns);
+			 .made_by = str_of(made_by(s)), .calls = str_of(s->current->calls),
+			 .facts = buf_view(&facts), .fingerprint = str_of(s->m->image_name),
+			 .created_ns = s->made_ns);
 }
 
 /* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one that
@@ -204,7 +231,7 @@ put_snapshot(struct session *s, const struct digest *manifest, bool with_b, stru
 	size_t n = 0;
 	int result = 0;
 
-	for (size_t i = 0; i < base_layers(s) && result == 0; i++) {
+	for (size_t i = 0; i < s->n_base && result == 0; i++) {
 		digests[n++] = s->layers[i].digest;
 		row.total_bytes += s->layers[i].bytes;
 		if (is_merged(s, &s->layers[i].digest))
@@ -224,6 +251,7 @@ put_snapshot(struct session *s, const struct digest *manifest, bool with_b, stru
 	memcpy(row.session, s->row.id, sizeof row.session);
 	memcpy(row.image, s->row.image, sizeof row.image);
 	snprintf(row.made_by, sizeof row.made_by, "%s", made_by(s));
+	memcpy(row.calls, s->current->calls, sizeof row.calls);
 	row.facts = s->current->facts;
 	if (result == 0)
 		result = index_put_snapshot(ix, &row, digests, n, err);
@@ -243,18 +271,23 @@ session_commit_a(struct session *s, struct err *err)
 	return index_commit(&s->m->index, err);
 }
 
-/* The upper, now equal to what was captured of it, stays for a warm resume. */
+/* What the upper holds, or held at this moment, as layers: those that the head has of it, and the new
+ * ones. After a pause it stays as it is for a warm resume. */
 static int
 put_upper(struct session *s, struct err *err)
 {
-	struct upper_row u = {.n = s->row.upper};
+	const size_t others = s->n_layers - s->n_own;
+	auto_free struct digest *layers = xnew(s->n_own + 2, sizeof *layers);
+	struct upper_row u = {.n = s->row.upper, .layers = layers};
 
 	memcpy(u.session, s->row.id, sizeof u.session);
 	snprintf(u.boot, sizeof u.boot, "%s", time_boot_id());
+	for (size_t i = others; i < s->n_base; i++)
+		layers[u.n_layers++] = s->layers[i].digest;
 	if (s->a.any)
-		u.layers[u.n_layers++] = s->a.layer.digest;
+		layers[u.n_layers++] = s->a.layer.digest;
 	if (s->b.any)
-		u.layers[u.n_layers++] = s->b.layer.digest;
+		layers[u.n_layers++] = s->b.layer.digest;
 	return index_put_upper(&s->m->index, &u, err);
 }
 
@@ -269,8 +302,8 @@ put_all(struct session *s, const struct session_row *row, struct err *err)
 		if (put_snapshot(s, &s->manifest, true, err) < 0)
 			return -1;
 	}
-	if ((s->has_manifest && !s->still_unclean && put_upper(s, err) < 0) ||
-	    session_undo_commit(s, err) < 0)
+	/* of one that is unclean still: which layers the head has of it, not that it equals them */
+	if ((s->has_manifest && put_upper(s, err) < 0) || session_undo_commit(s, err) < 0)
 		return -1;
 	return s->m->owner->commit(ix, row, s->row.has_head ? &s->row.head : NULL, err);
 }
@@ -305,11 +338,42 @@ session_commit_pause(struct session *s, struct err *err)
 	}
 	if (index_commit(&s->m->index, err) < 0)
 		return -1;
+	if (row.upper != s->row.upper)
+		session_drop_seen(s); /* it is not captured again */
 	s->row = row;
 	s->state = state;
 	session_audit(s);
 	if (s->still_unclean) /* the ref told of the next upper */
 		session_ref_later(s);
+	return 0;
+}
+
+static int
+put_live(struct session *s, const struct session_row *row, struct err *err)
+{
+	if (put_snapshot(s, &s->manifest, false, err) < 0 || put_upper(s, err) < 0 ||
+	    session_undo_commit(s, err) < 0)
+		return -1;
+	return s->m->owner->commit(&s->m->index, row, s->row.has_head ? &s->row.head : NULL, err);
+}
+
+int
+session_commit_live(struct session *s, struct err *err)
+{
+	struct session_row row = s->row;
+
+	row.has_head = true;
+	row.head = s->manifest;
+	if (index_begin(&s->m->index, err) < 0)
+		return -1;
+	if (put_live(s, &row, err) < 0) {
+		index_rollback(&s->m->index);
+		return -1;
+	}
+	if (index_commit(&s->m->index, err) < 0)
+		return -1;
+	s->row = row;
+	session_audit(s);
 	return 0;
 }
 
@@ -320,9 +384,19 @@ struct errand {
 	struct job *job;
 	struct timer deadline;
 	bool ref; /* writes the ref of a new session; else syncs its kept uppers */
-	struct upper_row rows[64];
+	struct upper_row rows[64]; /* their layers owned */
 	size_t n;
 };
+
+static void
+errand_free(void *ctx)
+{
+	struct errand *e = ctx;
+
+	for (size_t i = 0; i < e->n; i++)
+		free((void *)(uintptr_t)e->rows[i].layers);
+	free(e);
+}
 
 static int
 collect_unsynced(void *ctx, const struct upper_row *row, struct err *err)
@@ -330,9 +404,13 @@ collect_unsynced(void *ctx, const struct upper_row *row, struct err *err)
 	struct errand *e = ctx;
 
 	(void)err;
-	if (!row->synced && strcmp(row->boot, time_boot_id()) == 0 &&
-	    e->n < sizeof e->rows / sizeof *e->rows)
-		e->rows[e->n++] = *row;
+	if (row->synced || strcmp(row->boot, time_boot_id()) != 0 || row->n_layers == 0 ||
+	    e->n == sizeof e->rows / sizeof *e->rows)
+		return 0;
+	struct digest *layers = xnew(row->n_layers, sizeof *layers);
+	memcpy(layers, row->layers, row->n_layers * sizeof *layers);
+	e->rows[e->n] = *row;
+	e->rows[e->n++].layers = layers;
 	return 0;
 }
 
@@ -345,7 +423,7 @@ session_errand_stop(struct session *s)
 	s->m->n_refs -= s->errand->ref;
 	job_end(s->errand->job);
 	timer_cancel(&s->errand->deadline);
-	loop_defer(&s->m->loop, free, s->errand);
+	loop_defer(&s->m->loop, errand_free, s->errand);
 	s->errand = NULL;
 }
 
@@ -398,11 +476,9 @@ errand_done(void *ctx, const struct message *msg, const struct err *failure)
 
 	if (msg && msg->id != MSG_worked)
 		return;
-	for (size_t i = 0; msg && i < e->n; i++) {
-		e->rows[i].synced = true;
-		if (index_put_upper(&s->m->index, &e->rows[i], &err) < 0)
+	for (size_t i = 0; msg && i < e->n; i++)
+		if (index_sync_upper(&s->m->index, &e->rows[i], &err) < 0)
 			log_err(&err, "session %s: its kept upper stays unsynced", s->row.name);
-	}
 	if (failure) /* no loss: after a power cut archives are unpacked, and a pause writes the ref
 		      */
 		log_err(failure, "session %s: %s", s->row.name,

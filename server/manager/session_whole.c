@@ -75,14 +75,15 @@ session_whole_populate(struct session *s, struct err *err)
 int
 session_whole_made(struct session *s, struct err *err)
 {
-	struct upper_row u = {.n = s->row.upper, .synced = true, .n_layers = s->n_layers};
+	auto_free struct digest *layers = xnew(s->n_layers + 1, sizeof *layers);
+	struct upper_row u = {
+	    .n = s->row.upper, .synced = true, .n_layers = s->n_layers, .layers = layers};
 
 	s->populated = true;
-	if (s->n_layers > sizeof u.layers / sizeof *u.layers)
-		return 0; /* more than a row holds: it is made anew next time */
+	session_drop_seen(s); /* it was of other files */
 	memcpy(u.session, s->row.id, sizeof u.session);
 	snprintf(u.boot, sizeof u.boot, "%s", time_boot_id());
 	for (size_t i = 0; i < s->n_layers; i++)
-		u.layers[i] = s->layers[i].digest;
+		layers[i] = s->layers[i].digest;
 	return index_put_upper(&s->m->index, &u, err);
 }

@@ -137,6 +137,21 @@ session_ref_check(struct str ref, struct err *err)
 }
 
 int
+snapshot_name_check(struct str name, struct err *err)
+{
+	if (!has_name_form(name)) {
+		err_set(err, ERR_USAGE, "not a snapshot's name");
+		return err_hint(err, "begin with a-z or 0-9, go on with a-z 0-9 . _ -, at most %d",
+				SESSION_NAME_MAX_BYTES);
+	}
+	if (is_hex(name)) {
+		err_set(err, ERR_USAGE, "a name may not look like the beginning of a digest");
+		return err_hint(err, "take a letter beyond f, or one of . _ -");
+	}
+	return 0;
+}
+
+int
 snapshot_ref_check(struct str ref, struct err *err)
 {
 	static const struct str front = STR_LIT("sha256:");

@@ -94,6 +94,8 @@ int session_name_check(struct str name, struct err *err) must_check;
 int session_ref_check(struct str ref, struct err *err) must_check;
 /* "sha256:" and 64 hex digits, 6 to 64 hex digits, or a name of the form of a session's; "SESSION+" may
  * stand before any of them. */
+/* What a snapshot may be named: like a session, but never like the beginning of a digest. */
+int snapshot_name_check(struct str name, struct err *err) must_check;
 int snapshot_ref_check(struct str ref, struct err *err) must_check;
 /* c_ and 16 base32 digits. */
 int call_id_check(struct str id, struct err *err) must_check;

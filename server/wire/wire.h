@@ -83,6 +83,18 @@ enum engine_number { ENGINE_LAUNCH, ENGINE_PROCESS };
 /* What a grant may forward: connections into the session, listeners in it, its client's agent. */
 enum forward_right { FORWARD_CONNECTS = 1, FORWARD_LISTENS = 2, FORWARD_AGENT = 4 };
 
+/* Which of the two files of `remember` there are. */
+enum remember_which { REMEMBER_BEFORE = 1, REMEMBER_NEXT = 2 };
+
+/* Of capture_as: nothing seen before is trusted; processes go on afterwards; there is a layer, though
+ * nothing but the root be in it; somebody may write through memory that maps a file. */
+enum capture_as_how {
+	CAPTURE_AS_TRUSTLESS = 1,
+	CAPTURE_AS_LIVE = 2,
+	CAPTURE_AS_ROOT = 4,
+	CAPTURE_AS_MAPPED = 8
+};
+
 /* What an init_open asks: bind and listen (a datagram socket is only bound), connect (streams only),
  * or the route that makes every address the session's own, which is no socket. */
 enum open_action { OPEN_LISTEN, OPEN_CONNECT, OPEN_ROUTE };

@@ -51,6 +51,7 @@ struct worker {
 	struct collects collects; /* owned */
 	char subject[65];
 	uint64_t told_ns; /* when progress was sent last */
+	bool live;        /* the upper's session goes on when it has been read */
 };
 
 /* ---- while a request runs ---- */
@@ -76,19 +77,32 @@ step(void *ctx, uint64_t bytes, uint64_t entries, struct err *err)
 	return wire_send(&w->wire, progress, err, .bytes = bytes, .entries = entries);
 }
 
+static int
+all_read(void *ctx, uint64_t bytes, struct err *err)
+{
+	struct worker *w = ctx;
+	return w->live ? wire_send(&w->wire, upper_read, err, .bytes = bytes) : 0;
+}
+
 /* ---- requests: each answers with its own message, or fails ---- */
 
 static int
-serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
+make_capture(struct worker *w, struct err *err)
+{
+	if (!w->capture)
+		w->capture = capture_new(&w->options, w->upper, w->scratch, err);
+	return w->capture ? 0 : -1;
+}
+
+static int
+run_capture(struct worker *w, unsigned how, struct err *err)
 {
 	struct frames_sum sum;
 	struct layer_counts n;
 
-	if (!w->capture)
-		w->capture = capture_new(&w->options, w->upper, w->scratch, err);
-	if (!w->capture)
+	if (make_capture(w, err) < 0)
 		return -1;
-	const int any = capture_run(w->capture, m->trust_nothing != 0, &sum, &n, err);
+	const int any = capture_run(w->capture, how, &sum, &n, err);
 	if (any < 0)
 		return -1;
 	if (n.skipped || n.torn)
@@ -101,6 +115,43 @@ serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
 	return wire_send(&w->wire, captured, err, .digest = {(const char *)sum.digest.at, bytes},
 			 .diff_id = {(const char *)sum.diff_id.at, bytes}, .bytes = n.bytes,
 			 .raw_bytes = n.raw_bytes, .entries = n.entries, .files = n.files);
+}
+
+static int
+serve_capture(struct worker *w, const struct msg_capture *m, struct err *err)
+{
+	w->live = false;
+	return run_capture(w, m->trust_nothing ? CAPTURE_TRUST_NOTHING : 0, err);
+}
+
+static int
+serve_capture_as(struct worker *w, const struct msg_capture_as *m, struct err *err)
+{
+	w->live = m->how & CAPTURE_AS_LIVE;
+	return run_capture(w,
+			   (m->how & CAPTURE_AS_TRUSTLESS ? CAPTURE_TRUST_NOTHING : 0u) |
+			       (m->how & CAPTURE_AS_MAPPED ? CAPTURE_MAPPED : 0u) |
+			       (m->how & CAPTURE_AS_ROOT ? CAPTURE_ROOT : 0u),
+			   err);
+}
+
+static int take_digest(struct str bytes, struct digest *out, struct err *err);
+
+static int
+serve_remember(struct worker *w, struct message *m, struct err *err)
+{
+	const uint32_t which = m->remember.which;
+	struct digest snapshot = {0};
+
+	if ((m->remember.snapshot.len && take_digest(m->remember.snapshot, &snapshot, err) < 0) ||
+	    make_capture(w, err) < 0)
+		return -1;
+	const int before = which & REMEMBER_BEFORE ? fd_steal(&m->fds[0]) : -1;
+	const int next = which & REMEMBER_NEXT ? fd_steal(&m->fds[1]) : -1;
+	const int believed = capture_remember(w->capture, before, next, &snapshot, err);
+	if (believed < 0)
+		return -1;
+	return wire_send(&w->wire, remembered, err, .believed = (uint32_t)believed);
 }
 
 /* A list of digests from the wire. -1: its length is not that of any. */
@@ -189,6 +240,20 @@ static int
 say_worked(struct worker *w, const struct layer_counts *n, struct err *err)
 {
 	return wire_send(&w->wire, worked, err, .bytes = n->raw_bytes, .entries = n->entries);
+}
+
+static int
+serve_seal(struct worker *w, const struct msg_seal *m, struct err *err)
+{
+	const struct layer_counts none = {0};
+	struct digest snapshot;
+
+	if (!w->capture)
+		return err_set(err, ERR_CORRUPT, "nothing was captured yet");
+	if (take_digest(m->snapshot, &snapshot, err) < 0 ||
+	    capture_seal(w->capture, &snapshot, err) < 0)
+		return -1;
+	return say_worked(w, &none, err);
 }
 
 static int
@@ -341,7 +406,7 @@ check_mirror(const struct worker *w, enum msg_id id, struct err *err)
 }
 
 static int
-serve(struct worker *w, const struct message *m, struct err *err)
+serve(struct worker *w, struct message *m, struct err *err)
 {
 	if (check_mirror(w, m->id, err) < 0)
 		return -1;
@@ -350,6 +415,12 @@ serve(struct worker *w, const struct message *m, struct err *err)
 	    (unsigned)m->id) { /* the other messages of the table cannot come: wire refuses them */
 	case MSG_capture:
 		return serve_capture(w, &m->capture, err);
+	case MSG_capture_as:
+		return serve_capture_as(w, &m->capture_as, err);
+	case MSG_remember:
+		return serve_remember(w, m, err);
+	case MSG_seal:
+		return serve_seal(w, &m->seal, err);
 	case MSG_snapshot_write:
 		return serve_snapshot_write(w, &m->snapshot_write, err);
 	case MSG_snapshot_facts:
@@ -405,15 +476,15 @@ take_job(struct worker *w, struct err *err)
 			return -1;
 	}
 	if (m->id == MSG_image_import) {
-		w->options.watch = (struct layer_watch){step, w};
+		w->options.watch = (struct layer_watch){.step = step, .ctx = w};
 		return imports_take(&w->wire, &w->options, &w->store, &w->cache, &w->scratch, err);
 	}
 	if (m->id == MSG_read_job) {
-		const struct layer_watch watch = {step, w};
+		const struct layer_watch watch = {.step = step, .ctx = w};
 		return reads_take(&w->wire, &watch, err);
 	}
 	if (m->id == MSG_import_job) {
-		const struct layer_watch watch = {step, w};
+		const struct layer_watch watch = {.step = step, .ctx = w};
 		return receive_take(&w->wire, &watch, &w->options, &w->store, err);
 	}
 	if (m->id != MSG_job)
@@ -430,7 +501,7 @@ take_job(struct worker *w, struct err *err)
 	    .cache = w->cache,
 	    .level = m->job.level > 19 ? 19 : (int)m->job.level,
 	    .threads = m->job.threads > FRAMES_THREADS_MAX ? FRAMES_THREADS_MAX : m->job.threads,
-	    .watch = {step, w},
+	    .watch = {.step = step, .all_read = all_read, .ctx = w},
 	    .one_owner = m->job.one_owner != 0,
 	    .owner = m->job.owner == UINT32_MAX ? -1 : (int64_t)m->job.owner,
 	    .group = m->job.group == UINT32_MAX ? -1 : (int64_t)m->job.group,

@@ -114,6 +114,27 @@ class Label(Act):
         return super().check(done)
 
 
+class Live(Act):
+    """A snapshot of a session that goes on: the next one is right, whatever this one came to."""
+
+    def before(self):
+        super().before()
+        assert self.server.ssh(self.name, f"rm -f g*; echo > g{self.n}").status == 0
+
+    def run(self):
+        return self.server.verb("snapshot", self.name)
+
+    def check(self, done):
+        super().check(done)
+        made = self.server.verb("snapshot", self.name)
+        assert made.status == 0, made
+        if self.n % 3 == 0:  # from the archives; in between there are several of one upper
+            head = self.server.json("snapshots", self.name)[-1]["snapshot"]
+            assert self.server.verb("restore", self.name, head, "--force").status == 0
+            super().check(done)
+            assert self.server.ssh(self.name, "ls -d g*").out == b"g%d\n" % self.n
+
+
 class Cold(Act):
     """A resume from archives alone."""
 
@@ -174,7 +195,8 @@ def place():
 
 @pytest.mark.parametrize("error", ERRORS_RUN)
 @pytest.mark.parametrize("target,op", ROWS)
-@pytest.mark.parametrize("kind", [Act, Restore, Undo, Path, Label, Cold], ids=["pause", "restore", "undo", "path", "label", "cold resume"])
+@pytest.mark.parametrize("kind", [Act, Restore, Undo, Path, Label, Live, Cold],
+                         ids=["pause", "restore", "undo", "path", "label", "snapshot", "cold resume"])
 def test_a_fault_costs_nothing_but_the_act(place, name, kind, target, op, error):
     server, fault = place
     assert server.ssh(name, "echo first > n; echo keep > kept").status == 0

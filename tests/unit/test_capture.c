@@ -4,14 +4,16 @@
 
 #include "tree_room.h"
 
+#include <sys/mman.h>
+
 static struct frames_sum sum, sum_b;
 static struct layer_counts counts;
 
 static int
-run(struct capture *c, bool trust_nothing, struct frames_sum *out)
+run(struct capture *c, unsigned how, struct frames_sum *out)
 {
 	struct err err;
-	const int any = capture_run(c, trust_nothing, out, &counts, &err);
+	const int any = capture_run(c, how, out, &counts, &err);
 	must(any, &err);
 	return any;
 }
@@ -373,6 +375,207 @@ flatten(const struct digest *layers, size_t n)
 	return &into;
 }
 
+/* How one capture of a history goes, beside plainly on in the same process. */
+enum turn {
+	ON,   /* by the process that made the last one */
+	ANEW, /* by another one, which is given what that had seen */
+	FORGOTTEN, /* by another one, which is given something else: all layers of this upper are replaced */
+	CRASHED, /* it made its layer, sealed what it had seen, and nothing was committed */
+	TURNS
+};
+
+static int
+open_seen(const char *name, int flags)
+{
+	const int fd = openat(room.scratch, name, O_RDWR | O_CREAT | O_CLOEXEC | flags, 0600);
+	ok(fd);
+	return fd;
+}
+
+/* A name for the state after so many layers. */
+static struct digest
+state_of(const struct digest *layers, size_t n)
+{
+	return digest_of((struct str){(const char *)layers, n * sizeof *layers});
+}
+
+/* One capture as a worker makes it for a running session. *n layers are there before and after. */
+static void
+captured_by_turn(struct capture **c, enum turn turn, struct digest *layers, size_t *n)
+{
+	const struct digest head = state_of(layers, *n), other = digest_of(STR_LIT("other"));
+	struct err err;
+
+	if (turn != ON) {
+		capture_free(*c);
+		*c = begin(2);
+		const int believed =
+		    capture_remember(*c, *n ? open_seen("seen", 0) : -1, open_seen("seen.new", 0),
+				     turn == FORGOTTEN ? &other : &head, &err);
+		must(believed, &err);
+		assert_int_equal(believed, turn != FORGOTTEN && *n > 0);
+		if (!believed)
+			*n = 0;
+	}
+	const int any = run(*c, CAPTURE_MAPPED | (*n ? 0 : CAPTURE_ROOT), &sum);
+	if (turn == CRASHED) { /* the next one is given the old file, and the old state */
+		must(capture_seal(*c, &other, &err), &err);
+		capture_free(*c);
+		*c = NULL;
+		return;
+	}
+	if (any) {
+		layers[(*n)++] = sum.digest;
+		unpack(&sum.digest, &sum.diff_id);
+	}
+	if (turn == ON)
+		return;
+	const struct digest now = state_of(layers, *n);
+	must(capture_seal(*c, &now, &err), &err);
+	ok(renameat(room.scratch, "seen.new", room.scratch, "seen"));
+}
+
+static void
+one_living_history(unsigned changes)
+{
+	enum { RUNS = 12 };
+	struct digest layers[RUNS + 2];
+	char lowers[2048] = "", image[128];
+	struct capture *c = NULL;
+	size_t n = 0;
+
+	const int image_dir = room_dir("image"), work = room_dir("work");
+	put_image(image_dir);
+	snprintf(image, sizeof image, "%s/image", room.path);
+	const int live = mount_stack("live", image, "upper");
+	for (unsigned i = 0; i < RUNS; i++) {
+		for (unsigned k = dice(changes + 1); k > 0; k--)
+			change(live, i);
+		const enum turn turn = (enum turn)(1 + dice(TURNS - 1));
+		captured_by_turn(&c, n == 0 && turn == CRASHED ? ANEW : turn, layers, &n);
+	}
+	/* and a pause: two captures of one process */
+	captured_by_turn(&c, ANEW, layers, &n);
+	for (unsigned k = 0; k < changes; k++)
+		change(live, RUNS);
+	captured_by_turn(&c, ON, layers, &n);
+	for (size_t i = n; i-- > 0;) {
+		const size_t at = strlen(lowers);
+		char from[512], link[128];
+		snprintf(lowers + at, sizeof lowers - at, "%s/l%zu:", room.path, i);
+		snprintf(from, sizeof from, "%s/cache/layers/%s", room.path,
+			 digest_text(&layers[i]).text);
+		snprintf(link, sizeof link, "%s/l%zu", room.path, i);
+		ok(symlink(from, link));
+	}
+	const size_t at = strlen(lowers);
+	snprintf(lowers + at, sizeof lowers - at, "%s", image);
+	const int stacked = mount_stack("stacked", lowers, NULL);
+	assert_same_tree(live, stacked, false);
+	unmount_stack("stacked", stacked);
+	unmount_stack("live", live);
+	capture_free(c);
+	close(image_dir);
+	close(work);
+}
+
+static void
+test_layers_show_what_it_was_whatever_process_goes_on(void **state)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		if (i) {
+			room_close(state);
+			room_open(state);
+		}
+		seed = i + 1000;
+		one_living_history(3 + i);
+	}
+}
+
+/* What lower layers of the same upper hold, and it no longer does, must not come back. */
+static void
+test_without_what_was_seen_nothing_that_was_removed_comes_back(void **state)
+{
+	struct digest layers[4];
+	struct capture *c = NULL;
+	size_t n = 0;
+	(void)state;
+	ok(mkdirat(room.upper, "d", 0755));
+	put_text(room.upper, "d/gone", "x");
+	put_text(room.upper, "gone", "x");
+	captured_by_turn(&c, ANEW, layers, &n);
+	ok(unlinkat(room.upper, "gone", 0));
+	ok(unlinkat(room.upper, "d/gone", 0));
+	ok(unlinkat(room.upper, "d", AT_REMOVEDIR));
+	captured_by_turn(&c, FORGOTTEN, layers, &n);
+	assert_int_equal(n,
+			 1); /* a layer for the root alone: it stands for the one that is dropped */
+	const int back = open_layer(&layers[0]);
+	assert_int_equal(count_names(back), 0);
+	close(back);
+	capture_free(c);
+}
+
+static void
+test_what_was_seen_is_believed_whole_or_not_at_all(void **state)
+{
+	const struct digest head = digest_of(STR_LIT("head"));
+	struct err err;
+	char byte;
+	(void)state;
+	put_rich_tree(room.upper);
+	struct capture *c = begin(1);
+	assert_int_equal(capture_remember(c, -1, open_seen("seen", O_TRUNC), &head, &err), 0);
+	assert_int_equal(run(c, 0, &sum), 1);
+	must(capture_seal(c, &head, &err), &err);
+	assert_int_equal(capture_remember(c, open_seen("seen", 0), -1, &head, &err), 1);
+	assert_int_equal(run(c, 0, &sum), 0);
+	struct stat st;
+	ok(fstatat(room.scratch, "seen", &st, 0));
+	const off_t places[] = {
+	    0, 8, 60, (off_t)sizeof(struct compare), st.st_size / 2, st.st_size - 1};
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+		const int fd = open_seen("seen", 0);
+		assert_int_equal(pread(fd, &byte, 1, places[i]), 1);
+		byte ^= 1;
+		assert_int_equal(pwrite(fd, &byte, 1, places[i]), 1);
+		assert_int_equal(capture_remember(c, open_seen("seen", 0), -1, &head, &err), 0);
+		byte ^= 1;
+		assert_int_equal(pwrite(fd, &byte, 1, places[i]), 1);
+		close(fd);
+	}
+	assert_int_equal(capture_remember(c, open_seen("seen", 0), -1, &head, &err), 1);
+	const int fd = open_seen("seen", 0);
+	ok(ftruncate(fd, st.st_size - 1));
+	close(fd);
+	assert_int_equal(capture_remember(c, open_seen("seen", 0), -1, &head, &err), 0);
+	assert_int_equal(capture_remember(c, open_seen("empty", 0), -1, &head, &err), 0);
+	capture_free(c);
+}
+
+/* Who has mapped a file writes on without a new ctime, unless the capture has cleaned its pages. */
+static void
+test_a_file_that_is_mapped_is_captured_again_after_a_silent_write(void **state)
+{
+	(void)state;
+	put_text(room.upper, "mapped", "one");
+	const int fd = openat(room.upper, "mapped", O_RDWR | O_CLOEXEC);
+	char *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(at != MAP_FAILED);
+	at[0] = 'O'; /* its page is dirty from here on */
+	usleep(
+	    50000); /* past what is racy (no event tells): the ctime must say it, not the content */
+	struct capture *c = begin(1);
+	assert_int_equal(run(c, CAPTURE_MAPPED, &sum), 1);
+	usleep(50000);
+	at[1] = 'N';
+	assert_int_equal(run(c, CAPTURE_MAPPED, &sum), 1);
+	assert_int_equal(counts.files, 1);
+	munmap(at, 4096);
+	close(fd);
+	capture_free(c);
+}
+
 static void
 one_history(unsigned changes)
 {
@@ -517,7 +720,7 @@ test_a_cancelled_capture_leaves_nothing(void **state)
 		unsigned left = at;
 		struct layer_options o = room_options(2);
 		struct err err;
-		o.watch = (struct layer_watch){cancel, &left};
+		o.watch = (struct layer_watch){.step = cancel, .ctx = &left};
 		struct capture *c = capture_new(&o, room.upper, room.scratch, &err);
 		const int any = capture_run(c, false, &sum, &counts, &err);
 		if (any > 0)
@@ -615,6 +818,10 @@ main(void)
 	    T(test_the_second_capture_holds_what_changed),
 	    T(test_a_racy_change_is_found_by_its_content),
 	    T(test_layers_show_what_the_workspace_was),
+	    T(test_layers_show_what_it_was_whatever_process_goes_on),
+	    T(test_without_what_was_seen_nothing_that_was_removed_comes_back),
+	    T(test_what_was_seen_is_believed_whole_or_not_at_all),
+	    T(test_a_file_that_is_mapped_is_captured_again_after_a_silent_write),
 	    T(test_a_directory_made_anew_is_written_with_its_old_entries),
 	    T(test_a_merged_directory_that_replaces_something_is_opaque),
 	    T(test_a_cancelled_capture_leaves_nothing),

@@ -58,6 +58,7 @@ roles_and_verbs(void **state)
 	    {VERB_gc, false, false},
 	    {VERB_verify, true, true},
 	    {VERB_usage, true, true},
+	    {VERB_snapshot, false, true},
 	};
 
 	(void)state;
