@@ -174,7 +174,8 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 		buf_fmt(out, "%-12s%s\n", "", i->lacks);
 	buf_fmt(out, "%-12s%s\n%-12s%s\n", "image", s->row.image, "owner", s->row.owner);
 	for (const char *l = s->row.labels; *l; l += strcspn(l, "\n"), l += *l == '\n')
-		buf_fmt(out, "%-12s%.*s\n", l == s->row.labels ? "labels" : "", (int)strcspn(l, "\n"), l);
+		buf_fmt(out, "%-12s%.*s\n", l == s->row.labels ? "labels" : "",
+			(int)strcspn(l, "\n"), l);
 	session_network_text(s, out);
 	buf_fmt(out, "%-12s%s\n%-12s%s ago\n", "created", made, "used", age);
 	buf_fmt(out, "%-12s%.12s\n", "head",

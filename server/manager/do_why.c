@@ -25,7 +25,8 @@ after_step(const struct session *s)
 	case STEP_WRITE_A:
 	case STEP_THAW:
 		return saves ? "then it goes on, and the path comes out of its snapshot"
-			     : "then its processes are asked to end, and what they write is saved too; a failure lets it "
+			     : "then its processes are asked to end, and what they write is saved "
+			       "too; a failure lets it "
 			       "go on as before";
 	case STEP_TERMINATE:
 	case STEP_FREEZE_AGAIN:

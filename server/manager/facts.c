@@ -120,7 +120,8 @@ facts_check_name(struct str name, struct err *err)
 	if (name.len == 0)
 		return 0;
 	if (session_name_check(name, err) < 0)
-		return err_set(err, ERR_USAGE, "a snapshot's name is made as a session's: a-z 0-9 . _ -");
+		return err_set(err, ERR_USAGE,
+			       "a snapshot's name is made as a session's: a-z 0-9 . _ -");
 	for (size_t i = 0; i < name.len; i++)
 		if (!strchr("0123456789abcdef", name.at[i]))
 			return 0;
@@ -133,7 +134,8 @@ facts_check_note(struct str note, struct err *err)
 	if (note.len > 1024)
 		return err_set(err, ERR_USAGE, "a note of more than 1 KiB");
 	for (size_t i = 0; i < note.len; i++)
-		if (((unsigned char)note.at[i] < 0x20 && note.at[i] != '\n' && note.at[i] != '\t') ||
+		if (((unsigned char)note.at[i] < 0x20 && note.at[i] != '\n' &&
+		     note.at[i] != '\t') ||
 		    note.at[i] == 0x7f)
 			return err_set(err, ERR_USAGE, "a control character in a note");
 	return 0;

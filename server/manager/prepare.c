@@ -135,7 +135,8 @@ build_rootfs(const struct build *b, struct err *err)
 			return err_add(err, "layer %zu", i);
 	}
 	if (w->view)
-		return mounts_overlay(lowers, in_fs, n, -1, node_session_uid(b->node, w->slot), err);
+		return mounts_overlay(lowers, in_fs, n, -1, node_session_uid(b->node, w->slot),
+				      err);
 	auto_close int mapped = w->volume ? mounts_set(*w->volume, MOUNT_ATTR_NODEV, userns, err)
 					  : mounts_clone(upper, MOUNT_ATTR_NODEV, userns, err);
 	if (mapped < 0)

@@ -58,8 +58,9 @@ session_find_deleted(struct manager *m, struct str ref)
 
 	for (struct session *s = m->sessions; s; s = s->next)
 		if (s->state == SESSION_DELETED &&
-		    (str_is(ref, s->row.id) || (str_is(ref, s->row.name) &&
-						(!last || s->row.deleted_ns > last->row.deleted_ns))))
+		    (str_is(ref, s->row.id) ||
+		     (str_is(ref, s->row.name) &&
+		      (!last || s->row.deleted_ns > last->row.deleted_ns))))
 			last = s;
 	return last;
 }
