@@ -33,7 +33,8 @@ static int
 fail(struct idx_rows *r, struct err *err)
 {
 	idx_fail(r->db, "read", err);
-	err->code = ERR_CORRUPT;
+	if (err->code == ERR_INTERNAL) /* what the disk says stays what it is */
+		err->code = ERR_CORRUPT;
 	return -1;
 }
 

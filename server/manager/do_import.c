@@ -287,6 +287,7 @@ take_answer(struct taken *t, const struct message *msg, struct err *err)
 		say_done(t);
 		return 0;
 	case MSG_progress:
+		asker_progress(&t->asker, "reading what comes in", &msg->progress, 0, 0, t->row.created_ns);
 		timer_set(&t->m->loop, &t->silence, time_now_ns() + SILENCE_MAX_NS, on_silence, t);
 		return 0;
 	default:
