@@ -390,7 +390,8 @@ is_unstarted(const struct session *s, const struct fork *f)
 	       (s->step == STEP_IDLE || s->step == STEP_CACHE || s->step == STEP_TURN);
 }
 
-/* Where layers are not stacked, files of it may be there already: then it goes as throwaway ones do. */
+/* Where layers are not stacked, files of it may be there already: then it goes as throwaway ones
+ * do. */
 static bool
 discard(struct fork *f, size_t i, struct session *s)
 {

@@ -125,14 +125,14 @@ throwaway_end(struct session *s)
 	struct err err, ignored;
 
 	s->lost = NULL;
-	if (s->ending || s->m->closing)
-		return;
-	s->ending = true;
-	err_set(&err, ERR_AGAIN, "the session is being removed");
 	if (s->current)
 		s->current->told = NULL;
 	for (struct want *w = s->wants; w; w = w->next)
 		w->told = NULL;
+	if (s->ending || s->m->closing)
+		return;
+	s->ending = true;
+	err_set(&err, ERR_AGAIN, "the session is being removed");
 	if (s->step != STEP_IDLE) { /* it starts: that ends here, and its keeper with it */
 		building_end(s);
 		if (keeper_end(s, &ignored) < 0)

@@ -222,6 +222,8 @@ grant_conn(struct rig *r, uint64_t number, struct wire *conn)
 	MUST(wire_open(conn, pair[1], ROLE_CONN, ROLE_KEEPER, PHASE_OPEN, err));
 }
 
+static uint32_t rig_walls; /* of the next one */
+
 /* name: empty for a spare, which is told its name later. */
 static int
 rig_up_as(void **state, const char *name)
@@ -262,6 +264,7 @@ rig_up_as(void **state, const char *name)
 	    .journal_bytes_max = 4 << 20,
 	    .kill_grace_ns = NS_PER_S,
 	    .calls_max = 100,
+	    .walls = rig_walls,
 	};
 	MUST(wire_send_fds(&r->manager, MSG_keeper_start, &m, fds, KEEPER_FDS, err));
 	for (int i = 0; i < KEEPER_FDS; i++)

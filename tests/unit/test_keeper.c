@@ -640,6 +640,37 @@ too_many_and_unknown_calls_are_refused_with_a_reason(void **state)
 	done_with(&s[0]);
 }
 
+/* Whatever a conn asks, one that was taken too: a snapshot's view runs nothing of the snapshot. */
+static int
+rig_up_read_only(void **state)
+{
+	rig_walls = KEEPER_READ_ONLY;
+	const int up = rig_up(state);
+	rig_walls = 0;
+	return up;
+}
+
+static void
+of_a_snapshot_nothing_is_run_and_nothing_forwarded(void **state)
+{
+	struct rig *r = *state;
+	for (uint32_t kind = 0; kind < 2; kind++) {
+		MUST(wire_send(&r->conn, call_start, err, .channel = 3 + kind, .kind = kind,
+			       .command = STR_LIT("true")));
+		MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+		assert_int_equal(r->conn.message.id, MSG_call_refused);
+		assert_int_equal(r->conn.message.call_refused.code, ERR_DENIED);
+	}
+	MUST(wire_send(&r->conn, forward_open, err, .request = 7, .host = STR_LIT("a"), .port = 1));
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_forward_failed);
+	assert_int_equal(r->conn.message.forward_failed.code, ERR_DENIED);
+	MUST(wire_send(&r->conn, forward_listen, err, .request = 8, .host = STR_LIT(""), .port = 0));
+	MUST(wire_recv_wait(&r->conn, time_now_ns() + patience, err));
+	assert_int_equal(r->conn.message.id, MSG_forward_failed);
+	assert_int_equal(r->conn.message.forward_failed.code, ERR_DENIED);
+}
+
 /* ---- figures, on demand ---- */
 
 static int
@@ -757,6 +788,7 @@ main(void)
 	    T(what_stderr_held_is_kept_though_a_child_floods_stdout),
 	    T(a_conn_that_breaks_a_row_is_cut_and_the_others_go_on),
 	    T(too_many_and_unknown_calls_are_refused_with_a_reason),
+	    cmocka_unit_test_setup_teardown(of_a_snapshot_nothing_is_run_and_nothing_forwarded, rig_up_read_only, rig_down),
 	    S(a_spare_serves_once_it_has_its_name),
 	    S(a_spare_ends_with_its_manager),
 	    S(a_spare_takes_no_command_before_its_name),
