@@ -215,7 +215,7 @@ def test_fork_ready_unpacks_behind_a_pause_so_that_a_fork_needs_no_worker():
         wait_until("its layers once more", lambda: server.log().count(f"of {digest[:12]} are unpacked") >= 2)
 
 
-def test_set_and_show_of_fork_ready(server, name):
+def test_fork_ready_is_chosen_by_new_and_shown(server, name):
     assert server.verb("new", name, "--fork-ready", "yes").status == 0
     assert server.json("show", name)["fork_ready"] == {"value": True, "set": True}
     assert "fork-ready" in server.verb("show", name).stdout
