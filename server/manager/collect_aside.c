@@ -8,6 +8,7 @@
 #include "index/gc_rows.h"
 #include "manager/collect_plan.h"
 #include "manager/session.h"
+#include "manager/stack.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -55,6 +56,7 @@ struct uppers {
 	struct collect_plan *p;
 	struct session *s;
 	struct upper_row rows[256]; /* of a session; more wait for the next time */
+	struct digest *layers[256]; /* owned: of each row */
 	size_t n;
 };
 
@@ -64,8 +66,14 @@ take_row(void *ctx, const struct upper_row *row, struct err *err)
 	struct uppers *u = ctx;
 
 	(void)err;
-	if (u->n < sizeof u->rows / sizeof *u->rows)
-		u->rows[u->n++] = *row;
+	if (u->n == sizeof u->rows / sizeof *u->rows)
+		return 0;
+	struct digest *layers = xnew(row->n_layers + 1, sizeof *layers);
+	if (row->n_layers)
+		memcpy(layers, row->layers, row->n_layers * sizeof *layers);
+	u->rows[u->n] = *row;
+	u->rows[u->n].layers = u->layers[u->n] = layers;
+	u->n++;
 	return 0;
 }
 
@@ -146,8 +154,12 @@ collect_uppers(struct collect_plan *p, struct err *err)
 		    path_open(p->m->sessions_dir, s->row.id, O_RDONLY | O_DIRECTORY, &absent);
 		if (dir < 0)
 			continue;
-		if (index_list_uppers(&p->m->index, s->row.id, take_row, u, err) < 0 ||
-		    each_name(dir, judge_upper, u, err) < 0)
+		const int result = index_list_uppers(&p->m->index, s->row.id, take_row, u, err) < 0
+				       ? -1
+				       : each_name(dir, judge_upper, u, err);
+		for (size_t i = 0; i < u->n; i++)
+			free(u->layers[i]);
+		if (result < 0)
 			return -1;
 	}
 	return 0;
@@ -211,7 +223,7 @@ want_heads(struct collect_plan *p, struct wanted *w, struct err *err)
 			continue;
 		c.n = 0;
 		result = index_list_layers(&p->m->index, &s->row.head, take_layer, &c, err);
-		const size_t n_flat = session_flat(p->m, c.at, c.n, &flat);
+		const size_t n_flat = stack_flat(p->m, c.at, c.n, &flat);
 		for (size_t i = n_flat; i < c.n; i++)
 			want(w, &c.at[i].digest);
 		if (n_flat)

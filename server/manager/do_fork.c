@@ -254,9 +254,11 @@ is_at_rest(const struct session *s)
 static int
 capture(struct fork *f, struct session *s, struct err *err)
 {
-	if (s->state == SESSION_RUNNING)
-		return err_set(err, ERR_UNAVAILABLE, "it runs: pause it first");
-	struct want *w = want_new(f->m, WANT_PAUSE, NULL);
+	const bool runs = s->state == SESSION_RUNNING || s->state == SESSION_RESUMING;
+	struct want *w = want_new(f->m, runs ? WANT_SNAPSHOT : WANT_PAUSE, NULL);
+
+	(void)err;
+	snprintf(w->made_by, sizeof w->made_by, "fork");
 	w->told = on_captured;
 	w->told_ctx = f;
 	session_want(s, w);

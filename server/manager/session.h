@@ -450,9 +450,6 @@ int session_hold_lowers(struct session *s, struct err *err) must_check;
 /* What an earlier manager has mounted. */
 void session_find_lowers(struct session *s);
 bool session_holds(const struct session *s, const struct digest *layer);
-/* Which of n layers come from one flattened directory, and its name. */
-size_t session_flat(const struct manager *m, const struct layer_row *layers, size_t n,
-		    struct digest *out);
 
 /* session_whole.c: on a node that stacks no layers */
 /* Whether the upper can be used as it lies there: 1, 0 it must be made of the head's layers, -1. */

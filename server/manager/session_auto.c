@@ -62,6 +62,8 @@ session_auto_begin(struct session *s)
 	struct err err;
 	const bool call = mode_of(s).when == SNAPSHOT_CALL;
 
+	if (s->choices.throwaway) /* nothing of it is ever captured */
+		return;
 	set_timer(s);
 	s->automatic.ran = true; /* what a manager before this one has seen is not known */
 	if (!s->keeper.linked || (!call && !s->automatic.settles))

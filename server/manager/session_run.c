@@ -4,10 +4,11 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "base/time.h"
-#include "manager/imported.h"
 #include "manager/fork_ready.h"
+#include "manager/imported.h"
 #include "manager/session.h"
 #include "manager/spares.h"
+#include "manager/stack.h"
 #include "manager/throwaway.h"
 
 #include <fcntl.h>
@@ -16,230 +17,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Layers are merged by so many, so that a merge is used for a while; what is newest stays apart. */
-enum { FLAT_STRIDE = 16, FLAT_ABOVE = 8 };
 #define CACHE_MAX_NS (3600 * NS_PER_S)
 #define START_MAX_NS (20 * NS_PER_S)
 #define TURN_MAX_NS  (300 * NS_PER_S)
-
-/* ---- which directories the workspace stands on ---- */
-
-struct lowers {
-	int at[LOWERS_MAX];     /* owned, the topmost first */
-	int volume[LOWERS_MAX]; /* owned: the mount whose fs/ that is, or -1 */
-	size_t n_volumes;
-	size_t n;
-	bool missing;
-	bool too_many; /* for one mount: kept uppers that stand for many layers could not be used */
-	size_t missing_layer; /* index into s->layers, or n_layers: the flattened one */
-};
-
-static void
-close_lowers(struct lowers *l)
-{
-	for (size_t i = 0; i < l->n; i++) {
-		fd_close(&l->at[i]);
-		fd_close(&l->volume[i]);
-	}
-	l->n = 0;
-}
-
-struct kept {
-	struct session *s;
-	size_t end; /* the upper must end where so many layers do */
-	struct upper_row found;
-	bool any;
-};
-
-/* An upper equals the layers it was captured into, unless a power cut came before its sync. */
-static int
-match_upper(void *ctx, const struct upper_row *r, struct err *err)
-{
-	struct kept *k = ctx;
-	struct session *s = k->s;
-
-	(void)err;
-	if (r->n_layers == 0 || r->n_layers > k->end || k->end - r->n_layers < s->n_flat)
-		return 0;
-	if (s->kept_unused ||
-	    r->n == s->row.upper) /* the one that is to be the upper again (session_seen.c) */
-		return 0;
-	if (!r->synced && strcmp(r->boot, time_boot_id()) != 0)
-		return 0;
-	for (size_t i = 0; i < r->n_layers; i++)
-		if (!digest_equal(&r->layers[i], &s->layers[k->end - r->n_layers + i].digest))
-			return 0;
-	k->found = *r;
-	k->any = true;
-	return 1;
-}
-
-/* A few in volumes, each to be mounted; the layers of those below come from the cache. */
-enum { VOLUMES_MAX = 4 };
-
-static int
-open_kept_upper(struct session *s, unsigned n, struct lowers *l, int *out_volume)
-{
-	struct err err;
-
-	const int fs = means_open_fs(s, n, out_volume, &err);
-	if (fs < 0)
-		log_err(&err, "session %s: a kept upper is not used", s->row.name);
-	if (fs >= 0 && *out_volume >= 0 && l->n_volumes++ == VOLUMES_MAX) {
-		l->n_volumes--;
-		fd_close(out_volume);
-		close(fs);
-		return -1;
-	}
-	return fs;
-}
-
-static int
-open_cached(struct session *s, const struct digest *d)
-{
-	char name[80];
-	struct err err;
-
-	if (!manager_is_cached(s->m, d))
-		return -1;
-	snprintf(name, sizeof name, "layers/%s", digest_text(d).text);
-	const int fd = path_open(s->m->cache, name, O_RDONLY | O_DIRECTORY, &err);
-	snprintf(name, sizeof name, "layers/%s.json", digest_text(d).text);
-	if (fd >= 0)
-		utimensat(s->m->cache, name, NULL, AT_SYMLINK_NOFOLLOW); /* its last use (collect_aside.c) */
-	return fd;
-}
-
-/* Overlayfs refuses one directory as two lowers, and an equal layer higher up hides all of the
- * lower one. */
-static bool
-is_stacked(const struct lowers *l, int fd)
-{
-	struct stat st, other;
-
-	if (fstat(fd, &st) < 0)
-		return false;
-	for (size_t i = 0; i < l->n; i++)
-		if (fstat(l->at[i], &other) == 0 && other.st_dev == st.st_dev &&
-		    other.st_ino == st.st_ino)
-			return true;
-	return false;
-}
-
-/* From the top down: a kept upper where one fits, else the layer from the cache. */
-static int
-find_lowers(struct session *s, struct lowers *out, struct err *err)
-{
-	for (size_t end = s->n_layers; end > s->n_flat;) {
-		struct kept k = {.s = s, .end = end};
-		int fd = -1, volume = -1;
-		size_t step = 1;
-		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
-			return -1;
-		if (k.any && session_open_dir(s, err) == 0) {
-			fd = open_kept_upper(s, k.found.n, out, &volume);
-			step = k.found.n_layers;
-		}
-		if (fd < 0) {
-			step = 1;
-			fd = open_cached(s, &s->layers[end - 1].digest);
-		}
-		if (fd < 0) {
-			out->missing = true;
-			out->missing_layer = end - 1;
-			return 0;
-		}
-		if (out->n == LOWERS_MAX - 1) {
-			close(fd);
-			fd_close(&volume);
-			out->too_many = true;
-			return 0;
-		}
-		end -= step;
-		if (is_stacked(out, fd)) {
-			close(fd);
-			fd_close(&volume);
-			continue;
-		}
-		out->volume[out->n] = volume;
-		out->at[out->n++] = fd;
-	}
-	if (s->n_flat) {
-		const int fd = open_cached(s, &s->flat);
-		if (fd < 0) {
-			out->missing = true;
-			out->missing_layer = s->n_layers;
-			return 0;
-		}
-		out->volume[out->n] = -1;
-		out->at[out->n++] = fd;
-	}
-	return 0;
-}
-
-/* So many of the topmost directories stay as they are. */
-static size_t
-flat_above(const struct manager *m)
-{
-	const size_t half = m->config.chain_max / 2;
-	return half < FLAT_ABOVE ? half : FLAT_ABOVE;
-}
-
-static struct digest
-flat_name(const struct layer_row *layers, size_t n)
-{
-	auto_of(hasher) struct hasher *h = hasher_new();
-
-	for (size_t i = 0; i < n; i++)
-		hasher_add(h, layers[i].digest.at, DIGEST_BYTES);
-	return hasher_sum(h);
-}
-
-size_t
-session_flat(const struct manager *m, const struct layer_row *layers, size_t n, struct digest *out)
-{
-	if (n <= m->config.chain_max)
-		return 0;
-	const size_t below = n - flat_above(m), flat = below - below % FLAT_STRIDE;
-	*out = flat_name(layers, flat);
-	return flat;
-}
-
-/* The directories of a workspace from the top: kept uppers, each of which may stand for many layers, and
- * single layers. Returns how many there are; *out_below: layers below the topmost FLAT_ABOVE. */
-static int
-count_directories(struct session *s, size_t *out_below, struct err *err)
-{
-	const size_t above = flat_above(s->m);
-	int n = 0;
-
-	*out_below = s->n_layers;
-	for (size_t end = s->n_layers; end > 0; n++) {
-		struct kept k = {.s = s, .end = end};
-		if (index_list_uppers(&s->m->index, s->row.id, match_upper, &k, err) < 0)
-			return -1;
-		end -= k.any ? k.found.n_layers : 1;
-		if ((size_t)n < above)
-			*out_below = end;
-	}
-	return n;
-}
-
-static int
-plan_flat(struct session *s, struct err *err)
-{
-	size_t below;
-
-	s->n_flat = 0;
-	const int n = count_directories(s, &below, err);
-	if (n < 0)
-		return -1;
-	if ((size_t)n <= s->m->config.chain_max)
-		return 0;
-	s->n_flat = below - below % FLAT_STRIDE;
-	s->flat = flat_name(s->layers, s->n_flat);
-	return 0;
-}
 
 /* ---- asking a worker for what is missing ---- */
 
@@ -428,13 +208,13 @@ session_run_view(struct session *s, struct err *err)
 {
 	struct lowers lowers = {0};
 
-	s->n_flat = session_flat(s->m, s->layers, s->n_layers, &s->flat);
-	int result = find_lowers(s, &lowers, err);
+	s->n_flat = stack_flat(s->m, s->layers, s->n_layers, &s->flat);
+	int result = stack_find(s, &lowers, err);
 	if (result == 0 && lowers.missing)
 		result = ask_worker(s, lowers.missing_layer, err) < 0 ? -1 : 1;
 	else if (result == 0)
 		result = build_view(s, &lowers, err);
-	close_lowers(&lowers);
+	stack_close(&lowers);
 	return result;
 }
 
@@ -453,11 +233,11 @@ go_on(struct session *s, struct err *err)
 		return go_on_whole(s, err);
 	struct lowers lowers = {0};
 
-	int result = find_lowers(s, &lowers, err);
+	int result = stack_find(s, &lowers, err);
 	if (result == 0 && lowers.too_many) {
-		close_lowers(&lowers);
+		stack_close(&lowers);
 		s->kept_unused = true;
-		return plan_flat(s, err) < 0 ? -1 : go_on(s, err);
+		return stack_plan(s, err) < 0 ? -1 : go_on(s, err);
 	}
 	if (result == 0 && lowers.missing) {
 		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS,
@@ -466,7 +246,7 @@ go_on(struct session *s, struct err *err)
 	} else if (result == 0) {
 		result = start_with(s, &lowers, err);
 	}
-	close_lowers(&lowers);
+	stack_close(&lowers);
 	return result;
 }
 
@@ -502,7 +282,7 @@ session_run_cache(struct session *s)
 	}
 	s->n_base = s->n_layers;
 	s->n_own = 0;
-	if (plan_flat(s, &err) < 0 || go_on(s, &err) < 0)
+	if (stack_plan(s, &err) < 0 || go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 
@@ -540,7 +320,7 @@ session_run_begin(struct session *s)
 		s->n_layers = s->n_base;
 	}
 	s->kept_unused = false;
-	if (plan_flat(s, &err) < 0 || go_on(s, &err) < 0)
+	if (stack_plan(s, &err) < 0 || go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 

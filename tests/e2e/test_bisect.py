@@ -204,3 +204,17 @@ def test_a_session_with_a_disk_of_its_own_leaves_no_device(own_server):
     assert done.status == 0 and f"first bad: {past[2][:12]}" in done.stdout, done
     gone(server)
     wait_until("its devices to be let go", lambda: not server.loop_devices(), 20)
+
+
+def test_per_call_snapshots_are_searched_and_the_call_is_named(own_server):
+    server = own_server
+    assert server.verb("new", "past").status == 0
+    assert server.verb("set", "past", "snapshot", "call").status == 0
+    for i in range(1, 6):
+        assert server.ssh("past", f"echo {i} > n").status == 0
+    made = wait_until("five snapshots", lambda: (lambda s: len(s) >= 5 and s)(server.json("snapshots", "past")))
+    ids = [s["snapshot"].removeprefix("sha256:") for s in made]
+    done = server.verb("bisect", "past", ids[0][:12], ids[-1][:12], "--", "'test $(cat n) -le 3'")
+    assert done.status == 0 and ": echo 4 > n" in done.stdout, done
+    gone(server)
+    assert [s["snapshot"] for s in server.json("snapshots", "past")][:5] == [s["snapshot"] for s in made][:5]

@@ -274,3 +274,22 @@ def test_many_forks_of_what_is_not_unpacked_unpack_it_once(own_server):
     made = server.json("fork", "origin", "f", "--count", "5")
     assert {m["state"] for m in made} == {"running"}
     assert [server.ssh(f"f-{i}", "sha256sum -c sum").status for i in range(1, 6)] == [0] * 5
+
+
+def test_a_running_session_is_forked_as_it_is_and_goes_on(server, name):
+    server.ssh(name, "echo 1 > a")
+    with server.popen(name, "echo up; read x; echo got $x") as p:
+        assert p.stdout.readline() == b"up\n"
+        done = server.verb("fork", name, name + "-f")
+        assert done.status == 0, done
+        assert server.ssh(name + "-f", "cat a").stdout == "1\n"
+        p.stdin.write(b"line\n")
+        p.stdin.close()
+        assert p.stdout.read() == b"got line\n" and p.wait(20) == 0
+    listed = server.json("snapshots", name)
+    assert [s["made_by"] for s in listed] == ["fork"]
+    assert server.session(name + "-f")["head"] == listed[0]["snapshot"]
+    assert server.ssh(name, "echo 2 > a").status == 0
+    assert server.verb("fork", name, name + "-g", "--count", "2").status == 0
+    assert [server.ssh(f"{name}-g-{i}", "cat a").stdout for i in (1, 2)] == ["2\n", "2\n"]
+    assert server.session(name)["state"] == "running"

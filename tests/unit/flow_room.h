@@ -174,12 +174,6 @@ peers_fed(struct channel *ch)
 }
 
 void
-control_interrupt(struct channel *ch)
-{
-	(void)ch;
-}
-
-void
 control_fed(struct channel *ch, bool refused)
 {
 	fake.given = true;
