@@ -29,9 +29,8 @@ idx_fail(sqlite3 *db, const char *doing, struct err *err)
 		return err_sys(err, ENOSPC, "%s the index of a layer", doing);
 	if (!damaged && (code & 0xff) == SQLITE_IOERR && idx_vfs_errno())
 		return err_sys(err, idx_vfs_errno(), "%s the index of a layer", doing);
-	return err_set(err,
-		       damaged ? ERR_CORRUPT : ERR_INTERNAL,
-		       "%s the index of a layer: %s", doing, db ? sqlite3_errmsg(db) : "no memory");
+	return err_set(err, damaged ? ERR_CORRUPT : ERR_INTERNAL, "%s the index of a layer: %s",
+		       doing, db ? sqlite3_errmsg(db) : "no memory");
 }
 
 int
