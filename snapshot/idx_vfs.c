@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = IDX_PAGE_BYTES, SUM = IDX_RESERVED_BYTES };
+enum { PAGE = IDX_PAGE_BYTES, SUM = IDX_RESERVED_BYTES, HEADER = 100 };
 
 struct file {
 	sqlite3_file base; /* first: SQLite allocates and casts */
@@ -56,9 +56,15 @@ checksum(const char *page, uint64_t number)
 static bool
 is_whole(const char *page, uint64_t number)
 {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+	(void)page; /* so that what is behind the checksums is fuzzed, not they */
+	(void)number;
+	return true;
+#else
 	uint64_t sum;
 	memcpy(&sum, page + PAGE - SUM, sizeof sum);
 	return le64toh(sum) == checksum(page, number);
+#endif
 }
 
 static int
@@ -84,7 +90,9 @@ vfs_read(sqlite3_file *base, void *out, int n, sqlite3_int64 at)
 		at += k;
 	}
 	/* Less than a page is read of the header alone, before the page that it is in. */
-	if (wanted >= PAGE && (wanted > PAGE || !is_whole(out, (uint64_t)from / PAGE)))
+	const bool header = from + wanted <= HEADER;
+	const bool page = wanted == PAGE && from % PAGE == 0;
+	if (!header && !(page && is_whole(out, (uint64_t)from / PAGE)))
 		return SQLITE_IOERR_DATA;
 	return SQLITE_OK;
 }
