@@ -92,7 +92,28 @@ take_view(struct wire *w, struct job *j, struct err *err)
 	return 0;
 }
 
-/* Without the slashes around it; of a pattern they have a meaning. */
+/* Without what a path means nothing by: slashes around it and twice, "." components. ".." stays,
+ * and is no name of a file. */
+static size_t
+tidy(struct str path, char *out)
+{
+	size_t n = 0;
+
+	while (path.len) {
+		const char *slash = memchr(path.at, '/', path.len);
+		const struct str part = {path.at, slash ? (size_t)(slash - path.at) : path.len};
+		if (part.len && !str_is(part, ".")) {
+			if (n)
+				out[n++] = '/';
+			memcpy(out + n, part.at, part.len);
+			n += part.len;
+		}
+		path.at += part.len + (slash != NULL);
+		path.len -= part.len + (slash != NULL);
+	}
+	return n;
+}
+
 static int
 take_go(struct wire *w, struct job *j, struct err *err)
 {
@@ -109,15 +130,13 @@ take_go(struct wire *w, struct job *j, struct err *err)
 	j->r.limit = m->limit;
 	if (str_copy(m->tag, j->tag, sizeof j->tag, err) < 0)
 		return -1;
-	if (m->path.len)
-		memcpy(j->path, m->path.at, m->path.len);
-	j->r.path = (struct str){j->path, m->path.len};
-	while (j->act != READ_FIND && j->r.path.len && j->r.path.at[0] == '/') {
-		j->r.path.at++;
-		j->r.path.len--;
+	if (j->act == READ_FIND) { /* a pattern: its slashes have a meaning */
+		if (m->path.len)
+			memcpy(j->path, m->path.at, m->path.len);
+		j->r.path = (struct str){j->path, m->path.len};
+	} else {
+		j->r.path = (struct str){j->path, tidy(m->path, j->path)};
 	}
-	while (j->r.path.len && j->r.path.at[j->r.path.len - 1] == '/')
-		j->r.path.len--;
 	return 0;
 }
 

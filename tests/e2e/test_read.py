@@ -53,8 +53,10 @@ def test_files_lists_a_directory_and_all_that_is_below(server, story):
     assert "workspace/d" in of_session and "workspace/d/x" not in of_session
     lines = server.verb("files", f"{name}+{second[:8]}", "/workspace/d").stdout
     assert lines.endswith(" workspace/d/x\n") and lines.startswith("-rw-r--r--     0     0            5 20"), lines
-    one = server.verb("files", second, "/workspace/d/x")
-    assert one.stdout == lines
+    for path in ("/workspace/d/x", "./workspace//d/./x/"):
+        assert server.verb("files", second, path).stdout == lines
+    assert server.verb("files", second, "/workspace/../workspace/d/x").status == 66, "paths are names, not walks"
+    assert server.verb("files", second).stdout == server.verb("files", second, "/").stdout
 
 
 def test_cat_prints_any_part_of_any_file(server, story):
