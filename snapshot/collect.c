@@ -317,6 +317,42 @@ collect_remove(int store, const struct collect_item *i, uint64_t *out_bytes, str
 	return err_set(err, ERR_CORRUPT, "a removal of another kind");
 }
 
+static int
+by_bytes(const void *a, const void *b)
+{
+	return memcmp(a, b, DIGEST_BYTES);
+}
+
+int
+collect_named(const struct layer_options *o, struct digest **out, size_t *n, struct err *err)
+{
+	struct collect_list refs = {0};
+	struct place p = {.o = o, .out = &refs, .blobs = -1, .idx = -1};
+
+	if (each_name(&p, o->store, "refs", list_ref, err) < 0) {
+		collect_done(&refs);
+		return -1;
+	}
+	*out = xnew(2 * refs.n + 1, sizeof **out);
+	*n = 0;
+	for (size_t i = 0; i < refs.n; i++) {
+		if (refs.at[i].kind != COLLECT_REF)
+			continue;
+		(*out)[(*n)++] = refs.at[i].digest;
+		if (refs.at[i].has_of)
+			(*out)[(*n)++] = refs.at[i].of;
+	}
+	collect_done(&refs);
+	qsort(*out, *n, sizeof **out, by_bytes);
+	return 0;
+}
+
+bool
+collect_is_named(const struct digest *sorted, size_t n, const struct digest *d)
+{
+	return n && bsearch(d, sorted, n, sizeof *sorted, by_bytes);
+}
+
 int
 collect_sync_refs(int store, struct err *err)
 {

@@ -45,6 +45,10 @@ int collect_read(const struct layer_options *o, struct collect_list *out,
  * COLLECT_CACHE. */
 int collect_remove(int store, const struct collect_item *i, uint64_t *out_bytes,
 		   struct err *err) must_check;
+/* The manifests and configs that refs name now, sorted: no such blob may go. */
+int collect_named(const struct layer_options *o, struct digest **out, size_t *n,
+		  struct err *err) must_check;
+bool collect_is_named(const struct digest *sorted, size_t n, const struct digest *d);
 /* Makes removals of refs durable: before those of what they tell of. */
 int collect_sync_refs(int store, struct err *err) must_check;
 int collect_remove_session(int store, struct str id, struct err *err) must_check;

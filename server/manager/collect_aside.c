@@ -147,7 +147,8 @@ collect_uppers(struct collect_plan *p, struct err *err)
 	for (struct session *s = p->m->sessions; s; s = s->next) {
 		const bool rests = s->state == SESSION_PAUSED || s->state == SESSION_RUNNING;
 		struct err absent;
-		if (!rests || s->row.upper == 0 || s->row.unclean || collect_is_busy(s))
+		if (!rests || s->row.upper == 0 || s->row.unclean || s->errand ||
+		    collect_is_busy(s)) /* an errand may put rows of uppers */
 			continue;
 		*u = (struct uppers){.p = p, .s = s};
 		auto_close int dir =
@@ -383,8 +384,8 @@ put_stray_aside(void *ctx, int dir, const char *name, struct err *err)
 	(void)err;
 	if (!id_is("s_", str_of(name)) || !collect_plan_is_old(p, made_ns(dir, name)))
 		return 0;
-	/* Of one whose rows went before a death of this server. Whatever else has no row may hold files
-	 * that no archive has: it stays. */
+	/* Of one whose rows went before a death of this server. Whatever else has no row may hold
+	 * files that no archive has: it stays. */
 	struct digest id = {{0}};
 	memcpy(id.at, name, strlen(name));
 	const struct collect_word *ref = collect_plan_find(p, COLLECT_WORD_SESSION, &id);

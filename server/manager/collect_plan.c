@@ -73,7 +73,7 @@ collect_plan_is_old(const struct collect_plan *p, uint64_t since_ns)
 bool
 collect_is_busy(const struct session *s)
 {
-	return s->step != STEP_IDLE || s->wants || s->current || s->errand || s->job || s->unsynced;
+	return s->step != STEP_IDLE || s->wants || s->current || s->job || s->unsynced;
 }
 
 /* ---- what is alive ---- */

@@ -6,12 +6,14 @@
 #include "wire/collect_word.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 
 void
 collects_done(struct collects *c)
 {
 	collect_done(&c->list);
 	recall_free(c->recall);
+	free(c->named);
 }
 
 int
@@ -71,6 +73,17 @@ collects_remove(struct collects *c, struct wire *w, const struct layer_options *
 		const struct collect_item item = {.kind = (enum collect_kind)word.kind,
 						  .digest = word.digest,
 						  .mtime_ns = word.mtime_ns};
+		/* A snapshot that was being written while the store was listed: its config was
+		 * there, its ref was not yet, and the manager does not know the one of the other.
+		 */
+		if (word.kind == COLLECT_WORD_BLOB && !c->named &&
+		    collect_named(o, &c->named, &c->n_named, err) < 0)
+			return -1;
+		if (word.kind == COLLECT_WORD_BLOB &&
+		    collect_is_named(c->named, c->n_named, &word.digest)) {
+			touched++;
+			continue;
+		}
 		const int gone = collect_remove(o->store, &item, &bytes, err);
 		if (gone < 0)
 			return -1;

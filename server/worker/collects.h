@@ -8,8 +8,10 @@
 
 struct collects {
 	struct collect_list list; /* of the last scan, told page by page */
-	bool refs_gone;           /* index.json names what is not there any more */
-	struct recall *recall;    /* owned; begun by the first store_next */
+	struct digest *named;     /* owned: what refs name once those that go have gone */
+	size_t n_named;
+	bool refs_gone;        /* index.json names what is not there any more */
+	struct recall *recall; /* owned; begun by the first store_next */
 };
 
 void collects_done(struct collects *c);

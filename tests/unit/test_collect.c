@@ -173,6 +173,15 @@ test_refs_tell_their_configs_and_sessions_their_end(void **state)
 	const struct collect_item ref = *look(COLLECT_REF, &manifest);
 	assert_true(ref.has_of);
 	assert_non_null(look(COLLECT_BLOB, &ref.of));
+	/* what a removal leaves alone, though the list had no ref of it yet */
+	const struct layer_options o = {.store = room.store, .cache = room.cache};
+	struct digest *named = NULL;
+	size_t n_named = 0;
+	must(collect_named(&o, &named, &n_named, &err), &err);
+	assert_true(collect_is_named(named, n_named, &ref.of));
+	assert_true(collect_is_named(named, n_named, &manifest));
+	assert_false(collect_is_named(named, n_named, &layer));
+	free(named);
 	const struct collect_item *of_session = look(COLLECT_SESSION, NULL);
 	assert_non_null(of_session);
 	assert_true(of_session->has_of);
