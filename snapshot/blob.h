@@ -27,14 +27,14 @@ struct blob_writer {
 #define BLOB_WRITER_NONE ((struct blob_writer){.blobs = -1, .fd = -1})
 #define auto_blob        __attribute__((cleanup(blob_abort))) struct blob_writer
 
-/* The lock of a store, held until the fd is closed: together with others by who looks for a blob and
- * keeps what it finds, alone by who removes one. So nobody keeps what is being removed. */
+/* The lock of a store, held until the fd is closed: together with others by who looks for a blob
+ * and keeps what it finds, alone by who removes one. So nobody keeps what is being removed. */
 int blob_hold(int store, bool alone, struct err *err) must_check;
 /* Makes the store's directories where they are missing. */
 int blob_store_init(int store, struct err *err) must_check;
 int blob_begin(int store, struct blob_writer *w, struct err *err) must_check;
-/* To blobs/sha256/<digest>. One of the same name and size that is there already is kept, and touched:
- * it is as new as this one would have been (collect.h). */
+/* To blobs/sha256/<digest>. One of the same name and size that is there already is kept, and
+ * touched: it is as new as this one would have been (collect.h). */
 int blob_commit(struct blob_writer *w, int store, const struct digest *d,
 		struct err *err) must_check;
 /* To dir/name, in place of what is there. */

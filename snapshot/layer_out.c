@@ -79,7 +79,8 @@ layer_out_commit(struct layer_out *l, struct frames_sum *out, struct err *err)
 	auto_close int idx = path_open(l->o.store, "idx", O_RDONLY | O_DIRECTORY, err);
 	if (idx < 0)
 		return -1;
-	auto_close int hold = blob_hold(l->o.store, false, err); /* the two together, for a collector */
+	auto_close int hold =
+	    blob_hold(l->o.store, false, err); /* the two together, for a collector */
 	if (hold < 0)
 		return -1;
 	/* The index first: an archive that is there has one. */

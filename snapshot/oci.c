@@ -163,8 +163,7 @@ oci_write_snapshot(int store, const struct oci_snapshot *s, struct digest *out_m
 		return err_add(err, "write a snapshot");
 	m.config = config_digest;
 	if (manifest_format(&m, &config_digest, config.len, &text, err) < 0 ||
-	    blob_put(store, buf_view(&text), &digest, err) < 0 ||
-	    format_ref(&m, s, &ref, err) < 0)
+	    blob_put(store, buf_view(&text), &digest, err) < 0 || format_ref(&m, s, &ref, err) < 0)
 		return err_add(err, "write a snapshot");
 	snprintf(name, sizeof name, "%s.json", digest_text(&digest).text);
 	if (write_ref(store, name, buf_view(&ref), err) < 0)
@@ -203,8 +202,8 @@ oci_write_facts(int store, const struct digest *manifest, struct str facts, stru
 }
 
 int
-oci_rewrite_ref(int store, const struct digest *manifest, const struct manifest *m, struct str calls,
-		struct str facts, uint64_t created_ns, struct err *err)
+oci_rewrite_ref(int store, const struct digest *manifest, const struct manifest *m,
+		struct str calls, struct str facts, uint64_t created_ns, struct err *err)
 {
 	const struct oci_snapshot s = {.calls = calls, .facts = facts, .created_ns = created_ns};
 	auto_buf ref = BUF_MAX(MANIFEST_MAX_BYTES);

@@ -129,7 +129,8 @@ mark_alive(struct collect_plan *p, uint8_t mark, struct err *err)
 	if (gc_rows_manifests(&p->m->index, mark_manifest, &k, err) < 0)
 		return -1;
 	for (const struct session *s = p->m->sessions; s; s = s->next) {
-		const struct layer_row *made = session_merge_made(s); /* a snapshot may list it soon */
+		const struct layer_row *made =
+		    session_merge_made(s); /* a snapshot may list it soon */
 		if (made && mark_digest(&k, &made->digest, err) < 0)
 			return -1;
 	}

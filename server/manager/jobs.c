@@ -80,8 +80,8 @@ job_start_for(struct manager *m, const char *subject, int upper, uint32_t owner,
 	return job_start_with(m, MSG_job, &body, fds, 4, fn, ctx, out, err);
 }
 
-/* Opened anew for each job: what is mounted there may come and go. Without it nothing is archived, but
- * all else goes on. */
+/* Opened anew for each job: what is mounted there may come and go. Without it nothing is archived,
+ * but all else goes on. */
 static int
 send_mirror(struct job *j, struct err *err)
 {

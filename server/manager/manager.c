@@ -75,17 +75,18 @@ usage(FILE *to)
 	auto_buf options = BUF_MAX(65536);
 
 	config_help(&options);
-	fprintf(to,
-		"usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
-		"       berthd --check [the same]\n"
-		"       berthd --reindex [the same]\n"
-		"       berthd --help | --version\n\n"
-		"Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
-		"running sessions to the next one; SIGINT pauses them all first. --check tries the\n"
-		"isolation that can be had here with a session of its own, and says what it is.\n"
-		"--reindex makes index.db anew from the store, and keeps the old one.\n\n"
-		"Options of the configuration file, with their defaults:\n\n%s",
-		buf_cstr(&options));
+	fprintf(
+	    to,
+	    "usage: berthd [--state DIR] [--run DIR] [--listen ADDR:PORT] [--config FILE]\n"
+	    "       berthd --check [the same]\n"
+	    "       berthd --reindex [the same]\n"
+	    "       berthd --help | --version\n\n"
+	    "Hosts workspaces over SSH, in the foreground. SIGTERM ends the server and leaves\n"
+	    "running sessions to the next one; SIGINT pauses them all first. --check tries the\n"
+	    "isolation that can be had here with a session of its own, and says what it is.\n"
+	    "--reindex makes index.db anew from the store, and keeps the old one.\n\n"
+	    "Options of the configuration file, with their defaults:\n\n%s",
+	    buf_cstr(&options));
 }
 
 struct args {
@@ -410,7 +411,8 @@ open_all(struct manager *m, const struct isolation *isolation, struct err *err)
 	m->state = path_open_top(m->config.state, 0700, err);
 	if (m->state < 0)
 		return -1;
-	if (lock_state(m, err) < 0 || reindex_check(m->state, err) < 0 || index_open(&m->index, m->state, err) < 0)
+	if (lock_state(m, err) < 0 || reindex_check(m->state, err) < 0 ||
+	    index_open(&m->index, m->state, err) < 0)
 		return err_add(err, "%s", m->config.state);
 	if (listeners_open(m, err) < 0)
 		return -1;

@@ -66,8 +66,8 @@ struct manager {
 	unsigned spares_failed; /* in a row */
 	unsigned n_starting;    /* sessions in STEP_START, spares too */
 	unsigned n_refs;        /* refs that are being written beside the acts: one at a time */
-	struct job *jobs;	/* all that have not ended (jobs.c) */
-	uint64_t job_count;	/* that have begun */
+	struct job *jobs;       /* all that have not ended (jobs.c) */
+	uint64_t job_count;     /* that have begun */
 	struct collector *collector; /* owned: collector.c */
 	struct retention retention;  /* of a session that has no rule of its own */
 	struct job *ref_job;    /* owned: has written one, and waits for the next (session_store.c) */

@@ -175,8 +175,9 @@ struct session {
 		struct retention rule;
 	} retention;
 	struct merge *merge; /* owned: session_merge.c */
-	bool awaited; /* by the collector: this act began before it has decided */
-	struct digest *mounted; /* owned: cached layers that its workspace stands on, while it runs */
+	bool awaited;        /* by the collector: this act began before it has decided */
+	struct digest
+	    *mounted; /* owned: cached layers that its workspace stands on, while it runs */
 	size_t n_mounted;
 	struct keeper keeper;
 	struct building *building; /* owned, or NULL */

@@ -163,8 +163,8 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 			 .created_ns = s->made_ns);
 }
 
-/* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one that
- * the next start mounts, so that one which is there has run, and no archive may hold it. */
+/* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one
+ * that the next start mounts, so that one which is there has run, and no archive may hold it. */
 static void
 put_rest(const struct session *s, const struct session_row *row, uint64_t deleted_ns, struct buf *json)
 {

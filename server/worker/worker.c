@@ -44,8 +44,8 @@ enum { PROGRESS_NS = 200 * NS_PER_MS };
 struct worker {
 	struct wire wire;
 	int store, cache, upper, scratch; /* owned */
-	int mirror;			  /* owned; -1: none */
-	int mirror_missing;		  /* errno: there should be one */
+	int mirror;                       /* owned; -1: none */
+	int mirror_missing;               /* errno: there should be one */
 	struct layer_options options;
 	struct capture *capture; /* owned; made by the first capture */
 	struct collects collects; /* owned */

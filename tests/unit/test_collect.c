@@ -94,7 +94,8 @@ test_what_was_kept_since_it_was_listed_stays(void **state)
 	collect_done(&list);
 }
 
-/* What the lock is for: a removal does not fall between a commit's look and its decision to keep. */
+/* What the lock is for: a removal does not fall between a commit's look and its decision to keep.
+ */
 static void
 test_who_looks_and_who_removes_exclude_each_other(void **state)
 {
@@ -134,7 +135,8 @@ test_a_commit_that_succeeded_is_never_undone(void **state)
 	if (pid == 0) {
 		struct digest made;
 		for (int n = 0; n < 1500; n++) {
-			/* a snapshot would be committed now: until the next listing it must be there */
+			/* a snapshot would be committed now: until the next listing it must be
+			 * there */
 			auto_close int hold = blob_hold(room.store, false, &err);
 			if (hold < 0 || blob_put(room.store, STR_LIT("bytes"), &made, &err) < 0 ||
 			    !has("blobs/sha256/%s", &made))
@@ -163,13 +165,22 @@ test_refs_tell_their_configs_and_sessions_their_end(void **state)
 	uint64_t bytes = 0;
 	const struct digest layer = capture_once("y"), id = digest_of(STR_LIT("z"));
 	const uint64_t size = 9;
-	const struct oci_snapshot s = {.session = STR_LIT("s_aaaaaaaaaaaaaaaa"), .session_name = STR_LIT("demo"),
-				       .image = STR_LIT("host"), .made_by = STR_LIT("pause"), .fingerprint = STR_LIT("f"),
-				       .layers = &layer, .diff_ids = &id, .sizes = &size, .n_layers = 1, .created_ns = 5};
+	const struct oci_snapshot s = {.session = STR_LIT("s_aaaaaaaaaaaaaaaa"),
+				       .session_name = STR_LIT("demo"),
+				       .image = STR_LIT("host"),
+				       .made_by = STR_LIT("pause"),
+				       .fingerprint = STR_LIT("f"),
+				       .layers = &layer,
+				       .diff_ids = &id,
+				       .sizes = &size,
+				       .n_layers = 1,
+				       .created_ns = 5};
 
 	(void)state;
 	must(oci_write_snapshot(room.store, &s, &manifest, &err), &err);
-	must(oci_write_session(room.store, STR_LIT("s_aaaaaaaaaaaaaaaa"), STR_LIT("{\"deleted\":true}"), &err), &err);
+	must(oci_write_session(room.store, STR_LIT("s_aaaaaaaaaaaaaaaa"),
+			       STR_LIT("{\"deleted\":true}"), &err),
+	     &err);
 	const struct collect_item ref = *look(COLLECT_REF, &manifest);
 	assert_true(ref.has_of);
 	assert_non_null(look(COLLECT_BLOB, &ref.of));

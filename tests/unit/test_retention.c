@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#define H 3600ull
-#define D (24 * H)
+#define H        3600ull
+#define D        (24 * H)
 #define MAX_ROWS 40
 /* Thursday, 2026-01-15 12:30:00 UTC */
 #define NOW_S 1768480200ull
@@ -68,7 +68,8 @@ what_is_held_stays_and_ends_of_their_own_count(void **state)
 	    {.created_ns = now - 6 * NS_PER_S, .expires_ns = now},
 	    {.created_ns = now - 5 * NS_PER_S, .expires_ns = now - 1, .held = true},
 	    {.created_ns = now - 4 * NS_PER_S},
-	    {.created_ns = now - 3 * NS_PER_S, .expires_ns = now - 1}, /* the newest: its own end counts */
+	    {.created_ns = now - 3 * NS_PER_S,
+	     .expires_ns = now - 1}, /* the newest: its own end counts */
 	};
 	const bool goes[] = {false, true, false, true, false, true, true};
 	const struct retention r = {.last = 1};
@@ -83,7 +84,8 @@ static void
 rows_of_one_instant_and_of_the_future_are_judged(void **state)
 {
 	const uint64_t now = NOW_S * NS_PER_S;
-	struct retention_row rows[] = {{.created_ns = now}, {.created_ns = now}, {.created_ns = now + D * NS_PER_S}};
+	struct retention_row rows[] = {
+	    {.created_ns = now}, {.created_ns = now}, {.created_ns = now + D * NS_PER_S}};
 	const struct retention r = {.last = 2, .ttl_ns = 1};
 
 	(void)state;
@@ -97,8 +99,11 @@ rows_of_one_instant_and_of_the_future_are_judged(void **state)
 static void
 text_goes_there_and_back(void **state)
 {
-	static const char *const good[] = {"all", "last=3", "last=20 hourly=24 daily=7 weekly=8 ttl=90d", "ttl=90m"};
-	static const char *const bad[] = {"", "last", "last=", "last=x", "last=-1", "monthly=2", "ttl=3", "all last=2", "last=99999999"};
+	static const char *const good[] = {"all", "last=3",
+					   "last=20 hourly=24 daily=7 weekly=8 ttl=90d", "ttl=90m"};
+	static const char *const bad[] = {
+	    "",          "last",  "last=",      "last=x",       "last=-1",
+	    "monthly=2", "ttl=3", "all last=2", "last=99999999"};
 	struct retention r;
 	struct err err;
 	char text[RETENTION_TEXT_BYTES];
