@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define SILENCE_MAX_NS (600 * NS_PER_S)
-#define PROGRESS_NS    (1 * NS_PER_S)
+#define PROGRESS_NS    (200 * NS_PER_MS)
 enum { HARMED_TOLD = 8 };
 
 static struct verification {
@@ -17,7 +17,8 @@ static struct verification {
 	struct asker asker;
 	struct job *job; /* owned */
 	struct timer silence;
-	bool repair, progress;
+	bool repair;
+	uint64_t since_ns; /* CLOCK_REALTIME */
 	struct layer_row *layers; /* owned */
 	size_t n_layers, layers_cap;
 	struct snapshot_row *snapshots; /* owned */
@@ -155,25 +156,13 @@ report(const struct digest *d, bool layer, bool repaired, const char *why)
 static void
 tell_progress(void)
 {
-	char done[16], all[16];
-	auto_buf line = BUF_MAX(512);
+	const struct msg_progress done = {.bytes = v.bytes, .entries = v.at};
 	const uint64_t now = time_now_ns();
 
-	if (!v.progress || now - v.told_ns < PROGRESS_NS)
+	if (now - v.told_ns < PROGRESS_NS)
 		return;
 	v.told_ns = now;
-	size_format(v.bytes, done);
-	size_format(v.all_bytes, all);
-	if (v.asker.json)
-		buf_fmt(&line,
-			"{\"event\":\"progress\",\"done\":%zu,\"of\":%zu,\"bytes\":%llu,"
-			"\"of_bytes\":%llu}\n",
-			v.at, v.n_layers + v.n_snapshots, (unsigned long long)v.bytes,
-			(unsigned long long)v.all_bytes);
-	else
-		buf_fmt(&line, "%zu of %zu, %s of %s\n", v.at, v.n_layers + v.n_snapshots, done,
-			all);
-	asker_print(&v.asker, buf_view(&line));
+	asker_progress(&v.asker, "verifying", &done, v.all_bytes, v.n_layers + v.n_snapshots, v.since_ns);
 }
 
 /* ---- the worker ---- */
@@ -358,7 +347,7 @@ do_verify(struct manager *m, struct conn *c, const struct request *r, struct ses
 	v = (struct verification){.m = m,
 				  .asker = *asker,
 				  .repair = request_flag(r, "repair"),
-				  .progress = request_flag(r, "progress"),
+				  .since_ns = time_real_ns(),
 				  .report = BUF_MAX(ANSWER_MAX_BYTES / 2)};
 	if (verify_rows_snapshots(&m->index, session, is_one ? &one : NULL, take_snapshot, NULL,
 				  err) < 0 ||
