@@ -181,7 +181,7 @@ int
 index_put_upper(struct index *ix, const struct upper_row *r, struct err *err)
 {
 	return statement_run(ix, err, "INSERT OR REPLACE INTO uppers VALUES(?,?,?,?,?)", "tibti",
-			     r->session, (uint64_t)r->n, (const void *)r->layers,
+			     r->session, (uint64_t)r->n, r->n_layers ? (const void *)r->layers : "",
 			     r->n_layers * sizeof *r->layers, r->boot, (uint64_t)r->synced);
 }
 
