@@ -78,14 +78,22 @@ session_take_captured(struct capture_result *out, const struct msg_captured *c)
 	out->layer.entries = c->entries;
 }
 
+/* One that is being made has neither yet: nothing was ever in it. */
 bool
 session_has_upper(struct session *s)
 {
-	char name[32];
+	static const char *const inside[] = {"fs", "image"};
+	char name[40];
 	struct err err;
 
-	snprintf(name, sizeof name, "upper.%u", s->row.upper);
-	return session_open_dir(s, &err) < 0 || path_exists(s->dir, name);
+	if (session_open_dir(s, &err) < 0)
+		return true; /* it is said where it is used */
+	for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) {
+		snprintf(name, sizeof name, "upper.%u/%s", s->row.upper, inside[i]);
+		if (path_exists(s->dir, name))
+			return true;
+	}
+	return false;
 }
 
 /* ---- a snapshot's messages ---- */
