@@ -181,7 +181,8 @@ def test_a_call_that_is_over_leaves_nothing_after_its_timeout(server, name):
 
 
 def test_what_a_call_leaves_running_is_listed(server, name):
-    server.ssh(name, "sleep 456 >/dev/null 2>&1 & echo done")
+    # it is sleep by then, not yet the shell's fork of itself
+    server.ssh(name, "sleep 456 >/dev/null 2>&1 & until [ \"$(cat /proc/$!/comm)\" = sleep ]; do :; done; echo done")
     call = server.json("calls", name)[0]
     assert any("sleep 456" in line for line in server.json("call", "show", call["call"])["left_running"])
 
