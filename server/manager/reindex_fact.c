@@ -14,9 +14,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Of the head that a session's ref tells of, so many layers stem from its upper. */
+struct reindex_own {
+	struct reindex_own *next; /* owned */
+	struct upper_row upper;
+	struct digest head;
+};
+
 void
 reindex_facts_done(struct reindex_facts *f)
 {
+	for (struct reindex_own *o = f->own, *next; o; o = next) {
+		next = o->next;
+		free(o);
+	}
+	f->own = NULL;
 	free(f->chain);
 	free(f->slots);
 	f->chain = NULL;
@@ -190,6 +202,21 @@ has_upper(const struct reindex_facts *f, const struct session_row *row)
 	return path_exists(f->m->sessions_dir, name);
 }
 
+static void
+note_own(struct reindex_facts *f, const struct session_row *row, size_t n)
+{
+	struct reindex_own *o;
+
+	if (n == 0 || !row->has_head || !has_upper(f, row))
+		return;
+	o = xnew(1, sizeof *o);
+	*o = (struct reindex_own){.next = f->own, .head = row->head};
+	memcpy(o->upper.session, row->id, sizeof o->upper.session);
+	o->upper.n = row->upper;
+	o->upper.n_layers = n;
+	f->own = o;
+}
+
 static int
 put_session(struct reindex_facts *f, struct str p, struct err *err)
 {
@@ -221,6 +248,7 @@ put_session(struct reindex_facts *f, struct str p, struct err *err)
 	    reindex_rows_put_labels(f->index, row.id, value_of(p, "labels"), err) < 0 ||
 	    put_limits(f, row.id, p, err) < 0 || put_choices(f, row.id, p, err) < 0)
 		return err_add(err, "session %s", row.id);
+	note_own(f, &row, number_of(p, "own", 0));
 	f->n_sessions++;
 	return 0;
 }
@@ -239,6 +267,19 @@ put_layer(struct reindex_facts *f, struct str p, struct err *err)
 	return index_put_layer(f->index, &row, err);
 }
 
+static void
+grow_chain(struct reindex_facts *f, size_t more)
+{
+	if (f->n_chain + more <= f->chain_cap)
+		return;
+	struct digest *at = xnew(f->n_chain + more + 1024, sizeof *at);
+	f->chain_cap = f->n_chain + more + 1024;
+	if (f->n_chain)
+		memcpy(at, f->chain, f->n_chain * sizeof *at);
+	free(f->chain);
+	f->chain = at;
+}
+
 static int
 add_chain(struct reindex_facts *f, struct str p, struct err *err)
 {
@@ -246,14 +287,7 @@ add_chain(struct reindex_facts *f, struct str p, struct err *err)
 	const size_t more = hex.len / (2 * DIGEST_BYTES);
 	size_t n;
 
-	if (f->n_chain + more > f->chain_cap) {
-		struct digest *at = xnew(f->n_chain + more + 1024, sizeof *at);
-		f->chain_cap = f->n_chain + more + 1024;
-		if (f->n_chain)
-			memcpy(at, f->chain, f->n_chain * sizeof *at);
-		free(f->chain);
-		f->chain = at;
-	}
+	grow_chain(f, more);
 	if (digests_of(hex, f->chain + f->n_chain, more, &n, err) < 0)
 		return -1;
 	f->n_chain += n;
@@ -398,8 +432,39 @@ note_lost_head(void *ctx, const char *id, struct err *err)
 	return 0;
 }
 
+static int
+add_layer(void *ctx, const struct layer_row *row, struct err *err)
+{
+	struct reindex_facts *f = ctx;
+	const struct digest one = row->digest;
+
+	(void)err;
+	grow_chain(f, 1);
+	f->chain[f->n_chain++] = one;
+	return 0;
+}
+
+/* The upper stands below these layers. No boot is this one: it equals them for nobody. A head that is
+ * not there has no layers, and what it was is not known. */
+static int
+put_own(struct reindex_facts *f, const struct reindex_own *o, struct err *err)
+{
+	struct upper_row row = o->upper;
+
+	f->n_chain = 0;
+	if (index_list_layers(f->index, &o->head, add_layer, f, err) < 0)
+		return -1;
+	if (f->n_chain < row.n_layers)
+		return 0;
+	row.layers = f->chain + f->n_chain - row.n_layers;
+	return index_put_upper(f->index, &row, err);
+}
+
 int
 reindex_heads(struct reindex_facts *f, struct err *err)
 {
+	for (const struct reindex_own *o = f->own; o; o = o->next)
+		if (put_own(f, o, err) < 0)
+			return -1;
 	return reindex_rows_heads(f->index, note_lost_head, f, err);
 }

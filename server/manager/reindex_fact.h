@@ -4,12 +4,15 @@
 
 #include "manager/manager.h"
 
+struct reindex_own;
+
 struct reindex_facts {
 	struct manager *m;
 	struct index *index;  /* lent; a transaction is under way */
 	struct digest *chain; /* owned: layers of the snapshot to come */
 	size_t n_chain, chain_cap;
 	bool *slots; /* owned: which are taken */
+	struct reindex_own *own; /* owned: a list */
 	unsigned n_sessions, n_snapshots, n_images, n_faults;
 };
 

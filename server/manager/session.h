@@ -395,6 +395,10 @@ void session_auto_stop(struct session *s);
 /* session_seen.c */
 /* n_own and n_base of the head's layers. */
 int session_load_own(struct session *s, struct err *err) must_check;
+/* How many layers of a head stem from the upper that goes on with it. head: the session's, or the one
+ * that its act makes. */
+int session_count_own(struct session *s, const struct digest *head, size_t *out,
+		      struct err *err) must_check;
 /* To the worker of s->job. Then n_base is what the next layer stands on. */
 int session_send_remember(struct session *s, bool with_next, struct err *err) must_check;
 void session_take_remembered(struct session *s, bool believed);

@@ -58,6 +58,33 @@ session_load_own(struct session *s, struct err *err)
 }
 
 static int
+count_of_upper(void *ctx, const struct upper_row *r, struct err *err)
+{
+	struct upper_row *of = ctx;
+
+	(void)err;
+	if (r->n != of->n)
+		return 0;
+	of->n_layers = r->n_layers;
+	return 1;
+}
+
+int
+session_count_own(struct session *s, const struct digest *head, size_t *out, struct err *err)
+{
+	struct upper_row of = {.n = s->row.upper};
+
+	if (s->row.has_head && digest_equal(head, &s->row.head)) {
+		if (index_list_uppers(&s->m->index, s->row.id, count_of_upper, &of, err) < 0)
+			return -1;
+		*out = of.n_layers;
+	} else { /* the one that is being made: as put_upper will have it */
+		*out = s->n_base - (s->n_layers - s->n_own) + s->a.any + s->b.any;
+	}
+	return 0;
+}
+
+static int
 open_seen(struct session *s, const char *end, int flags)
 {
 	char name[NAME_BYTES];

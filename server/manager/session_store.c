@@ -172,9 +172,11 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 }
 
 /* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one
- * that the next start mounts, so that one which is there has run, and no archive may hold it. */
+ * that the next start mounts, so that one which is there has run, and no archive may hold it; `own` is
+ * how many of the head's layers it must not be mounted on, since they stem from it (session_seen.c). */
 static void
-put_rest(const struct session *s, const struct session_row *row, uint64_t deleted_ns, struct buf *json)
+put_rest(const struct session *s, const struct session_row *row, size_t own, uint64_t deleted_ns,
+	 struct buf *json)
 {
 	const bool removed = s->current && s->current->kind == WANT_REMOVE;
 	char retention[RETENTION_TEXT_BYTES];
@@ -182,9 +184,9 @@ put_rest(const struct session *s, const struct session_row *row, uint64_t delete
 	retention_format(&s->retention.rule, retention);
 	if (s->retention.set)
 		buf_fmt(json, ",\"retention\":\"%s\"", retention);
-	buf_fmt(json, ",\"created_ns\":%llu,\"used_ns\":%llu,\"upper\":%u,\"slot\":%u",
+	buf_fmt(json, ",\"created_ns\":%llu,\"used_ns\":%llu,\"upper\":%u,\"own\":%zu,\"slot\":%u",
 		(unsigned long long)row->created_ns,
-		(unsigned long long)(removed ? time_real_ns() : row->used_ns), next_upper(s), row->slot);
+		(unsigned long long)(removed ? time_real_ns() : row->used_ns), next_upper(s), own, row->slot);
 	if (deleted_ns)
 		buf_fmt(json, ",\"deleted_ns\":%llu", (unsigned long long)deleted_ns);
 	buf_fmt(json, ",\"deleted\":%s}", deleted_ns ? "true" : "false");
@@ -198,7 +200,11 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	const struct session_row *row = changes ? &s->current->change->row : &s->row;
 	const bool removes = s->current && s->current->kind == WANT_REMOVE;
 	const uint64_t deleted_ns = removes ? time_real_ns() : row->deleted_ns;
+	const bool goes_on = head && next_upper(s) == s->row.upper && node_stacks(&s->m->node);
+	size_t own = 0;
 
+	if (goes_on && session_count_own(s, head, &own, err) < 0)
+		return -1;
 	buf_text(&json, "{\"version\":1,\"id\":");
 	json_put(&json, str_of(row->id));
 	buf_text(&json, ",\"name\":");
@@ -215,7 +221,7 @@ send_ref(struct session *s, struct job *job, const struct digest *head, struct e
 	json_put(&json, str_of(row->network));
 	session_limits_json(s, &json, false);
 	session_choices_json(s, &json);
-	put_rest(s, row, deleted_ns, &json);
+	put_rest(s, row, own, deleted_ns, &json);
 	return wire_send(job_wire(job), session_ref, err, .id = str_of(s->row.id),
 			 .json = buf_view(&json));
 }

@@ -128,6 +128,35 @@ def test_what_ran_comes_back_unclean_and_whole(server, name):
     assert server.ssh(new, "cat n").out == b"never paused\n"
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_a_session_has_removed_since_its_snapshots_stays_removed(server, name, lives):
+    """The upper of a session that was saved as it ran stands below the layers that these snapshots have of it."""
+    server.ssh(name, "echo 1 > below; mkdir d; echo 1 > d/f")
+    server.verb("pause", name)
+    server.ssh(name, "echo 1 > gone; echo 1 > d/gone; (sleep 1000 >/dev/null 2>&1 &)")
+    server.verb("snapshot", name)
+    server.ssh(name, "echo 2 > stays; echo 2 > gone2")
+    server.verb("snapshot", name)
+    server.ssh(name, "rm gone gone2 d/gone")
+    server.kill()
+    for pid, what in server.all_pids():
+        if not lives:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    (server.state / "index.db").unlink()
+    assert reindex(server).returncode == 0
+    server.start()
+    assert server.session(name)["state"] == ("running" if lives else "paused")
+    assert server.ssh(name, "find * | sort").out == b"below\nd\nd/f\nstays\n"
+    assert server.verb("pause", name).status == 0
+    assert server.ssh(name, "find * | sort").out == b"below\nd\nd/f\nstays\n", "warm"
+    server.verb("pause", name)
+    assert server.stop() == 0
+    subprocess.run(["rm", "-rf", server.state / "cache/layers", *(server.state / "sessions").glob("s_*/upper.*")], check=True)
+    server.start()
+    assert server.ssh(name, "find * | sort").out == b"below\nd\nd/f\nstays\n", "cold"
+
+
 def test_what_still_runs_is_taken_back(server, name):
     call = server.popen(name, "echo ready; read x; echo got $x")
     assert call.stdout.readline() == b"ready\n"
