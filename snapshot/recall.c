@@ -255,6 +255,20 @@ tell_name(struct recall *r, const json_t *j, struct err *err)
 
 /* ---- sessions ---- */
 
+/* What was chosen for a session: a word, or whether. */
+static void
+pair_choice(struct fact *f, const char *name, const json_t *choice)
+{
+	const json_t *value = json_object_get(choice, "value");
+
+	if (!json_is_true(json_object_get(choice, "set")))
+		return; /* it is the node's */
+	if (json_is_string(value))
+		pair_plain(f, name, value);
+	else
+		pair(f, name, str_of(json_is_true(value) ? "yes" : "no"));
+}
+
 static void
 pair_object(struct fact *f, const char *prefix, const json_t *object)
 {
@@ -267,9 +281,8 @@ pair_object(struct fact *f, const char *prefix, const json_t *object)
 		snprintf(name, sizeof name, "%s %.60s", prefix, key);
 		if (!json_is_object(value))
 			pair_plain(f, name, value);
-		else if (json_is_true(json_object_get(value, "set"))) /* of walls */
-			pair(f, name,
-			     str_of(json_is_true(json_object_get(value, "value")) ? "yes" : "no"));
+		else /* of walls */
+			pair_choice(f, name, value);
 	}
 }
 
@@ -309,6 +322,8 @@ tell_session(struct recall *r, const char *file, const json_t *j, struct err *er
 	pair_object(f, "ceiling", json_object_get(j, "ceilings"));
 	pair_object(f, "wall", json_object_get(j, "walls"));
 	pair_mounts(f, json_object_get(j, "mounts"));
+	pair_choice(f, "fork-ready", json_object_get(j, "fork_ready"));
+	pair_choice(f, "snapshot", json_object_get(j, "snapshot"));
 	return 0;
 }
 

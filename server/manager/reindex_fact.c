@@ -179,7 +179,7 @@ put_choices(struct reindex_facts *f, const char *id, struct str pairs, struct er
 		char name[80], text[8192];
 		const bool wall = str_starts(key, "wall ");
 		if (!wall && !str_is(key, "node") && !str_is(key, "retention") &&
-		    !str_starts(key, "mount "))
+		    !str_is(key, "fork-ready") && !str_is(key, "snapshot") && !str_starts(key, "mount "))
 			continue;
 		if (value.len == 0)
 			continue;

@@ -51,7 +51,9 @@ def rich(server, name):
             "SELECT count(*) FROM snapshots WHERE session=(SELECT id FROM sessions WHERE name=?)", (name,)).fetchone()[0]
     other = name + "-limited"
     mount = server.base / "shared"
-    server.verb("new", other, "--memory", "512M", "--pids", "300", "--setuid", "yes", "--mount", f"{mount}:/mnt/x:ro")
+    server.verb("new", other, "--memory", "512M", "--pids", "300", "--setuid", "yes", "--mount", f"{mount}:/mnt/x:ro",
+                "--fork-ready", "yes")
+    server.verb("set", other, "snapshot", "interval:10m")
     server.verb("set", other, "retention", "'last=4 ttl=30d'")
     server.ssh(other, "echo limited > /workspace/l")
     server.verb("pause", other)
