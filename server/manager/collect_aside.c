@@ -96,13 +96,15 @@ is_archived(const struct uppers *u, const struct upper_row *row)
 	return row->n_layers > 0;
 }
 
+/* Under a session that runs. An upper without a row has never been stacked, but where the index is a
+ * new one (reindex.h): the session that it was lost under may stand on it until its next pause. */
 static bool
 may_be_mounted(const struct session *s, const struct upper_row *row)
 {
 	for (size_t i = 0; row && i < row->n_layers; i++)
 		if (session_holds(s, &row->layers[i]))
 			return true;
-	return false;
+	return row == NULL;
 }
 
 static bool

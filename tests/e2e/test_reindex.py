@@ -159,6 +159,27 @@ def test_what_a_session_has_removed_since_its_snapshots_stays_removed(server, na
     assert server.ssh(name, "find * | sort").out == b"below\nd\nd/f\nstays\n", "cold"
 
 
+def test_what_a_session_that_runs_on_stands_on_is_left_by_the_collector(name):
+    """Which of its former uppers are mounted below it, the index that is lost alone has known."""
+    with running("gc_age = 0s\ngc_interval = 0s\n") as server:
+        for i in range(3):
+            server.ssh(name, f"mkdir -p d; echo {i} > d/f{i}")
+            server.verb("pause", name)
+        server.ssh(name, "echo 3 > d/f3; (sleep 1000 >/dev/null 2>&1 &)")
+        server.kill()
+        (server.state / "index.db").unlink()
+        assert reindex(server).returncode == 0
+        server.start()
+        assert server.session(name)["state"] == "running"
+        assert server.verb("gc").status == 0
+        assert server.ssh(name, "ls d; cat d/*").out == b"f0\nf1\nf2\nf3\n0\n1\n2\n3\n"
+        assert server.verb("pause", name).status == 0
+        assert server.verb("gc").status == 0
+        uppers = list(server.state.glob("sessions/s_*/upper.*"))
+        assert len(uppers) == 1, "those that are not known go when nobody stands on them"
+        assert server.ssh(name, "ls d; cat d/*").out == b"f0\nf1\nf2\nf3\n0\n1\n2\n3\n"
+
+
 def test_what_still_runs_is_taken_back(server, name):
     call = server.popen(name, "echo ready; read x; echo got $x")
     assert call.stdout.readline() == b"ready\n"
