@@ -395,6 +395,8 @@ void session_auto_stop(struct session *s);
 /* session_seen.c */
 /* n_own and n_base of the head's layers. */
 int session_load_own(struct session *s, struct err *err) must_check;
+/* Before a start: an upper whose bytes may be lost is not mounted again where archives hold them. */
+int session_leave_lost(struct session *s, struct err *err) must_check;
 /* How many layers of a head stem from the upper that goes on with it. head: the session's, or the one
  * that its act makes. */
 int session_count_own(struct session *s, const struct digest *head, size_t *out,

@@ -300,6 +300,7 @@ session_run_begin(struct session *s)
 	}
 	session_enter(s, STEP_CACHE, 0, "its layers");
 	if (session_check_node(s, s->current->base_differs, &err) < 0 ||
+	    session_leave_lost(s, &err) < 0 ||
 	    (s->state != SESSION_NEW && session_claim(s, SESSION_RESUMING, &err) < 0)) {
 		session_finish(s, &err);
 		return;

@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
+#include "base/time.h"
 #include "manager/session.h"
 
 #include <errno.h>
@@ -81,6 +82,34 @@ session_count_own(struct session *s, const struct digest *head, size_t *out, str
 	} else { /* the one that is being made: as put_upper will have it */
 		*out = s->n_base - (s->n_layers - s->n_own) + s->a.any + s->b.any;
 	}
+	return 0;
+}
+
+/* The upper that the next start would mount again is one that archives hold, and a power cut may have
+ * taken from it what they have. */
+static int
+match_lost(void *ctx, const struct upper_row *r, struct err *err)
+{
+	const struct session *s = ctx;
+
+	(void)err;
+	return r->n == s->row.upper && r->n_layers && !r->synced &&
+	       strcmp(r->boot, time_boot_id()) != 0;
+}
+
+int
+session_leave_lost(struct session *s, struct err *err)
+{
+	if (s->row.unclean || !node_stacks(&s->m->node))
+		return 0;
+	const int lost = index_list_uppers(&s->m->index, s->row.id, match_lost, s, err);
+	if (lost <= 0)
+		return lost;
+	log_line("session %s: upper.%u was not synced before the last boot: its archives are taken",
+		 s->row.name, s->row.upper);
+	session_drop_seen(s);
+	s->row.upper++;
+	session_ref_later(s);
 	return 0;
 }
 

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -213,6 +214,30 @@ def test_an_upper_whose_keeper_died_after_snapshots_comes_back_as_it_was(own_ser
     assert state_of(server, name) == before, "warm"
     restart_cold(server)
     assert state_of(server, name) == before, "cold"
+
+
+@pytest.mark.parametrize("synced", [0, 1])
+def test_after_a_power_cut_a_saved_upper_that_was_not_synced_is_not_mounted_again(own_server, name, synced):
+    """An unclean session that was saved rests on an upper that equals its archives: until its bytes may be lost."""
+    server = own_server
+    server.ssh(name, "echo below > below")
+    server.verb("pause", name)
+    server.ssh(name, "echo whole > a; rm below")
+    os.kill(keeper_of(server, name), signal.SIGKILL)
+    wait_until("its end", lambda: server.session(name)["unclean"])
+    assert server.json("snapshot", name)["state"] == "paused" and not server.session(name)["unclean"]
+    sid = server.session(name)["id"]
+    assert server.stop() == 0
+    [upper] = (server.state / "sessions" / sid).glob("upper.*/fs/workspace/a")
+    upper.write_bytes(b"lost\n")  # renamed, but its data never reached the disk
+    with contextlib.closing(sqlite3.connect(server.state / "index.db")) as db:
+        db.execute("UPDATE uppers SET boot='another boot', synced=?", (synced,))
+        db.commit()
+    server.start()
+    assert server.ssh(name, "cat a; ls").out == (b"lost\na\n" if synced else b"whole\na\n")
+    server.ssh(name, "echo more > b")
+    restart_cold(server)
+    assert server.ssh(name, "ls").out == b"a\nb\n"
 
 
 def test_an_unclean_upper_that_is_paused_is_captured_whole(own_server, name):
