@@ -92,7 +92,9 @@ class Storm(storm_acts.Acts):
             del s.snapshots[digest]
         for digest, snap in s.snapshots.items():
             parent = listed[digest].get("parent")
-            if gone_may:
+            if gone_may and parent != snap.parent:  # the nearest that was kept
+                snap.parent, snap.linked_anew = parent, True
+            if strays and snap.linked_anew:  # the manifest names one that is gone: which is nearest is guessed by layers
                 snap.parent = parent
             self.claim(parent == snap.parent, "the parent of", digest, "is", parent, "not", snap.parent)
         return listed

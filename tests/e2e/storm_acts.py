@@ -7,6 +7,7 @@ import storm_tree
 class Snapshot:
     def __init__(self, tree, parent, session):
         self.tree, self.parent, self.session = tree, parent, session
+        self.linked_anew = False
 
 
 class Session:
