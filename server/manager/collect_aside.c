@@ -96,8 +96,8 @@ is_archived(const struct uppers *u, const struct upper_row *row)
 	return row->n_layers > 0;
 }
 
-/* Under a session that runs. An upper without a row has never been stacked, but where the index is a
- * new one (reindex.h): the session that it was lost under may stand on it until its next pause. */
+/* Under a session that runs. An upper without a row has never been stacked, but where the index is
+ * a new one (reindex.h): what ran when that was made may stand on it until its next pause. */
 static bool
 may_be_mounted(const struct session *s, const struct upper_row *row)
 {

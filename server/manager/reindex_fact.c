@@ -179,7 +179,8 @@ put_choices(struct reindex_facts *f, const char *id, struct str pairs, struct er
 		char name[80], text[8192];
 		const bool wall = str_starts(key, "wall ");
 		if (!wall && !str_is(key, "node") && !str_is(key, "retention") &&
-		    !str_is(key, "fork-ready") && !str_is(key, "snapshot") && !str_starts(key, "mount "))
+		    !str_is(key, "fork-ready") && !str_is(key, "snapshot") &&
+		    !str_starts(key, "mount "))
 			continue;
 		if (value.len == 0)
 			continue;
@@ -444,8 +445,8 @@ add_layer(void *ctx, const struct layer_row *row, struct err *err)
 	return 0;
 }
 
-/* The upper stands below these layers. No boot is this one: it equals them for nobody. A head that is
- * not there has no layers, and what it was is not known. */
+/* The upper stands below these layers. No boot is this one: it equals them for nobody. A head that
+ * is not there has no layers, and what it was is not known. */
 static int
 put_own(struct reindex_facts *f, const struct reindex_own *o, struct err *err)
 {

@@ -395,10 +395,10 @@ void session_auto_stop(struct session *s);
 /* session_seen.c */
 /* n_own and n_base of the head's layers. */
 int session_load_own(struct session *s, struct err *err) must_check;
-/* Before a start: an upper whose bytes may be lost is not mounted again where archives hold them. */
+/* Before a start: an upper whose bytes may be lost gives way to the archives that hold them. */
 int session_leave_lost(struct session *s, struct err *err) must_check;
-/* How many layers of a head stem from the upper that goes on with it. head: the session's, or the one
- * that its act makes. */
+/* How many layers of a head stem from the upper that goes on with it. head: the session's, or the
+ * one that its act makes. */
 int session_count_own(struct session *s, const struct digest *head, size_t *out,
 		      struct err *err) must_check;
 /* To the worker of s->job. Then n_base is what the next layer stands on. */

@@ -85,8 +85,8 @@ session_count_own(struct session *s, const struct digest *head, size_t *out, str
 	return 0;
 }
 
-/* The upper that the next start would mount again is one that archives hold, and a power cut may have
- * taken from it what they have. */
+/* The upper that the next start would mount again is one that archives hold, and a power cut may
+ * have taken from it what they have. */
 static int
 match_lost(void *ctx, const struct upper_row *r, struct err *err)
 {

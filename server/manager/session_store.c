@@ -172,8 +172,9 @@ session_send_snapshot(struct session *s, bool with_b, struct err *err)
 }
 
 /* What an index that is made anew needs to know of this node, too (reindex.h): `upper` is the one
- * that the next start mounts, so that one which is there has run, and no archive may hold it; `own` is
- * how many of the head's layers it must not be mounted on, since they stem from it (session_seen.c). */
+ * that the next start mounts, so that one which is there has run, and no archive may hold it; `own`
+ * is how many of the head's layers it must not be mounted on, since they stem from it
+ * (session_seen.c). */
 static void
 put_rest(const struct session *s, const struct session_row *row, size_t own, uint64_t deleted_ns,
 	 struct buf *json)
@@ -186,7 +187,8 @@ put_rest(const struct session *s, const struct session_row *row, size_t own, uin
 		buf_fmt(json, ",\"retention\":\"%s\"", retention);
 	buf_fmt(json, ",\"created_ns\":%llu,\"used_ns\":%llu,\"upper\":%u,\"own\":%zu,\"slot\":%u",
 		(unsigned long long)row->created_ns,
-		(unsigned long long)(removed ? time_real_ns() : row->used_ns), next_upper(s), own, row->slot);
+		(unsigned long long)(removed ? time_real_ns() : row->used_ns), next_upper(s), own,
+		row->slot);
 	if (deleted_ns)
 		buf_fmt(json, ",\"deleted_ns\":%llu", (unsigned long long)deleted_ns);
 	buf_fmt(json, ",\"deleted\":%s}", deleted_ns ? "true" : "false");
