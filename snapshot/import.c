@@ -12,8 +12,14 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/vfs.h>
 
-enum { TEXTS_MAX = 16, LINE_MAX_BYTES = 200 };
+enum {
+	TEXTS_MAX = 16,
+	LINE_MAX_BYTES = 200,
+	LOOK_BYTES = 16 << 20, /* of what comes in, between two looks at what is free */
+	RESERVE_MAX_BYTES = 1 << 30,
+};
 static const char FRONT[] = "blobs/sha256/";
 
 struct text { /* a manifest, a config */
@@ -33,7 +39,29 @@ struct run {
 	size_t n_texts;
 	struct import_layer *layers; /* owned */
 	size_t n_layers, cap;
+	uint64_t raw_bytes; /* of all layers, as their tables say */
 };
+
+/* ---- room ---- */
+
+/* Others use this disk too, so a part of it is left free; and a small layer may unpack to much. */
+static int
+check_room(const struct run *r, uint64_t bytes, struct err *err)
+{
+	struct statfs fs;
+
+	if (fstatfs(r->o->store, &fs) < 0)
+		return err_sys(err, errno, "look at the store's free space");
+	const uint64_t unit = (uint64_t)fs.f_bsize, part = fs.f_blocks / 20 * unit;
+	const uint64_t reserve = part < RESERVE_MAX_BYTES ? part : RESERVE_MAX_BYTES;
+	const uint64_t free_bytes = fs.f_bavail * unit;
+	if (free_bytes >= reserve && free_bytes - reserve >= bytes)
+		return 0;
+	return err_set(err, ERR_NO_SPACE,
+		       "%llu bytes more are needed, and %llu to be left free; %llu are free",
+		       (unsigned long long)bytes, (unsigned long long)reserve,
+		       (unsigned long long)free_bytes);
+}
 
 /* ---- the tar ---- */
 
@@ -122,10 +150,14 @@ copy_in(struct run *r, int fd, uint64_t *out_bytes, struct digest *out, struct e
 {
 	auto_of(hasher) struct hasher *h = hasher_new();
 	struct str piece;
-	uint64_t at = 0;
+	uint64_t at = 0, looked = 0;
 	int more;
 
 	while ((more = next_piece(r, at, &piece, err)) > 0) {
+		if (at >= looked && check_room(r, LOOK_BYTES, err) < 0)
+			return -1;
+		if (at >= looked)
+			looked = at + LOOK_BYTES;
 		if (fd_write_all(fd, piece.at, piece.len, err) < 0)
 			return -1;
 		hasher_add(h, piece.at, piece.len);
@@ -177,13 +209,14 @@ commit_layer(struct run *r, struct blob_writer *blob, const struct digest *d, st
 }
 
 static bool
-is_layer(int fd)
+is_layer(int fd, uint64_t *out_raw_bytes)
 {
 	struct frames_table table = {0};
 	auto_buf raw = BUF_MAX(0);
 	struct err ignored;
 	const bool is = frames_table_load(fd, LAYER_RAW_MAX_BYTES, &table, &raw, &ignored) == 0;
 
+	*out_raw_bytes = table.raw_bytes;
 	frames_table_done(&table);
 	return is;
 }
@@ -212,7 +245,7 @@ take_blob(struct run *r, const char *hex, struct err *err)
 {
 	auto_blob blob = BLOB_WRITER_NONE;
 	struct digest wanted, found;
-	uint64_t bytes;
+	uint64_t bytes, raw_bytes;
 
 	if (digest_parse(str_of(hex), &wanted, err) < 0)
 		return err_set(err, ERR_CORRUPT, "a blob that is named by no sha256 digest");
@@ -223,8 +256,12 @@ take_blob(struct run *r, const char *hex, struct err *err)
 	if (!digest_equal(&wanted, &found))
 		return err_set(err, ERR_CORRUPT, "it holds bytes of %.12s",
 			       digest_text(&found).text);
-	return is_layer(blob.fd) ? commit_layer(r, &blob, &wanted, err)
-				 : keep_text(r, blob.fd, bytes, &wanted, err);
+	if (!is_layer(blob.fd, &raw_bytes))
+		return keep_text(r, blob.fd, bytes, &wanted, err);
+	r->raw_bytes += raw_bytes;
+	if (check_room(r, r->raw_bytes, err) < 0)
+		return err_add(err, "to unpack it");
+	return commit_layer(r, &blob, &wanted, err);
 }
 
 static int

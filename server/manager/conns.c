@@ -161,16 +161,23 @@ asker_forget(struct asker *a)
 	a->counted = false;
 }
 
+/* Words of sessions, keepers and other principals are in it: none of them may colour or move what
+ * somebody's terminal shows. In JSON they are escaped already. */
 void
 asker_print(struct asker *a, struct str bytes)
 {
 	enum { PIECE = 60000 };
+	char piece[PIECE];
 	struct err err;
 
 	while (a->conn && bytes.len) {
-		const size_t n = bytes.len < PIECE ? bytes.len : PIECE;
+		size_t n = bytes.len < PIECE ? bytes.len : PIECE;
+		n -= n < bytes.len && (unsigned char)bytes.at[n - 1] == 0xc2;
+		memcpy(piece, bytes.at, n);
+		if (!a->json)
+			str_hide_controls(piece, n, "\n\t", '?');
 		if (wire_send(&a->conn->wire, verb_output, &err, .seq = a->seq,
-			      .bytes = {bytes.at, n}) < 0) {
+			      .bytes = {piece, n}) < 0) {
 			conns_drop(a->conn, &err);
 			return;
 		}
@@ -564,9 +571,17 @@ conns_adopt(struct session *s, const struct msg_grant_report *r, struct err *err
 void
 conns_session_renamed(struct session *s, const char *old)
 {
-	for (struct conn *c = s->m->conns; c; c = c->next)
-		if (c->proven && !c->control && strcmp(c->user, old) == 0)
-			snprintf(c->user, sizeof c->user, "%s", s->row.id);
+	char user[sizeof s->m->conns->user];
+	struct str name;
+
+	for (struct conn *c = s->m->conns; c; c = c->next) {
+		views_is(str_of(c->user), &name);
+		if (!c->proven || c->control || !str_is(name, old))
+			continue;
+		snprintf(user, sizeof user, "%s%.100s", s->row.id, c->user + name.len);
+		memcpy(c->user, user, sizeof c->user);
+	}
+	login_session_renamed(s);
 }
 
 void

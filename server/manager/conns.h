@@ -58,7 +58,8 @@ void conns_end(struct conn *c, const struct err *err);
 struct session;
 int conns_adopt(struct session *s, const struct msg_grant_report *report,
 		struct err *err) must_check;
-/* Who came to it by its old name is meant for it still. */
+/* Who came to it by its old name is meant for it still, unless the new one is outside their scope:
+ * then they are cut, as by a change of their key. */
 void conns_session_renamed(struct session *s, const char *old);
 void conns_close_all(struct manager *m);
 /* A start has ended: whose first channel waits for a turn gets it. */

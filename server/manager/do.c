@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+enum { GIVEN_MAX_BYTES = 16384, GIVEN_VALUE_MAX_BYTES = 1024 };
+
 void
 age_format(uint64_t since_ns, char out[16])
 {
@@ -190,18 +192,36 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 	return 0;
 }
 
-/* What was asked, with all that was given but mere formats; `result` is how that began. */
+/* All that was given but mere formats, in one bounded text: a line of the log that is too long
+ * would be none. */
+static void
+put_given(const struct request *r, struct buf *out)
+{
+	for (size_t i = 0; i < verb_parameters(r->verb); i++) {
+		const char *name = r->verb->parameters[i].name;
+		struct str value;
+		for (size_t n = 0; request_next(r, name, &n, &value);) {
+			if (out->len > GIVEN_MAX_BYTES) {
+				buf_text(out, " \xe2\x80\xa6");
+				return;
+			}
+			const size_t most =
+			    value.len < GIVEN_VALUE_MAX_BYTES ? value.len : GIVEN_VALUE_MAX_BYTES;
+			buf_fmt(out, "%s%s=%.*s", out->len ? " " : "", name, (int)most,
+				value.len ? value.at : "");
+		}
+	}
+}
+
+/* What was asked; `result` is how that began. */
 static void
 audit_verb(struct conn *c, const struct msg_verb_start *v, const struct request *r,
 	   const struct session *s, const char *result)
 {
 	auto_buf given = BUF_MAX(VERB_ARGS_MAX_BYTES);
 
-	for (size_t i = 0; r && i < verb_parameters(r->verb); i++)
-		if (r->given[i])
-			buf_fmt(&given, "%s%s=%.*s", given.len ? " " : "", r->verb->parameters[i].name,
-				(int)(r->value[i].len < 1024 ? r->value[i].len : 1024),
-				r->value[i].len ? r->value[i].at : "");
+	if (r)
+		put_given(r, &given);
 	audit_write(&c->m->audit, "verb", AUDIT_TEXT("conn", c->tag),
 		    AUDIT_TEXT("principal", c->principal), AUDIT_STR("verb", v->verb),
 		    AUDIT_TEXT("session", s ? s->row.id : ""),

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { IMPORTS_MAX = 4 };
+enum { IMPORTS_MAX = 4, IMPORTS_OF_ONE_MAX = 2 };
 #define SILENCE_MAX_NS (600 * NS_PER_S)
 
 enum step { TAKING, WRITING, NAMING };
@@ -326,6 +326,21 @@ start(struct taken *t, struct err *err)
 	return wire_send_fds(&t->asker.conn->wire, MSG_verb_input, &input, &to, 1, err);
 }
 
+/* It lasts as long as who sends takes over it: nobody keeps all places. */
+static int
+check_places(const struct conn *c, struct err *err)
+{
+	unsigned own = 0;
+
+	for (const struct taken *t = all; t; t = t->next)
+		own += strcmp(t->row.owner, c->principal) == 0;
+	if (own >= IMPORTS_OF_ONE_MAX)
+		return err_set(err, ERR_AGAIN, "%u imports of this key are under way", own);
+	if (n_all == IMPORTS_MAX)
+		return err_set(err, ERR_AGAIN, "%d imports are under way", IMPORTS_MAX);
+	return 0;
+}
+
 int
 do_import(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	  struct asker *asker, struct err *err)
@@ -334,9 +349,7 @@ do_import(struct manager *m, struct conn *c, const struct request *r, struct ses
 
 	(void)s;
 	request_text(r, "session", &name);
-	if (n_all == IMPORTS_MAX)
-		return err_set(err, ERR_AGAIN, "%d imports are under way", IMPORTS_MAX);
-	if (judge_name(m, name, err) < 0)
+	if (check_places(c, err) < 0 || judge_name(m, name, err) < 0)
 		return -1;
 	struct taken *t = xnew(1, sizeof *t);
 	*t = (struct taken){.next = all, .m = m, .asker = *asker, .row = {.upper = 1}};

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { READS_MAX = 64, LAYERS_MAX = 4096 };
+enum { READS_MAX = 64, READS_OF_ONE_MAX = 16, LAYERS_MAX = 4096 };
 #define SILENCE_MAX_NS (600 * NS_PER_S) /* a worker at work says so five times a second */
 
 struct read {
@@ -330,17 +330,28 @@ make_plan(struct conn *c, const struct request *r, struct session *s, struct pla
 	}
 }
 
+/* Who reads and does not take what comes keeps no place from others. */
+static int
+check_places(const struct conn *c, struct err *err)
+{
+	unsigned own = 0;
+
+	for (const struct read *rd = reads; rd; rd = rd->next)
+		own += rd->asker.conn && strcmp(rd->asker.conn->principal, c->principal) == 0;
+	if (own >= READS_OF_ONE_MAX)
+		return err_set(err, ERR_AGAIN, "this key is reading %u snapshots", own);
+	if (n_reads == READS_MAX)
+		return err_set(err, ERR_AGAIN, "%d snapshots are being read", READS_MAX);
+	return 0;
+}
+
 int
 do_read(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	struct asker *asker, struct err *err)
 {
 	struct plan p;
 
-	if (n_reads == READS_MAX) {
-		err_set(err, ERR_AGAIN, "%d snapshots are being read", READS_MAX);
-		return -1;
-	}
-	if (make_plan(c, r, s, &p, err) < 0)
+	if (check_places(c, err) < 0 || make_plan(c, r, s, &p, err) < 0)
 		return -1;
 	struct read *rd = xnew(1, sizeof *rd);
 	*rd = (struct read){.next = reads, .m = m, .asker = *asker};

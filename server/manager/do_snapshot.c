@@ -50,7 +50,9 @@ do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		const struct str name = {ref.at, (size_t)(plus - ref.at)};
 		const struct session *named = session_find(c->m, name);
 		word = (struct str){plus + 1, ref.len - name.len - 1};
-		if (!named || (s && named != s))
+		/* of one outside one's scope not even a hint tells its name */
+		if (!named || (s && named != s) ||
+		    !may(c->role, &c->scope, &verbs[VERB_show], str_of(named->row.name)))
 			return err_set(err, ERR_ABSENT, "no snapshot %.*s", (int)ref.len, ref.at);
 		s = named;
 	}

@@ -51,6 +51,10 @@ void login_answer(struct conn *c, const struct msg_key_query *q);
  *   forwards   enum forward_right, of its keeper */
 void login_adopt(struct conn *c, uint32_t forwards);
 void login_forget(struct conn *c);
+struct session;
+/* Cuts those that are connected to it, or read a snapshot of it, and whose scope has not its new
+ * name. */
+void login_session_renamed(const struct session *s);
 /* CLOCK_BOOTTIME of its expiry, for its keeper; 0: none. */
 uint64_t login_deadline_ns(const struct conn *c);
 /* Watches STATE/keys, so that who would not come in any more is cut when a file has changed. */

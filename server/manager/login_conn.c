@@ -130,6 +130,23 @@ check(struct conn *c)
 	take_rights(c, &l);
 }
 
+void
+login_session_renamed(const struct session *s)
+{
+	struct err err;
+	struct str name;
+
+	for (struct conn *c = s->m->conns; c; c = c->next) {
+		views_is(str_of(c->user), &name);
+		if (!c->proven || c->control || c->dropped || session_find(s->m, name) != s ||
+		    scope_has(&c->scope, str_of(s->row.name)))
+			continue;
+		err_set(&err, ERR_DENIED, "the session's new name is outside the scope of key %s",
+			c->principal);
+		end(c, &err);
+	}
+}
+
 /* ---- files of keys change ---- */
 
 static void on_look(void *ctx);

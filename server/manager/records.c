@@ -43,6 +43,16 @@ copy(char *out, size_t size, struct str s)
 	snprintf(out, size, "%.*s", (int)s.len, s.len ? s.at : "");
 }
 
+/* Words that are printed as they stand, in JSON too, from a keeper that may have been taken. */
+static void
+copy_word(char *out, size_t size, struct str s)
+{
+	copy(out, size, s);
+	for (char *c = out; *c; c++)
+		if (!(*c >= 'a' && *c <= 'z') && !(*c >= '0' && *c <= '9') && !strchr("_-. ", *c))
+			*c = '?';
+}
+
 static void
 fill(struct pending *p, const struct session *s, const struct msg_call_record *r)
 {
@@ -58,15 +68,15 @@ fill(struct pending *p, const struct session *s, const struct msg_call_record *r
 	const bool end = p->kind == RECORD_END;
 	memcpy(p->session, session->id, sizeof p->session);
 	struct call_row *c = &p->row;
-	copy(c->id, sizeof c->id, r->call);
+	copy_word(c->id, sizeof c->id, r->call);
 	memcpy(c->session, session->id, sizeof c->session);
 	copy(c->principal, sizeof c->principal, r->principal);
-	copy(c->ended_by, sizeof c->ended_by, r->ended_by);
-	copy(c->out_sha256, sizeof c->out_sha256, r->out_sha256);
-	copy(c->err_sha256, sizeof c->err_sha256, r->err_sha256);
+	copy_word(c->ended_by, sizeof c->ended_by, r->ended_by);
+	copy_word(c->out_sha256, sizeof c->out_sha256, r->out_sha256);
+	copy_word(c->err_sha256, sizeof c->err_sha256, r->err_sha256);
 	copy(c->command, sizeof c->command, r->command);
 	copy(c->left_running, sizeof c->left_running, r->left_running);
-	copy(c->limit_hit, sizeof c->limit_hit, r->limit_hit);
+	copy_word(c->limit_hit, sizeof c->limit_hit, r->limit_hit);
 	if (str_is(r->kind, "sftp"))
 		copy(c->kind, sizeof c->kind, r->kind);
 	c->started_ns = end ? r->time_ns - r->wall_ns : r->time_ns;

@@ -5,8 +5,9 @@
  *     then;
  *  2. the ref is durable before the row. Cut between them, the ref tells what did not come true,
  *     until the next act of the session writes it anew; what is answered with success is in both;
- *  3. no process, call or connection of the session is touched: connections that came by the old
- *     name are those of the session, not of the name. */
+ *  3. no process or call of the session is touched, and no connection but of those whose scope has
+ *     not the new name: connections that came by the old name are those of the session, not of the
+ *     name. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
@@ -232,7 +233,8 @@ commit_row(struct session *s, struct err *err)
 	if (strcmp(old, s->row.name) != 0) {
 		session_leave(s);
 		session_join(s);
-		conns_session_renamed(s, old);
+		if (!c->undelete) /* its old name is another session's by now */
+			conns_session_renamed(s, old);
 	}
 	session_audit(s);
 	return 0;

@@ -108,13 +108,18 @@ struct harmed {
 	unsigned n;
 };
 
+/* Archives are shared: of sessions outside the scope of who asked nothing is told. */
 static int
 note_harmed(void *ctx, const struct snapshot_row *row, struct err *err)
 {
 	struct harmed *h = ctx;
 	const struct session *s = session_find(v.m, str_of(row->session));
+	const struct conn *c = v.asker.conn;
 
 	(void)err;
+	if (c && c->scope.globs[0] &&
+	    (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name))))
+		return 0;
 	buf_fmt(&h->json, "%s\"sha256:%s\"", h->n ? "," : "", digest_text(&row->digest).text);
 	if (h->n++ < HARMED_TOLD)
 		buf_fmt(&h->text, "%s%s+%.12s", h->n > 1 ? ", " : "", s ? s->row.name : "?",

@@ -55,6 +55,8 @@ json_put(struct buf *out, struct str s)
 			buf_text(out, "\\n");
 		else if (c < 0x20 || c == 0x7f)
 			buf_fmt(out, "\\u%04x", c);
+		else if (c == 0xc2 && (unsigned char)s.at[1] < 0xa0) /* C1: terminals heed it */
+			buf_fmt(out, "\\u%04x", (unsigned char)s.at[1]);
 		else
 			buf_add(out, s.at, n);
 		s.at += n ? n : 1;

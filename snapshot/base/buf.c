@@ -40,6 +40,21 @@ str_cut(struct str *rest, char sep, struct str *out)
 	return true;
 }
 
+void
+str_hide_controls(char *text, size_t n, const char *but, char with)
+{
+	for (size_t i = 0; i < n; i++) {
+		const unsigned char c = (unsigned char)text[i];
+		const bool c1 = c == 0xc2 && i + 1 < n && (unsigned char)text[i + 1] >= 0x80 &&
+				(unsigned char)text[i + 1] < 0xa0;
+
+		if (c1 || c == 0x7f || (c < 0x20 && (!c || !strchr(but, c))))
+			text[i] = with;
+		if (c1)
+			text[++i] = with;
+	}
+}
+
 bool
 str_glob(struct str pattern, struct str s)
 {

@@ -49,6 +49,9 @@ bool str_cut(struct str *rest, char sep, struct str *out);
 bool str_glob(struct str pattern, struct str s);
 /* Copies into a fixed array, with a NUL. Fails with USAGE when it does not fit or holds a NUL. */
 int str_copy(struct str s, char *out, size_t out_bytes, struct err *err) must_check;
+/* What a terminal would heed and not show becomes `with`, byte by byte: C0 but those in `but`, DEL,
+ * and C1 as UTF-8 has it. */
+void str_hide_controls(char *text, size_t n, const char *but, char with);
 
 struct buf {
 	char *at; /* owned */

@@ -1,4 +1,5 @@
 #include "err.h"
+#include "buf.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -140,9 +141,8 @@ err_line(const struct err *err, char *out, size_t out_bytes)
 	if ((size_t)n >= out_bytes)
 		mark_cut(out, out_bytes);
 	const size_t length = strlen(out);
-	for (size_t i = 0; i < length; i++) /* a library's or a peer's text must not make it two */
-		if ((unsigned char)out[i] < 0x20 || out[i] == 0x7f)
-			out[i] = ' ';
+	/* a library's or a peer's text must not make it two, or colour it */
+	str_hide_controls(out, length, "", ' ');
 	return length;
 }
 

@@ -1,4 +1,5 @@
 #include "log.h"
+#include "buf.h"
 #include "time.h"
 
 #include <stdarg.h>
@@ -30,9 +31,8 @@ write_line(const char *text, const char *why)
 		n = (int)sizeof line - 1;
 		line[n - 1] = '\n';
 	}
-	for (int i = 0; i < n - 1; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			line[i] = '?'; /* a peer's text must not forge lines or colours */
+	/* a peer's text must not forge lines or colours */
+	str_hide_controls(line, (size_t)n - 1, "", '?');
 	if (write(STDERR_FILENO, line, (size_t)n) < 0)
 		return; /* there is nobody left to tell */
 }

@@ -407,3 +407,17 @@ def test_on_a_full_disk_the_server_says_so_goes_on_and_tells_what_is_missing(nam
         finally:
             server.stop(signal.SIGINT)
             subprocess.run(["umount", audit], check=True)
+
+
+def test_all_that_a_verb_was_given_is_on_the_record(server, name):
+    """Also what may be given more than once, and words; and a line of the largest there is."""
+    server.ssh(name, "true")
+    assert server.verb("label", name, "one=1", "two=2").status == 0
+    server.verb("bisect", name, "aaaaaa", "bbbbbb", "--", "sh", "-c", "hidden")
+    huge = "x" * 3000
+    server.verb("bisect", name, "aaaaaa", "bbbbbb", "--", *[huge] * 20)
+    given = {line["verb"]: line["given"] for line in lines(server) if line["kind"] == "verb" and line["name"] == name}
+    assert "label=one=1 label=two=2" in given["label"], given
+    both = [line["given"] for line in lines(server) if line.get("verb") == "bisect"]
+    assert "command=sh command=-c command=hidden" in both[0] and len(both) == 2, both
+    assert both[1].endswith("…") and len(both[1]) > 10000, both[1][-100:]

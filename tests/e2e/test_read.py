@@ -1,4 +1,5 @@
 """files, cat, diff, find, export and import: what a snapshot holds, read without a session that runs."""
+import contextlib
 import json
 import os
 import shutil
@@ -176,6 +177,34 @@ def test_who_may_read(server, story):
     for words in (["cat", first, "/workspace/a"], ["files", name], ["find", name, "a"], ["export", first]):
         done = server.verb(*words, key=outside)
         assert (done.status, done.out) == (66, b""), done
+
+
+def test_of_a_session_outside_ones_scope_not_even_a_hint_tells(server, story, name):
+    _, first, *_ = story
+    outside = server.add_key("blind", 'role="developer",sessions="other-*"')
+    sid = server.session("story")["id"]
+    for there, not_there in ((f"story+{first[:12]}", f"none+{first[:12]}"), (f"{sid}+abcdef", "s_aaaaaaaaaaaaaaaa+abcdef")):
+        said, meant = (server.verb("files", ref, key=outside) for ref in (there, not_there))
+        assert (said.status, said.stderr.replace(there, "X")) == (66, meant.stderr.replace(not_there, "X")), (said, meant)
+
+
+def test_who_reads_and_does_not_take_it_keeps_no_place_from_others(server, name):
+    point = snapshot(server, name, "head -c 60000000 /dev/urandom > big")
+    slow, other = server.add_key("slow", 'role="developer"'), server.add_key("other", 'role="developer"')
+    with contextlib.ExitStack() as stack:
+        for n in range(1, 17):
+            p = stack.enter_context(server.popen("berth", f"cat {point} /workspace/big", key=slow))
+            stack.callback(p.kill)
+            assert p.stdout.read(1)
+        done = server.verb("files", point, key=slow)
+        assert done.status == 75 and "this key is reading 16 snapshots" in done.stderr, done
+        assert server.verb("files", point, key=other).status == 0
+        giving = [stack.enter_context(server.popen("berth", f"import {name}-{n}")) for n in (1, 2)]
+        for p in giving:
+            stack.callback(p.kill)
+        wait_until("both imports to be under way",
+                   lambda: "2 imports of this key" in server.ssh("berth", f"import {name}-3", stdin=b"").stderr)
+    wait_until("workers to end", lambda: not workers(server))
 
 
 def test_a_client_that_goes_away_takes_its_worker_along(server, name):

@@ -204,6 +204,48 @@ def test_a_verb_about_a_session_ends_with_the_right_to_it(own_server, name):
             assert was_cut(p)
 
 
+# ---- a session gets another name ----
+
+def test_a_rename_out_of_a_keys_scope_ends_its_connections_and_no_others(own_server, name):
+    server = own_server
+    keys = [make_key(server), make_key(server)]
+    allow(server, keys[0], f'sessions="{name}"')
+    allow(server, keys[1], f'sessions="{name}*"')
+    server.ssh(name, "true")
+    server.verb("pause", name)
+    with contextlib.ExitStack() as stack:
+        cut, kept = [stack.enter_context(server_popen(server, name, key, "echo in; exec cat")) for key in keys]
+        for p in (cut, kept):
+            assert p.stdout.readline() == b"in\n"
+        seen = stack.enter_context(server_popen(server, f"{name}+{server.session(name)['head'][7:19]}", keys[0], "sftp", options=["-s"]))
+        wait_until("the snapshot to be seen", lambda: audit(server, "view"))
+        assert server.verb("rename", name, name + "-2").status == 0
+        for p in (cut, seen):
+            p.wait(30)
+            assert was_cut(p)
+        assert lives(kept)
+        kept.stdin.close()
+        kept.wait(30)
+
+
+def test_a_session_that_comes_back_by_another_name_takes_nobodys_connection(own_server, name):
+    server = own_server
+    server.ssh(name, "echo old > a")
+    sid = server.session(name)["id"]
+    assert server.verb("rm", name).status == 0
+    assert server.verb("new", name).status == 0
+    path = server.base / "mux"
+    mux = ["-o", f"ControlPath={path}"]
+    master = server.popen(name, options=[*mux, "-M", "-N"])
+    wait_until("the connection", path.exists)
+    assert server.ssh(name, "echo new > a", options=mux).status == 0
+    assert server.verb("undelete", sid, name + "-back").status == 0
+    assert server.verb("pause", name).status == 0
+    assert server.ssh(name, "cat a", options=mux).out == b"new\n"
+    master.terminate()
+    master.communicate(timeout=30)
+
+
 # ---- certificates ----
 
 def test_no_certificate_comes_in_by_sha1(own_server, name):

@@ -69,6 +69,20 @@ def test_what_is_good_is_said_to_be_good(server, name):
     assert events and all(e["event"] == "progress" and e["of_files"] >= e["files"] for e in events), done
 
 
+def test_what_is_harmed_outside_ones_scope_is_not_told(server, name):
+    """A fork shares its layers with its origin, and whoever has the one need not know of the other."""
+    made = chain(server, name, 1)
+    assert server.verb("fork", name, "theirs").status == 0
+    server.ssh("theirs", "echo more > a")
+    server.json("pause", "theirs")
+    flip(blob(server, layers_of(server, made[0])[0]))
+    key = server.add_key("theirs-key", 'role="developer",sessions="theirs"')
+    assert f"{name}+{made[0][:12]}" in server.verb("verify", "theirs").stdout
+    for form in ("", " --json"):
+        r = server.verb("verify", "theirs" + form, key=key)
+        assert r.status == 65 and name not in r.stdout and made[0] not in r.stdout, r
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "other"])
 def test_a_damaged_layer_is_found_with_what_it_harms(server, name, damage):
     made = chain(server, name)

@@ -12,7 +12,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
 	if (n < 4)
 		return 0;
-	const enum role from = bytes[0] % 6, to = bytes[1] % 6;
+	const enum role from = bytes[0] % ROLES, to = bytes[1] % ROLES;
 	const enum phase phase = bytes[2] % 3;
 	const int n_fds = bytes[3] % (WIRE_FDS_MAX + 1);
 	const struct str packet = text_of(bytes + 4, n - 4);

@@ -82,6 +82,20 @@ str_trim_takes_the_spaces_around_and_none_within(void **state)
 	assert_int_equal(str_trim((struct str){NULL, 0}).len, 0);
 }
 
+static void
+str_hide_controls_leaves_nothing_that_a_terminal_heeds(void **state)
+{
+	char text[] = "a\x1b[1m\x9b \xc2\x9b"
+		      "2J\x7f\n\t\0\xc3\x9b\xc2\xa0\xc2";
+	char line[] = "x\ny";
+
+	(void)state;
+	str_hide_controls(text, sizeof text - 1, "\n\t", '?');
+	assert_memory_equal(text, "a?[1m\x9b ??2J?\n\t?\xc3\x9b\xc2\xa0\xc2", sizeof text);
+	str_hide_controls(line, sizeof line - 1, "", ' ');
+	assert_string_equal(line, "x y");
+}
+
 int
 main(void)
 {
@@ -91,6 +105,7 @@ main(void)
 	    cmocka_unit_test(globs_match_whole_names),
 	    cmocka_unit_test(str_trim_takes_the_spaces_around_and_none_within),
 	    cmocka_unit_test(str_copy_refuses_what_does_not_fit_and_nuls),
+	    cmocka_unit_test(str_hide_controls_leaves_nothing_that_a_terminal_heeds),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

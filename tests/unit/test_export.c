@@ -7,6 +7,24 @@
 #include "import.h"
 #include "oci.h"
 
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+
+static uint64_t blocks_free; /* that the store has, of so many; 0: what is so */
+
+int
+fstatfs(int fd, struct statfs *out)
+{
+	const int result = (int)syscall(SYS_fstatfs, fd, out);
+
+	if (blocks_free) {
+		out->f_bsize = 4096;
+		out->f_blocks = 1 << 20;
+		out->f_bavail = blocks_free;
+	}
+	return result;
+}
+
 static unsigned long seed;
 
 static unsigned
@@ -272,6 +290,44 @@ test_what_is_exported_is_imported_again(void **state)
 	assert_int_equal(got.manifest.n_layers, 2);
 }
 
+/* 4 GiB, of which a twentieth is left free. */
+static void
+test_an_import_leaves_others_their_room(void **state)
+{
+	const uint64_t reserve = (1 << 20) / 20, step = (16 << 20) / 4096;
+	const struct layer_options o = room_options(1);
+	struct digest manifest;
+	auto_import got = {0};
+	struct err err;
+	static const char zeros[1 << 20];
+
+	(void)state;
+	const int big = openat(room.upper, "zeros", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	ok(big);
+	for (int i = 0; i < 64; i++) /* some KiB in an archive */
+		assert_int_equal(write(big, zeros, sizeof zeros), sizeof zeros);
+	close(big);
+	layers_begin();
+	layers_add();
+	layers_end();
+	manifest = write_snapshot();
+	open_out("a.tar");
+	must(export_oci(&o, &manifest, sink, &err), &err);
+	close(out_fd);
+	auto_close int other = room_dir("other");
+	blocks_free = reserve + step - 1; /* for a first piece of whatever comes in */
+	assert_int_equal(import_into(other, "a.tar", &got, &err), -1);
+	assert_int_equal(err.code, ERR_NO_SPACE);
+	blocks_free = reserve + step; /* for the archive, but not for what it holds */
+	assert_int_equal(import_into(other, "a.tar", &got, &err), -1);
+	assert_int_equal(err.code, ERR_NO_SPACE);
+	assert_non_null(strstr(err.why, "to unpack it"));
+	assert_no_temp(other);
+	blocks_free = reserve + 5 * step;
+	must(import_into(other, "a.tar", &got, &err), &err);
+	blocks_free = 0;
+}
+
 static void
 test_what_was_changed_on_the_way_is_refused(void **state)
 {
@@ -340,6 +396,8 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_everything_that_a_workspace_can_hold, room_open,
 					    room_close),
 	    cmocka_unit_test_setup_teardown(test_what_is_exported_is_imported_again, room_open,
+					    room_close),
+	    cmocka_unit_test_setup_teardown(test_an_import_leaves_others_their_room, room_open,
 					    room_close),
 	    cmocka_unit_test_setup_teardown(test_what_was_changed_on_the_way_is_refused, room_open,
 					    room_close),

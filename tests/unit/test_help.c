@@ -124,13 +124,21 @@ any_bytes_make_a_json_string(void **state)
 	} cases[] = {
 	    {STR_LIT(""), ""},
 	    {STR_LIT("a\"\\\n\t\x7f"), "a\"\\\n\t\x7f"},
-	    {STR_LIT("\xc3\xa4 \xe2\x82\xac \xf0\x9f\x9a\xa2"), "\xc3\xa4 \xe2\x82\xac \xf0\x9f\x9a\xa2"},
-	    {STR_LIT("\xc0\xaf"), "\xef\xbf\xbd\xef\xbf\xbd"},		    /* overlong */
+	    {STR_LIT("\xc3\xa4 \xe2\x82\xac \xf0\x9f\x9a\xa2"),
+	     "\xc3\xa4 \xe2\x82\xac \xf0\x9f\x9a\xa2"},
+	    {STR_LIT("\xc0\xaf"), "\xef\xbf\xbd\xef\xbf\xbd"},                 /* overlong */
 	    {STR_LIT("\xe0\x80\x80"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, /* overlong */
 	    {STR_LIT("\xed\xa0\x80"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, /* surrogate */
 	    {STR_LIT("\xf4\x90\x80\x80"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
-	    {STR_LIT("x\xe2\x82"), "x\xef\xbf\xbd\xef\xbf\xbd"},	    /* cut off */
-	    {STR_LIT("\xff" "a"), "\xef\xbf\xbd" "a"},
+	    {STR_LIT("x\xe2\x82"), "x\xef\xbf\xbd\xef\xbf\xbd"}, /* cut off */
+	    {STR_LIT("\xc2\x9b"
+		     "1m\xc2\xa0"),
+	     "\xc2\x9b"
+	     "1m\xc2\xa0"},
+	    {STR_LIT("\xff"
+		     "a"),
+	     "\xef\xbf\xbd"
+	     "a"},
 	};
 
 	(void)state;
@@ -141,6 +149,9 @@ any_bytes_make_a_json_string(void **state)
 		buf_char(&text, ']');
 		json_t *j = load(&text);
 		assert_string_equal(json_string_value(json_array_get(j, 0)), cases[i].out);
+		for (size_t at = 0; at < text.len; at++) /* C1 stands there escaped */
+			assert_false((uint8_t)text.at[at] == 0xc2 &&
+				     (uint8_t)text.at[at + 1] < 0xa0);
 		json_decref(j);
 	}
 }
