@@ -182,7 +182,9 @@ begin_step(struct session *s, enum session_step step, struct err *err)
 		return command(s, terminate, err, .grace_ns = grace);
 	}
 	case STEP_CAPTURE_B:
-		session_enter(s, step, stall, "what its shutdown wrote to be archived");
+		session_enter(s, step, stall,
+			      s->has_manifest ? "what its shutdown wrote to be archived"
+					      : "its files to be archived");
 		return send_capture(s, s->row.unclean ? CAPTURE_AS_TRUSTLESS : 0, err);
 	case STEP_WRITE_B:
 		session_enter(s, step, stall, "its snapshot to be durable");
