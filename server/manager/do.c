@@ -137,7 +137,8 @@ session_of_call(struct manager *m, const struct request *r, struct err *err)
 	return s;
 }
 
-/* `s`: one of that name that the verb is not for, a deleted one or, for undelete, one that is not. */
+/* `s`: one of that name that the verb is not for, a deleted one or, for undelete, one that is not.
+ */
 static int
 refuse_session(const struct conn *c, struct str name, const struct session *s, struct err *err)
 {

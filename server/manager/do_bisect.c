@@ -158,7 +158,8 @@ check_ends(const struct bisect *b, const struct call_row *row, size_t point, str
 	const enum verdict v = b->points[point].verdict;
 
 	if (point == 0 && v != GOOD)
-		err_set(err, ERR_USAGE, "the command does not succeed on the good snapshot: exit %u",
+		err_set(err, ERR_USAGE,
+			"the command does not succeed on the good snapshot: exit %u",
 			row->signal ? 128 + row->signal : row->exit_status);
 	else if (point == b->n - 1 && v != BAD)
 		err_set(err, ERR_USAGE, "the command does not fail on the bad snapshot: exit %u",

@@ -45,7 +45,8 @@ refuse_word(const struct conn *c, struct str ref, struct err *err)
 
 	if (!s || s->choices.throwaway ||
 	    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
-		return err_set(err, ERR_ABSENT, "no session or snapshot %.*s", (int)ref.len, ref.at);
+		return err_set(err, ERR_ABSENT, "no session or snapshot %.*s", (int)ref.len,
+			       ref.at);
 	err_set(err, ERR_ABSENT, "session %s was deleted", s->row.name);
 	return err_hint(err, "run: ssh berth@HOST snapshots %s; a snapshot of it: %s+SNAPSHOT",
 			s->row.name, s->row.name);
@@ -86,8 +87,8 @@ do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		err_set(err, ERR_ABSENT, l.n ? "%.*s fits %u snapshots" : "no snapshot %.*s",
 			(int)ref.len, ref.at, l.n);
 		return !s ? err_hint(err, "say whose: SESSION+SNAPSHOT")
-				 : err_hint(err, "run: ssh berth@HOST snapshots %s",
-					    s ? s->row.name : "SESSION");
+			  : err_hint(err, "run: ssh berth@HOST snapshots %s",
+				     s ? s->row.name : "SESSION");
 	}
 	if (out_s)
 		*out_s = l.of;

@@ -51,7 +51,8 @@ help_of_one_verb_is_the_same_by_every_way(void **state)
 	assert_int_equal(answer("help call output", &one, &err), 0);
 	assert_int_equal(answer("call output --help", &two, &err), 0);
 	assert_string_equal(one.at, two.at);
-	assert_non_null(strstr(one.at, "usage: ssh berth@HOST call output CALL [--from N] [--follow]\n       [--stream out|err|both] [--json]\n"));
+	assert_non_null(strstr(one.at, "usage: ssh berth@HOST call output CALL [--from N] "
+				       "[--follow]\n       [--stream out|err|both] [--json]\n"));
 	assert_int_equal(answer("help call", &two, &err), 0);
 	assert_non_null(strstr(two.at, one.at));
 	assert_non_null(strstr(two.at, "usage: ssh berth@HOST call show CALL"));
