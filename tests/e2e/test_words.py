@@ -33,6 +33,12 @@ def test_restore_says_where_the_session_is_as_undo_does(server, name):
     assert refused(server, "redo", name, "2")[1].startswith(f"berth: redo {name}: there is 1 step to come back (")
 
 
+def test_a_path_that_a_snapshot_lacks_leads_to_those_that_it_has(server, name):
+    digest = saved(server, name, 1)
+    assert refused(server, "restore", name, digest, "--path", "b") == (
+        66, f"berth: restore {name}: the snapshot has no /workspace/b (what it has: ssh berth@HOST files {digest[:12]})")
+
+
 def test_the_table_of_snapshots_tells_when_one_may_go(server, name):
     server.ssh(name, "echo 1 > a")
     assert server.verb("snapshot", name, "--ttl", "7d").status == 0
