@@ -57,8 +57,8 @@ usage(FILE *to)
 	      "       berth-archive --help | --version\n\n",
 	      to);
 	for (size_t i = 0; i < COMMANDS; i++)
-		fprintf(to, "  %s %s %s\n      %s\n", commands[i].name, commands[i].words,
-			commands[i].options, commands[i].help);
+		fprintf(to, "  %s %s%s%s\n      %s\n", commands[i].name, commands[i].words,
+			commands[i].options[0] ? " " : "", commands[i].options, commands[i].help);
 	fputs("\nSTORE is a server's STATE/store, or one that capture has made. SNAPSHOT and LAYER "
 	      "are\n"
 	      "digests as `ls` shows them, 6 digits or more, or the name of a snapshot or "

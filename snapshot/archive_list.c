@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PREFIX_MIN_DIGITS = 6, REF_MAX_BYTES = MANIFEST_MAX_BYTES };
+enum { PREFIX_MIN_DIGITS = 6, REF_MAX_BYTES = MANIFEST_MAX_BYTES, TEXT_COLUMNS = 12 };
 
 void
 archive_list_done(struct archive_list *l)
@@ -277,10 +277,14 @@ as_json(const struct archive_snapshot *s)
 
 /* Foreign text in a table: nothing in it may move a terminal's cursor. */
 static void
-print_text(const char *text)
+print_text(const char *text, size_t columns)
 {
-	for (const char *p = text; *p; p++)
+	size_t n = 0;
+
+	for (const char *p = text; *p; p++, n++)
 		putchar((unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p);
+	for (; n < columns; n++)
+		putchar(' ');
 }
 
 static void
@@ -291,7 +295,7 @@ print_row(const struct archive_snapshot *s)
 
 	if (s->broken) {
 		printf("%.12s  broken: ", digest_text(&s->digest).text);
-		print_text(s->why.why);
+		print_text(s->why.why, 0);
 		putchar('\n');
 		return;
 	}
@@ -300,15 +304,15 @@ print_row(const struct archive_snapshot *s)
 	printf("%.12s  %-12.12s  %9s  %9s  %6zu  %-24.24s  ", digest_text(&s->digest).text,
 	       m->has_parent ? digest_text(&m->parent).text : "-", size, total, m->n_layers,
 	       m->created);
-	print_text(m->session_name[0] ? m->session_name : "-");
+	print_text(m->session_name[0] ? m->session_name : "-", TEXT_COLUMNS);
 	fputs("  ", stdout);
-	print_text(m->made_by);
+	print_text(m->made_by, s->name[0] || s->note[0] ? TEXT_COLUMNS : 0);
 	if (s->name[0] || s->note[0])
 		fputs("  ", stdout);
-	print_text(s->name);
+	print_text(s->name, 0);
 	if (s->name[0] && s->note[0])
 		fputs(": ", stdout);
-	print_text(s->note);
+	print_text(s->note, 0);
 	putchar('\n');
 }
 
@@ -322,8 +326,9 @@ archive_ls(struct archive_job *job, struct err *err)
 		return -1;
 	auto_json *all = json_array();
 	if (!job->json)
-		printf("%-12s  %-12s  %9s  %9s  %6s  %-24s  %s\n", "SNAPSHOT", "PARENT", "SIZE",
-		       "TOTAL", "LAYERS", "CREATED", "SESSION  MADE BY  NAME");
+		printf("%-12s  %-12s  %9s  %9s  %6s  %-24s  %-12s  %-12s  %s\n", "SNAPSHOT",
+		       "PARENT", "SIZE", "TOTAL", "LAYERS", "CREATED", "SESSION", "MADE BY",
+		       "NAME");
 	for (size_t i = 0; i < l.n; i++) {
 		broken += l.at[i].broken;
 		if (job->json)

@@ -7,7 +7,13 @@
 
 #include <stdio.h>
 
-enum { COLUMNS_DEFAULT = 80, BAR_CELLS = 24, LINE_MAX_BYTES = 512 };
+enum {
+	COLUMNS_DEFAULT = 80,
+	BAR_CELLS = 24,
+	BAR_CELLS_MIN = 4,
+	BAR_FRAME = 3 /* " []" */,
+	LINE_MAX_BYTES = 512
+};
 
 /* Bytes a second, 0: not known. */
 static uint64_t
@@ -52,38 +58,43 @@ event_line(const struct msg_verb_progress *m, struct buf *out)
 }
 
 static void
-put_cells(const struct msg_verb_progress *m, struct buf *out)
+put_cells(unsigned percent, size_t cells, struct buf *out)
 {
-	const unsigned percent = percent_of(m);
-
 	buf_text(out, " [");
-	for (unsigned i = 0; i < BAR_CELLS; i++)
-		buf_char(out, i * 100 < percent * BAR_CELLS ? '#' : '-');
-	buf_fmt(out, "] %u%%", percent);
+	for (size_t i = 0; i < cells; i++)
+		buf_char(out, i * 100 < percent * cells ? '#' : '-');
+	buf_char(out, ']');
 }
 
-/* Cut to the terminal's width: a line that wraps cannot be drawn over. */
+/* In the terminal's width, for a line that wraps cannot be drawn over. Where that is too small the
+ * bar is the first to go, then the words: the numbers are what is looked for. */
 static void
 bar_line(const struct channel *ch, const struct msg_verb_progress *m, struct buf *out)
 {
 	const size_t columns = ch->columns ? ch->columns : COLUMNS_DEFAULT;
 	const uint64_t rate = rate_of(m);
 	const int64_t left = left_of(m, rate);
-	auto_buf line = BUF_MAX(LINE_MAX_BYTES);
+	auto_buf line = BUF_MAX(LINE_MAX_BYTES), numbers = BUF_MAX(LINE_MAX_BYTES);
 	char done[16], of[16], speed[16];
 
 	num_format_about(m->bytes, done);
 	num_format_about(m->of_bytes, of);
 	num_format_about(rate, speed);
-	buf_str(&line, m->doing);
 	if (m->of_bytes)
-		put_cells(m, &line);
-	buf_fmt(&line, "  %s%s%s  %llu files", done, m->of_bytes ? " of " : "", m->of_bytes ? of : "",
-		(unsigned long long)m->entries);
+		buf_fmt(&numbers, " %u%%", percent_of(m));
+	buf_fmt(&numbers, "  %s%s%s  %llu files", done, m->of_bytes ? " of " : "",
+		m->of_bytes ? of : "", (unsigned long long)m->entries);
 	if (rate)
-		buf_fmt(&line, "  %s/s", speed);
+		buf_fmt(&numbers, "  %s/s", speed);
 	if (left >= 0)
-		buf_fmt(&line, "  ETA %llds", (long long)left);
+		buf_fmt(&numbers, "  ETA %llds", (long long)left);
+	const size_t room = columns - 1 > numbers.len ? columns - 1 - numbers.len : 0;
+	buf_str(&line, (struct str){m->doing.at, m->doing.len < room ? m->doing.len : room});
+	if (m->of_bytes && room >= line.len + BAR_FRAME + BAR_CELLS_MIN) {
+		const size_t cells = room - line.len - BAR_FRAME;
+		put_cells(percent_of(m), cells < BAR_CELLS ? cells : BAR_CELLS, &line);
+	}
+	buf_str(&line, buf_view(&numbers));
 	const struct str whole = buf_view(&line);
 	buf_text(out, "\r");
 	buf_str(out, (struct str){whole.at, whole.len < columns ? whole.len : columns - 1});

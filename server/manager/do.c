@@ -139,6 +139,22 @@ session_of_call(struct manager *m, const struct request *r, struct err *err)
 	return s;
 }
 
+/* `s`: one of that name that the verb is not for, a deleted one or, for undelete, one that is not.
+ */
+static int
+refuse_session(const struct conn *c, struct str name, const struct session *s, struct err *err)
+{
+	if (!s || s->choices.throwaway ||
+	    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
+		return err_set(err, ERR_ABSENT, "no such session: %.*s", (int)name.len, name.at);
+	if (s->state != SESSION_DELETED) {
+		err_set(err, ERR_ABSENT, "session %s was not deleted", s->row.name);
+		return err_hint(err, "run: ssh berth@HOST show %s", s->row.name);
+	}
+	err_set(err, ERR_ABSENT, "session %s was deleted", s->row.name);
+	return err_hint(err, "run: ssh berth@HOST undelete %s", s->row.name);
+}
+
 /* The session that a verb names, with the right to do so. A session outside one's scope is answered
  * like one that does not exist. */
 static int
@@ -165,7 +181,7 @@ find_subject(struct conn *c, const struct request *r, struct session **out, stru
 		     v->id != VERB_calls && v->id != VERB_show && v->id != VERB_why))
 			s = NULL;
 		if (!s || !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
-			return err_set(err, ERR_ABSENT, "no such session");
+			return refuse_session(c, ref, session_find(m, ref), err);
 		ref = str_of(s->row.name);
 	}
 	if (v->parameters[0].type == PARAMETER_SUBJECT) {
@@ -255,6 +271,8 @@ do_verb(struct conn *c, const struct msg_verb_start *v)
 	} else {
 		audit_verb(c, v, NULL, NULL, err_json(err.code));
 	}
+	if (err.code == ERR_USAGE && !err.hint[0])
+		err_hint(&err, "run: ssh berth@HOST help %.*s", (int)v->verb.len, v->verb.at);
 	err_what(&err, "%.*s%s%s", (int)v->verb.len, v->verb.at, s ? " " : "",
 		 s ? s->row.name : "");
 	asker_end(&asker, &err);

@@ -125,6 +125,8 @@ int do_find_origin(const struct conn *c, struct str ref, struct snapshot_row *ou
  * is in the session that it was made of. */
 int do_find_ancestor(const struct conn *c, struct str ref, const struct session *s,
 		     struct snapshot_row *out, struct err *err) must_check;
+/* `,"calls":[{"call":…,"command":…},…]` of the ids of a snapshot's row. */
+void do_put_calls(struct manager *m, const char *calls, struct buf *out);
 int do_bisect(struct manager *m, struct conn *c, const struct request *r, struct session *s,
 	      struct asker *asker, struct err *err) must_check;
 void do_fork_forget(const struct conn *c, const uint32_t *seq);

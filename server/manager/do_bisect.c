@@ -104,22 +104,6 @@ say_command(struct bisect *b, const char *calls, struct buf *out)
 	}
 }
 
-static void
-put_calls(const char *calls, struct buf *out)
-{
-	struct str rest = str_of(calls), id;
-	bool any = false;
-
-	buf_text(out, ",\"calls\":[");
-	while (str_cut(&rest, ' ', &id))
-		if (id.len) {
-			buf_text(out, any ? "," : "");
-			json_put(out, id);
-			any = true;
-		}
-	buf_char(out, ']');
-}
-
 /* The first bad one; or those among which it is, since all but the last of them were skipped. */
 static void
 say_found(struct bisect *b)
@@ -153,7 +137,7 @@ say_found(struct bisect *b)
 			"s\",\"made_by\":",
 			first.text, last.text);
 		json_put(&out, str_of(row->made_by));
-		put_calls(row->calls, &out);
+		do_put_calls(b->m, row->calls, &out);
 		buf_text(&out, "}\n");
 	} else {
 		buf_fmt(&out, "first bad: %.12s%s%s, made by %s; last good: %.12s\n", first.text,
@@ -174,14 +158,16 @@ check_ends(const struct bisect *b, const struct call_row *row, size_t point, str
 	const enum verdict v = b->points[point].verdict;
 
 	if (point == 0 && v != GOOD)
-		return err_set(err, ERR_USAGE,
-			       "the command does not succeed on the good snapshot: exit %u",
-			       row->signal ? 128 + row->signal : row->exit_status);
-	if (point == b->n - 1 && v != BAD)
-		return err_set(err, ERR_USAGE,
-			       "the command does not fail on the bad snapshot: exit %u",
-			       row->exit_status);
-	return 0;
+		err_set(err, ERR_USAGE,
+			"the command does not succeed on the good snapshot: exit %u",
+			row->signal ? 128 + row->signal : row->exit_status);
+	else if (point == b->n - 1 && v != BAD)
+		err_set(err, ERR_USAGE, "the command does not fail on the bad snapshot: exit %u",
+			row->exit_status);
+	else
+		return 0;
+	return err_hint(err, "take other snapshots, or try it: ssh berth@HOST fork %.12s NAME",
+			digest_text(&b->points[point].digest).text);
 }
 
 void
@@ -334,9 +320,10 @@ find_path(struct bisect *b, const struct conn *c, const struct digest *good,
 			b->points[b->n++].digest = at;
 		if (digest_equal(&at, good))
 			break;
-		if (got == 0 || !row->has_parent)
-			return err_set(err, ERR_USAGE,
-				       "the good snapshot is no ancestor of the bad one");
+		if (got == 0 || !row->has_parent) {
+			err_set(err, ERR_USAGE, "the good snapshot is no ancestor of the bad one");
+			return err_hint(err, "GOOD first; see: ssh berth@HOST snapshots");
+		}
 		if (b->n == POINTS_MAX)
 			return err_set(err, ERR_USAGE, "more than %d snapshots lie between",
 				       POINTS_MAX);

@@ -78,19 +78,40 @@ set_snapshot(struct session *s, const struct conn *c, struct str value, struct a
 	return do_answer(asker, &out, err);
 }
 
+/* A rule is of several words, which a shell on the way here has parted. */
+static int
+take_words(const struct request *r, struct buf *out, struct err *err)
+{
+	struct str word;
+	size_t n = 0;
+
+	while (request_next(r, "value", &n, &word)) {
+		buf_text(out, out->len ? " " : "");
+		buf_str(out, word);
+	}
+	return buf_bad(out) ? err_set(err, ERR_USAGE, "the rule is too long") : 0;
+}
+
 int
 do_set(struct manager *m, struct conn *c, const struct request *r, struct session *s,
        struct asker *asker, struct err *err)
 {
-	auto_buf out = BUF_MAX(4096);
+	auto_buf out = BUF_MAX(4096), words = BUF_MAX(VALUE_MAX_BYTES);
 	struct str value = {NULL, 0}, key = {NULL, 0};
 	char text[LIMIT_TEXT_BYTES];
 	enum limit l;
 
 	request_text(r, "key", &key);
-	request_text(r, "value", &value);
-	if (str_is(key, "retention"))
-		return do_set_retention(c, s, value, asker, err);
+	if (str_is(key, "retention")) {
+		if (take_words(r, &words, err) < 0)
+			return -1;
+		return do_set_retention(c, s, buf_view(&words), asker, err);
+	}
+	size_t n = 0;
+	for (struct str word; request_next(r, "value", &n, &word); value = word)
+		if (n > 1)
+			return err_set(err, ERR_USAGE, "one word too many: %.*s",
+				       (int)(word.len > 32 ? 32 : word.len), word.at);
 	if (str_is(key, "snapshot"))
 		return set_snapshot(s, c, value, asker, err);
 	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)

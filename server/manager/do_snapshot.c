@@ -37,6 +37,21 @@ session_named(const struct conn *c, struct str ref)
 		   : NULL;
 }
 
+/* A word that could have been a session's name too. */
+static int
+refuse_word(const struct conn *c, struct str ref, struct err *err)
+{
+	const struct session *s = session_find(c->m, ref);
+
+	if (!s || s->choices.throwaway ||
+	    !may(c->role, &c->scope, &verbs[VERB_show], str_of(s->row.name)))
+		return err_set(err, ERR_ABSENT, "no session or snapshot %.*s", (int)ref.len,
+			       ref.at);
+	err_set(err, ERR_ABSENT, "session %s was deleted", s->row.name);
+	return err_hint(err, "run: ssh berth@HOST snapshots %s; a snapshot of it: %s+SNAPSHOT",
+			s->row.name, s->row.name);
+}
+
 int
 do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 		 struct snapshot_row *out, struct session **out_s, struct err *err)
@@ -68,12 +83,14 @@ do_find_snapshot(const struct conn *c, struct str ref, const struct session *s,
 	}
 	if (index_match_snapshots(&c->m->index, s ? s->row.id : "", word, take_match, &l, err) < 0)
 		return -1;
+	if (l.n == 0 && !s)
+		return refuse_word(c, ref, err);
 	if (l.n != 1) {
 		err_set(err, ERR_ABSENT, l.n ? "%.*s fits %u snapshots" : "no snapshot %.*s",
 			(int)ref.len, ref.at, l.n);
-		return l.n && !s ? err_hint(err, "say whose: SESSION+SNAPSHOT")
-				 : err_hint(err, "run: ssh berth@HOST snapshots %s",
-					    s ? s->row.name : "SESSION");
+		return !s ? err_hint(err, "say whose: SESSION+SNAPSHOT")
+			  : err_hint(err, "run: ssh berth@HOST snapshots %s",
+				     s ? s->row.name : "SESSION");
 	}
 	if (out_s)
 		*out_s = l.of;

@@ -81,8 +81,14 @@ link_all(struct tree *t)
 static void
 put_plain(struct buf *out, const char *text, size_t columns)
 {
-	for (size_t i = 0; text[i] && i < columns; i++)
+	size_t n = strnlen(text, columns + 1);
+	const bool cut = n > columns;
+
+	for (n = cut ? columns : n; cut && ((unsigned char)text[n] & 0xc0) == 0x80;)
+		n--; /* not in the middle of a letter */
+	for (size_t i = 0; i < n; i++)
 		buf_char(out, (unsigned char)text[i] < ' ' || text[i] == 0x7f ? ' ' : text[i]);
+	buf_text(out, cut ? "\xe2\x80\xa6" : "");
 }
 
 /* What made it: of calls the beginning of the last one's command. */
@@ -124,6 +130,11 @@ put_line(struct manager *m, const struct session *s, const struct snapshot_row *
 	buf_fmt(out, "%-18s %9s %9s %4s  %-12s %s", tree, own, total, age,
 		r->facts.name[0] ? r->facts.name : "-", r->facts.pinned ? "pinned; " : "");
 	put_maker(m, r, out);
+	if (r->facts.expires_ns) {
+		char end[TIME_TEXT_BYTES];
+		time_format(r->facts.expires_ns, end);
+		buf_fmt(out, "; until %.16sZ", end);
+	}
 	for (const char *at = r->facts.labels; *at;) {
 		const char *end = strchrnul(at, '\n');
 		buf_fmt(out, "  %.*s", (int)(end - at), at);
@@ -169,8 +180,8 @@ put_chain(struct manager *m, const struct session *s, const struct tree *t, size
 
 /* ---- JSON ---- */
 
-static void
-put_calls(struct manager *m, const char *calls, struct buf *out)
+void
+do_put_calls(struct manager *m, const char *calls, struct buf *out)
 {
 	auto_free struct call_row *call = xnew(1, sizeof *call);
 	struct str rest = str_of(calls), id;
@@ -214,7 +225,7 @@ put_json(struct manager *m, const struct session *s, const struct snapshot_row *
 	}
 	buf_text(out, ",\"made_by\":");
 	json_put(out, str_of(r->made_by));
-	put_calls(m, r->calls, out);
+	do_put_calls(m, r->calls, out);
 	buf_text(out, ",\"image\":");
 	json_put(out, str_of(r->image));
 	buf_fmt(out, ",\"created\":\"%s\",\"bytes\":%llu,\"total_bytes\":%llu,\"head\":%s}", made,

@@ -125,7 +125,8 @@ facts_check_name(struct str name, struct err *err)
 	for (size_t i = 0; i < name.len; i++)
 		if (!strchr("0123456789abcdef", name.at[i]))
 			return 0;
-	return err_set(err, ERR_USAGE, "a snapshot's name that looks like a digest");
+	err_set(err, ERR_USAGE, "a snapshot's name that looks like a digest");
+	return err_hint(err, "give it a letter from g to z, or one of . _ -");
 }
 
 int

@@ -350,7 +350,7 @@ say_result(struct session *s, struct want *w)
 		if (w->kind == WANT_SNAPSHOT)
 			session_snapshot_json(s, w, &out);
 		buf_text(&out, "}\n");
-	} else if (w->kind == WANT_UNDO || w->kind == WANT_REDO) {
+	} else if (want_goes_back(w)) {
 		session_undo_say(s, w, &out);
 	} else {
 		buf_fmt(&out, "%s: %s%s%s", s->row.name, state_names[s->state],

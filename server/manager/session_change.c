@@ -130,8 +130,11 @@ fill_facts(struct session *s, struct err *err)
 		return -1;
 	if (!f.any)
 		return err_set(err, ERR_ABSENT, "the snapshot is not there any more");
-	if (f.taken)
-		return err_set(err, ERR_USAGE, "another snapshot of it is named %s", c->facts.name);
+	if (f.taken) {
+		err_set(err, ERR_USAGE, "another snapshot of it is named %s", c->facts.name);
+		return err_hint(err, "choose another name, or: label %s+%s --name ''", s->row.name,
+				c->facts.name);
+	}
 	struct snapshot_facts now = f.row.facts;
 	if (c->has_name)
 		memcpy(now.name, c->facts.name, sizeof now.name);

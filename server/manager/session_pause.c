@@ -150,6 +150,14 @@ after_written(struct session *s)
 	next_step(s, early ? STEP_REF : STEP_KILL);
 }
 
+/* While it stands still for want of disk, that is its reason: an act that fails changes nothing of
+ * it. */
+static const char *
+still_why(const struct session *s)
+{
+	return s->disk.suspended ? s->row.reason : "";
+}
+
 /* What a step begins with. A failure leaves the step to fail_with. */
 static int
 begin_step(struct session *s, enum session_step step, struct err *err)
@@ -182,7 +190,9 @@ begin_step(struct session *s, enum session_step step, struct err *err)
 		return command(s, terminate, err, .grace_ns = grace);
 	}
 	case STEP_CAPTURE_B:
-		session_enter(s, step, stall, "what its shutdown wrote to be archived");
+		session_enter(s, step, stall,
+			      s->has_manifest ? "what its shutdown wrote to be archived"
+					      : "its files to be archived");
 		return send_capture(s, s->row.unclean ? CAPTURE_AS_TRUSTLESS : 0, err);
 	case STEP_WRITE_B:
 		session_enter(s, step, stall, "its snapshot to be durable");
@@ -290,7 +300,7 @@ session_pause_begin(struct session *s)
 		return;
 	}
 	if (s->keeper.linked) {
-		if (session_set_state(s, state, "", &err) < 0) {
+		if (session_set_state(s, state, still_why(s), &err) < 0) {
 			session_finish(s, &err);
 			return;
 		}
@@ -349,7 +359,7 @@ session_pause_done(struct session *s, const struct msg_done *done)
 	case STEP_UNDO: {
 		struct err err;
 		const struct err why = s->failure;
-		if (session_set_state(s, SESSION_RUNNING, "", &err) < 0)
+		if (session_set_state(s, SESSION_RUNNING, still_why(s), &err) < 0)
 			log_err(&err, "session %s", s->row.name);
 		s->state = SESSION_RUNNING;
 		if (s->ref_written) /* it tells what did not come true */

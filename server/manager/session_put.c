@@ -162,6 +162,9 @@ session_put_failed(struct session *s, const struct err *failure)
 	if (s->has_manifest)
 		err_hint(&err, "what it was before is snapshot %.12s",
 			 digest_text(&s->manifest).text);
+	else if (err.code == ERR_ABSENT && !err.hint[0])
+		err_hint(&err, "what it has: ssh berth@HOST files %.12s",
+			 digest_text(&s->current->target).text);
 	session_finish(s, &err);
 }
 

@@ -12,6 +12,7 @@
  *  4. any other new snapshot, and a restore, end the way forward: those snapshots stay, as a
  *     branch. What a redo replaces is such a branch, but ends it not. */
 #include "base/log.h"
+#include "manager/do.h"
 #include "manager/session.h"
 
 #include <stdio.h>
@@ -21,7 +22,11 @@ typedef int (*pass_fn)(struct session *s, const struct digest *passed, struct er
 static int
 refuse(unsigned least, struct err *err)
 {
-	err_set(err, ERR_ABSENT, "there are %u steps to go back", least);
+	err_set(err, ERR_ABSENT,
+		least == 0   ? "there is nothing to go back to"
+		: least == 1 ? "there is 1 step to go back"
+			     : "there are %u steps to go back",
+		least);
 	return err_hint(err, "snapshots lists them");
 }
 
@@ -67,8 +72,9 @@ find_forward(struct session *s, struct err *err)
 		return -1;
 	if ((unsigned)count < w->steps) {
 		err_set(err, ERR_ABSENT,
-			count ? "there are %d steps to come back"
-			      : "nothing was undone, or another snapshot was made since",
+			count == 0   ? "nothing was undone, or another snapshot was made since"
+			: count == 1 ? "there is 1 step to come back"
+				     : "there are %d steps to come back",
 			count);
 		return err_hint(err, "restore goes to any of its snapshots");
 	}
@@ -205,8 +211,7 @@ session_undo_say(struct session *s, const struct want *w, struct buf *out)
 		buf_fmt(out,
 			",\"head\":\"sha256:%s\",\"made_by\":", digest_text(&s->row.head).text);
 		json_put(out, str_of(row.made_by));
-		buf_text(out, ",\"calls\":");
-		json_put(out, str_of(row.calls));
+		do_put_calls(s->m, row.calls, out);
 	} else {
 		buf_text(out, ",\"head\":null");
 	}

@@ -3,19 +3,23 @@
 
 #include <stdio.h>
 
-/* "pause SESSION [--force] [--grace TIME]" */
+enum { LINE_COLUMNS = 80, VERB_COLUMNS = 28, PARAMETER_COLUMNS = 21 };
+
+/* "pause SESSION [--force] [--grace TIME]", or without options. */
 static void
-usage(struct buf *out, const struct verb *v)
+usage(struct buf *out, const struct verb *v, bool options)
 {
 	buf_text(out, v->name);
 	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
+		if (!options && !p->positional)
+			continue;
 		buf_text(out, p->type == PARAMETER_WORDS ? " -- " : p->required ? " " : " [");
 		if (p->positional)
 			for (const char *c = p->name; *c; c++)
 				buf_char(out, *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c);
 		else
 			buf_fmt(out, "%s%s%s%s", p->name[1] ? "--" : "-", p->name,
-				p->value[0] ? " " : "", p->value);
+				p->value[0] ? "\t" : "", p->value);
 		if (!p->required)
 			buf_text(out, p->repeats ? "]..." : "]");
 		else if (p->repeats)
@@ -84,6 +88,37 @@ verb_json(struct buf *out, const struct verb *v)
 	buf_text(out, "]}");
 }
 
+/* Words of text from a column on, in lines of a terminal's width; further ones begin at indent. A
+ * tab is a space that ends no line. */
+static void
+wrap(struct buf *out, size_t column, size_t indent, const char *text)
+{
+	struct str rest = str_of(text), word;
+
+	for (size_t at = column; str_cut(&rest, ' ', &word);) {
+		if (at > indent && at + 1 + word.len > LINE_COLUMNS) {
+			buf_fmt(out, "\n%*s", (int)indent, "");
+			at = indent;
+		}
+		buf_text(out, at > indent ? " " : "");
+		for (size_t i = 0; i < word.len; i++)
+			buf_char(out, word.at[i] == '\t' ? ' ' : word.at[i]);
+		at += word.len + (at > indent);
+	}
+	buf_char(out, '\n');
+}
+
+/* "  left            text", the text in a column of its own. */
+static void
+row(struct buf *out, const char *left, size_t column, const char *text)
+{
+	const size_t n = 2 + strlen(left);
+
+	buf_fmt(out, "  %s", left);
+	buf_fmt(out, n < column ? "%*s" : "\n%*s", (int)(n < column ? column - n : column), "");
+	wrap(out, column, column, text);
+}
+
 void
 help_all(struct buf *out, bool json)
 {
@@ -92,7 +127,7 @@ help_all(struct buf *out, bool json)
 	buf_text(out, json ? "{\"verbs\":[" : "usage: ssh berth@HOST VERB [ARGS] [--json] [--progress]\n"
 					      "       ssh SESSION@HOST [COMMAND]\n\n");
 	for (size_t i = 0; i < VERBS; i++) {
-		auto_buf line = BUF_MAX(256);
+		auto_buf left = BUF_MAX(256);
 
 		if (verbs[i].where == VERB_AT_CHANNEL)
 			continue;
@@ -102,11 +137,8 @@ help_all(struct buf *out, bool json)
 			first = false;
 			continue;
 		}
-		for (const struct parameter *p = verbs[i].parameters; p->type != PARAMETER_NONE; p++)
-			if (p->positional && p->required)
-				buf_fmt(&line, " %s", p->name);
-		buf_fmt(out, "  %s%-*s %s\n", verbs[i].name, 28 - (int)strlen(verbs[i].name),
-			buf_cstr(&line), verbs[i].help);
+		usage(&left, &verbs[i], false);
+		row(out, buf_cstr(&left), VERB_COLUMNS, verbs[i].help);
 	}
 	buf_text(out, json ? "]}\n" : "\nhelp VERB explains one.\n");
 }
@@ -119,9 +151,15 @@ help_verb(struct buf *out, const struct verb *v, bool json)
 		buf_char(out, '\n');
 		return;
 	}
-	buf_text(out, "usage: ssh berth@HOST ");
-	usage(out, v);
-	buf_fmt(out, " [--json]\n\n%s\n", v->help);
+	auto_buf line = BUF_MAX(2048);
+
+	buf_text(&line, "ssh berth@HOST ");
+	usage(&line, v, true);
+	buf_text(&line, " [--json]");
+	buf_text(out, "usage: ");
+	wrap(out, 7, 7, buf_cstr(&line));
+	buf_char(out, '\n');
+	wrap(out, 0, 0, v->help);
 	if (v->parameters[0].type != PARAMETER_NONE)
 		buf_char(out, '\n');
 	for (const struct parameter *p = v->parameters; p->type != PARAMETER_NONE; p++) {
@@ -131,7 +169,7 @@ help_verb(struct buf *out, const struct verb *v, bool json)
 			 : p->name[1]  ? "--"
 				       : "-",
 			 p->name, p->value[0] ? " " : "", p->value);
-		buf_fmt(out, "  %-18s %s\n", left, p->help);
+		row(out, left, PARAMETER_COLUMNS, p->help);
 	}
 	buf_fmt(out, "\nNeeds the role %s.\n", principal_role_name(v->role));
 }

@@ -84,7 +84,7 @@ no_such(const struct reads *r, struct err *err)
 {
 	err_set(err, ERR_ABSENT, "no /%.*s in what the session has changed",
 		(int)(r->path.len < 200 ? r->path.len : 200), r->path.len ? r->path.at : "");
-	return err_hint(err, "what stands below, its image, is not in a snapshot");
+	return err_hint(err, "paths begin at /, and what its image holds is not in a snapshot");
 }
 
 int

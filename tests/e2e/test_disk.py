@@ -71,6 +71,22 @@ def test_a_session_above_its_limit_is_frozen_and_told_how_to_go_on(watched, name
     filler.communicate()
 
 
+def test_an_act_that_fails_leaves_a_frozen_session_its_reason(name, tmp_path):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    with running(f"disk_means = watch\nblob_mirror = {mirror}\n") as server:
+        assert server.verb("new", name, "--disk", "2M").status == 0
+        assert server.ssh(name, "head -c 5000000 /dev/zero > a; sleep 1000", options=("-oSetEnv=BERTH_DETACH=1",)).status == 0
+        wait_until("the freeze", lambda: frozen(server, name))
+        mirror.rename(tmp_path / "away")
+        for verb in (["snapshot", name], ["pause", name, "--force"], ["undo", name, "--force"]):
+            assert server.verb(*verb).status == 69, verb
+            assert "disk full: the limit of 2M was hit" in server.json("show", name)["reason"], verb
+            assert f"{name} stands still: disk full" in server.verb("why", name).stdout, verb
+        (tmp_path / "away").rename(mirror)
+        assert server.verb("pause", name, "--force").status == 0
+
+
 def test_a_terminal_is_told_that_its_session_stands_still(watched, name):
     server = watched
     assert server.verb("new", name, "--disk", "4M").status == 0

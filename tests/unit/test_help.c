@@ -51,12 +51,33 @@ help_of_one_verb_is_the_same_by_every_way(void **state)
 	assert_int_equal(answer("help call output", &one, &err), 0);
 	assert_int_equal(answer("call output --help", &two, &err), 0);
 	assert_string_equal(one.at, two.at);
-	assert_non_null(strstr(one.at, "usage: ssh berth@HOST call output CALL [--from N] [--follow] [--stream out|err|both]"));
+	assert_non_null(strstr(one.at, "usage: ssh berth@HOST call output CALL [--from N] "
+				       "[--follow]\n       [--stream out|err|both] [--json]\n"));
 	assert_int_equal(answer("help call", &two, &err), 0);
 	assert_non_null(strstr(two.at, one.at));
 	assert_non_null(strstr(two.at, "usage: ssh berth@HOST call show CALL"));
 	assert_int_equal(answer("help 'call output'", &two, &err), 0);
 	assert_string_equal(one.at, two.at);
+}
+
+static void
+help_fits_a_terminal_of_80_columns(void **state)
+{
+	auto_buf text = BUF_MAX(65536);
+	char about[64];
+	struct err err;
+
+	(void)state;
+	for (size_t i = 0; i <= VERBS; i++) {
+		snprintf(about, sizeof about, "help %s", i < VERBS ? verbs[i].name : "");
+		if (i < VERBS && verbs[i].where == VERB_AT_CHANNEL)
+			continue;
+		assert_int_equal(answer(about, &text, &err), 0);
+		struct str rest = buf_view(&text), line;
+		while (str_cut(&rest, '\n', &line))
+			if (line.len > 80 || memchr(line.at, '\t', line.len))
+				fail_msg("%s: %.*s", about, (int)line.len, line.at);
+	}
 }
 
 static void
@@ -180,6 +201,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(help_names_every_verb),
 	    cmocka_unit_test(help_of_one_verb_is_the_same_by_every_way),
+	    cmocka_unit_test(help_fits_a_terminal_of_80_columns),
 	    cmocka_unit_test(help_of_nothing_is_an_error),
 	    cmocka_unit_test(help_as_json_tells_the_whole_table),
 	    cmocka_unit_test(any_bytes_make_a_json_string),
