@@ -252,8 +252,9 @@ apply_opaque(struct apply *a, const struct entry *e, struct err *err)
 	return a->alone ? 0 : attrs_mark_opaque(dirs_fd(&a->dirs), err);
 }
 
-/* One inode has the names of many, as overlayfs does it too: making inodes is what a layer of deletions
- * costs. None yet, another entry in its place, or as many names as there can be: a new one. */
+/* One inode has the names of many, as overlayfs does it too: making inodes is what a layer of
+ * deletions costs. None yet, another entry in its place, or as many names as there can be: a new
+ * one. */
 static int
 make_whiteout(struct apply *a, const char *name)
 {

@@ -2,8 +2,8 @@
  *
  *   decompressor (n) ──READY──▶ owner and hasher, each in order ──both let go──▶ FREE
  *
- * The ring is that of frames.c, seen from the other side. An archive of one frame has no ring: its owner
- * does it all, since the threads would cost more than most of what such a one holds. */
+ * The ring is that of frames.c, seen from the other side. An archive of one frame has no ring: its
+ * owner does it all, since the threads would cost more than most of what such a one holds. */
 #include "frames.h"
 #include "base/fd.h"
 

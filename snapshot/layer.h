@@ -89,7 +89,7 @@ int unpack_layer(const struct layer_options *o, const struct digest *digest,
  * stacking them: deletions that may still hide something of the image stay. */
 int compact_layers(const struct layer_options *o, const struct digest *layers, size_t n,
 		   const struct digest *into, struct layer_counts *out, struct err *err) must_check;
-struct layer_wanted { /* all lent */
+struct layer_wanted {                /* all lent */
 	const struct digest *layers; /* each to be a directory by itself */
 	size_t n;
 	const struct digest *flat; /* to be one directory together, CACHE/layers/<into> */
@@ -99,8 +99,8 @@ struct layer_wanted { /* all lent */
 /* CACHE/layers/<made> is there. Its failure ends the job. */
 typedef int (*layer_ready_fn)(void *ctx, const struct digest *made, struct err *err);
 /* All of these, by o->threads threads at the most, each as by the two above. The watch and `ready`
- * (may be NULL) are called by one thread at a time, and progress is of all together. After a failure
- * what `ready` was told of is there, and nothing else. */
+ * (may be NULL) are called by one thread at a time, and progress is of all together. After a
+ * failure what `ready` was told of is there, and nothing else. */
 int unpack_all(const struct layer_options *o, const struct layer_wanted *wanted,
 	       layer_ready_fn ready, void *ctx, struct layer_counts *out,
 	       struct err *err) must_check;

@@ -1,5 +1,6 @@
-/* All that the cache lacks of a workspace at once. Each directory is made by one thread from its first
- * byte to its name; threads share the list of what is left, and take turns in telling the caller.
+/* All that the cache lacks of a workspace at once. Each directory is made by one thread from its
+ * first byte to its name; threads share the list of what is left, and take turns in telling the
+ * caller.
  *
  * Invariants
  *  1. `watch` and `ready` are called by one thread at a time;
@@ -16,7 +17,7 @@
 enum { UNPACK_AT_ONCE = 4 };
 
 struct all {
-	const struct layer_options *o; /* lent */
+	const struct layer_options *o;     /* lent */
 	const struct layer_wanted *wanted; /* lent */
 	layer_ready_fn ready;
 	void *ctx;
@@ -125,7 +126,8 @@ make_some(void *ctx)
 static unsigned
 makers(const struct layer_options *o, size_t n)
 {
-	const unsigned most = unpack_threads(o) < UNPACK_AT_ONCE ? unpack_threads(o) : UNPACK_AT_ONCE;
+	const unsigned most =
+	    unpack_threads(o) < UNPACK_AT_ONCE ? unpack_threads(o) : UNPACK_AT_ONCE;
 	return n < most ? (unsigned)n : most;
 }
 

@@ -30,7 +30,9 @@ find_key(const struct request *r, enum limit *out, struct err *err)
 	if (*out != LIMITS)
 		return 0;
 	err_set(err, ERR_USAGE, "no such key: %.*s", (int)(key.len > 32 ? 32 : key.len), key.at);
-	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall, calls, snapshot, retention or fork-ready");
+	return err_hint(
+	    err,
+	    "cpu, memory, pids, disk, files, tmp, wall, calls, snapshot, retention or fork-ready");
 }
 
 /* What holds now is undone when the kernel, or the index, does not take it. */

@@ -9,7 +9,8 @@ struct lowers {
 	int volume[LOWERS_MAX]; /* owned: the mount whose fs/ that is, or -1 */
 	size_t n_volumes;
 	size_t n;
-	/* what a worker must make first: indexes into s->layers, the topmost first; the flattened one */
+	/* what a worker must make first: indexes into s->layers, the topmost first; the flattened
+	 * one */
 	size_t missing[LOWERS_MAX];
 	size_t n_missing;
 	bool flat_missing;

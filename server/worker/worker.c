@@ -287,8 +287,7 @@ say_unpacked(void *ctx, const struct digest *made, struct err *err)
 {
 	struct worker *w = ctx;
 
-	return wire_send(&w->wire, unpacked, err,
-			 .digest = {(const char *)made->at, DIGEST_BYTES});
+	return wire_send(&w->wire, unpacked, err, .digest = {(const char *)made->at, DIGEST_BYTES});
 }
 
 static int

@@ -41,8 +41,8 @@ struct told {
 	pthread_mutex_t lock; /* tried, never waited for: whoever calls is alone */
 	struct digest ready[LAYERS + 1];
 	size_t n;
-	size_t fail_after;  /* so many directories, 0: never */
-	uint64_t stop_at;   /* entries, 0: never */
+	size_t fail_after; /* so many directories, 0: never */
+	uint64_t stop_at;  /* entries, 0: never */
 	uint64_t bytes, entries;
 };
 
@@ -51,7 +51,7 @@ on_step(void *ctx, uint64_t bytes, uint64_t entries, struct err *err)
 {
 	struct told *t = ctx;
 
-	assert_int_equal(pthread_mutex_trylock(&t->lock), 0); /* invariant 1 */
+	assert_int_equal(pthread_mutex_trylock(&t->lock), 0);    /* invariant 1 */
 	assert_true(bytes >= t->bytes && entries >= t->entries); /* 2 */
 	t->bytes = bytes;
 	t->entries = entries;
