@@ -32,6 +32,8 @@ struct apply {
 	gid_t group;
 	struct layer_watch watch;
 	struct dirs dirs;
+	int whiteout_dir;     /* owned: where a whiteout was made last, or -1 */
+	char whiteout[256];   /* its name there */
 	struct buf path;      /* of the innermost directory */
 	struct level *levels; /* owned; one for each of dirs */
 	size_t n, cap;
@@ -250,6 +252,31 @@ apply_opaque(struct apply *a, const struct entry *e, struct err *err)
 	return a->alone ? 0 : attrs_mark_opaque(dirs_fd(&a->dirs), err);
 }
 
+/* One inode has the names of many, as overlayfs does it too: making inodes is what a layer of
+ * deletions costs. None yet, another entry in its place, or as many names as there can be: a new
+ * one. */
+static int
+make_whiteout(struct apply *a, const char *name)
+{
+	const int dir = dirs_fd(&a->dirs);
+	struct stat st;
+
+	if (a->whiteout_dir >= 0 &&
+	    fstatat(a->whiteout_dir, a->whiteout, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    S_ISCHR(st.st_mode) && st.st_rdev == makedev(0, 0)) {
+		if (linkat(a->whiteout_dir, a->whiteout, dir, name, 0) == 0)
+			return 0;
+		if (errno == EEXIST)
+			return -1;
+	}
+	if (mknodat(dir, name, S_IFCHR, makedev(0, 0)) < 0)
+		return -1;
+	fd_close(&a->whiteout_dir);
+	a->whiteout_dir = fcntl(dir, F_DUPFD_CLOEXEC, 0); /* -1: the next one is new too */
+	memcpy(a->whiteout, name, strlen(name) + 1);
+	return 0;
+}
+
 static int
 apply_whiteout(struct apply *a, const struct entry *e, const char *name, struct err *err)
 {
@@ -260,7 +287,7 @@ apply_whiteout(struct apply *a, const struct entry *e, const char *name, struct 
 	if (innermost(a)->hidden)
 		return 0; /* nothing below shows through; overlayfs might show the whiteout's name
 			   */
-	if (mknodat(dir, name, S_IFCHR, makedev(0, 0)) < 0)
+	if (make_whiteout(a, name) < 0)
 		return errno == EEXIST ? refuse(e, "it is there twice", err)
 				       : err_sys(err, errno, "make a whiteout for %s", name);
 	innermost(a)->has_deletions = true;
@@ -451,6 +478,7 @@ apply_new(int root, bool merge, const struct layer_options *o, struct err *err)
 	auto_of(apply) struct apply *a = xnew(1, sizeof *a);
 
 	a->root = root;
+	a->whiteout_dir = -1;
 	a->merge = merge;
 	a->watch = o->watch;
 	a->one_owner = o->one_owner;
@@ -478,6 +506,7 @@ apply_free(struct apply *a)
 	free(a->levels);
 	buf_free(&a->path);
 	dirs_done(&a->dirs);
+	fd_close(&a->whiteout_dir);
 	free(a);
 }
 

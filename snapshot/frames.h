@@ -4,7 +4,7 @@
  *
  * Invariants:
  *  1. the bytes depend on the input, the level and the zstd version alone, never on the threads;
- *  2. frames are written in order; at most threads + 9 are in memory at once;
+ *  2. frames are written in order; at most threads + 9 are in memory at once, and of a reader threads + 3;
  *  3. the writer's digest is that of exactly the bytes it wrote, its diff_id that of its input;
  *  4. a reader hands out a byte only after its frame was decompressed in full and its size and
  *     checksum agreed with the table; the digests are known at the end. */

@@ -2,7 +2,8 @@
  *
  *   decompressor (n) ──READY──▶ owner and hasher, each in order ──both let go──▶ FREE
  *
- * The ring is that of frames.c, seen from the other side. */
+ * The ring is that of frames.c, seen from the other side. An archive of one frame has no ring: its
+ * owner does it all, since the threads would cost more than most of what such a one holds. */
 #include "frames.h"
 #include "base/fd.h"
 
@@ -12,12 +13,12 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-enum { SLOTS_MORE = 4, STACK_BYTES = 256 * 1024 };
+enum { SLOTS_MORE = 3, STACK_BYTES = 256 * 1024 };
 
 struct slot {
 	bool ready;        /* holds its frame */
 	unsigned users;    /* owner and hasher, as far as they have not let go */
-	char *raw, *bytes; /* owned; FRAME_BYTES, twice that */
+	char *raw, *bytes; /* owned; as large as the largest frame */
 	size_t raw_n, n;
 };
 
@@ -162,6 +163,14 @@ let_go(struct frames_reader *r, uint64_t i)
 	pthread_mutex_unlock(&r->lock);
 }
 
+static void
+hash_frame(struct frames_reader *r, const struct slot *s)
+{
+	hasher_add(r->hash_file, s->bytes, s->n);
+	if (r->whole)
+		hasher_add(r->hash_stream, s->raw, s->raw_n);
+}
+
 static void *
 hash_frames(void *ctx)
 {
@@ -171,10 +180,7 @@ hash_frames(void *ctx)
 	for (uint64_t i = 0; i < r->table.n; i++) {
 		if (wait_ready(r, i, &ignored) <= 0)
 			return NULL;
-		const struct slot *s = &r->slots[i % r->n_slots];
-		hasher_add(r->hash_file, s->bytes, s->n);
-		if (r->whole)
-			hasher_add(r->hash_stream, s->raw, s->raw_n);
+		hash_frame(r, &r->slots[i % r->n_slots]);
 		pthread_mutex_lock(&r->lock);
 		r->hashed++;
 		pthread_mutex_unlock(&r->lock);
@@ -202,6 +208,31 @@ start_threads(struct frames_reader *r, unsigned decompressors, struct err *err)
 	return why ? err_sys(err, why, "start a thread") : 0;
 }
 
+/* As many as are of use, and no larger than this archive's frames are. */
+static int
+make_slots(struct frames_reader *r, unsigned threads, struct err *err)
+{
+	size_t raw_bytes = 1, bytes = 1;
+
+	for (size_t i = 0; i < r->table.n; i++) {
+		if (r->table.at[i].raw_bytes > raw_bytes)
+			raw_bytes = r->table.at[i].raw_bytes;
+		if (r->table.at[i].bytes > bytes)
+			bytes = r->table.at[i].bytes;
+	}
+	r->n_slots = threads + SLOTS_MORE;
+	if (r->n_slots > r->table.n)
+		r->n_slots = r->table.n;
+	r->slots = xnew(r->n_slots + 1, sizeof *r->slots);
+	for (size_t i = 0; i < r->n_slots; i++) {
+		r->slots[i].raw = malloc(raw_bytes);
+		r->slots[i].bytes = malloc(bytes);
+		if (!r->slots[i].raw || !r->slots[i].bytes)
+			return err_set(err, ERR_UNAVAILABLE, "no memory to decompress");
+	}
+	return 0;
+}
+
 static struct frames_reader *
 open_reader(int fd, unsigned threads, uint64_t raw_max, bool whole, struct err *err)
 {
@@ -217,17 +248,10 @@ open_reader(int fd, unsigned threads, uint64_t raw_max, bool whole, struct err *
 	pthread_cond_init(&r->is_ready, NULL);
 	if (frames_table_load(fd, raw_max, &r->table, &r->table_bytes, err) < 0)
 		return NULL;
-	r->n_slots = threads + SLOTS_MORE;
-	r->slots = xnew(r->n_slots, sizeof *r->slots);
-	for (size_t i = 0; i < r->n_slots; i++) {
-		r->slots[i].raw = malloc(FRAME_BYTES);
-		r->slots[i].bytes = malloc(2 * FRAME_BYTES);
-		if (!r->slots[i].raw || !r->slots[i].bytes) {
-			err_set(err, ERR_UNAVAILABLE, "no memory to decompress");
-			return NULL;
-		}
-	}
-	if (start_threads(r, threads, err) < 0)
+	if (make_slots(r, threads, err) < 0)
+		return NULL;
+	const unsigned useful = threads < r->table.n ? threads : (unsigned)r->table.n;
+	if (r->table.n > 1 && start_threads(r, useful, err) < 0)
 		return NULL;
 	return steal(&r);
 }
@@ -277,6 +301,25 @@ frames_reader_free(struct frames_reader *r)
 	free(r);
 }
 
+/* What the threads would do, of the only frame. */
+static int
+load_alone(struct frames_reader *r, struct err *err)
+{
+	ZSTD_DCtx *zstd = ZSTD_createDCtx();
+
+	if (!zstd)
+		return err_set(err, ERR_UNAVAILABLE, "no memory to decompress");
+	const int result = load_frame(r, zstd, 0, err);
+	ZSTD_freeDCtx(zstd);
+	if (result < 0)
+		return -1;
+	hash_frame(r, &r->slots[0]);
+	r->taken = r->hashed = 1;
+	r->slots[0].users = 1;
+	r->slots[0].ready = true;
+	return 0;
+}
+
 int
 frames_next(struct frames_reader *r, struct str *out, struct err *err)
 {
@@ -286,6 +329,8 @@ frames_next(struct frames_reader *r, struct str *out, struct err *err)
 	}
 	if (r->next == r->table.n)
 		return 0;
+	if (r->table.n == 1 && load_alone(r, err) < 0)
+		return -1;
 	if (wait_ready(r, r->next, err) < 0)
 		return -1;
 	const struct slot *s = &r->slots[r->next++ % r->n_slots];

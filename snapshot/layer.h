@@ -78,7 +78,7 @@ enum capture_how {
 int capture_run(struct capture *c, unsigned how, struct frames_sum *out,
 		struct layer_counts *out_counts, struct err *err) must_check;
 
-/* ---- unpack.c, compact.c, verify.c ---- */
+/* ---- unpack.c, unpack_all.c, compact.c, verify.c ---- */
 /* Makes CACHE/layers/<digest> from the archive. One that is there and trusted is left as it is.
  *   diff_id  not judged: the archive's digest settles all of its bytes; verify_layer judges both
  *   fails    CORRUPT: the archive is absent, damaged, or holds what no workspace can */
@@ -89,6 +89,21 @@ int unpack_layer(const struct layer_options *o, const struct digest *digest,
  * stacking them: deletions that may still hide something of the image stay. */
 int compact_layers(const struct layer_options *o, const struct digest *layers, size_t n,
 		   const struct digest *into, struct layer_counts *out, struct err *err) must_check;
+struct layer_wanted {                /* all lent */
+	const struct digest *layers; /* each to be a directory by itself */
+	size_t n;
+	const struct digest *flat; /* to be one directory together, CACHE/layers/<into> */
+	size_t n_flat;             /* 0: there is none */
+	struct digest into;
+};
+/* CACHE/layers/<made> is there. Its failure ends the job. */
+typedef int (*layer_ready_fn)(void *ctx, const struct digest *made, struct err *err);
+/* All of these, by o->threads threads at the most, each as by the two above. The watch and `ready`
+ * (may be NULL) are called by one thread at a time, and progress is of all together. After a
+ * failure what `ready` was told of is there, and nothing else. */
+int unpack_all(const struct layer_options *o, const struct layer_wanted *wanted,
+	       layer_ready_fn ready, void *ctx, struct layer_counts *out,
+	       struct err *err) must_check;
 /* Makes of n layers, the lowest first, all that there is of a workspace: no overlay is needed to see
  * it, deletions are done. dir: an empty directory. Not synced. */
 int unpack_whole(const struct layer_options *o, const struct digest *layers, size_t n, int dir,

@@ -3,9 +3,8 @@
 #include "base/log.h"
 #include "base/path.h"
 #include "blob.h"
-#include "idx.h"
+#include "rebuild.h"
 #include "store.h"
-#include "tar.h"
 #include "unpack.h"
 
 #include <errno.h>
@@ -119,59 +118,20 @@ mirror_remove(int mirror, const struct collect_item *i, struct err *err)
 
 /* ---- a layer ---- */
 
-/* A file that is one hole says so only by having no data. */
-static int
-put_entry(struct idx_writer *w, struct tar_reader *tar, struct entry *e, struct err *err)
-{
-	const uint64_t data_at = tar_data_at(tar);
-	struct str piece;
-	uint64_t at;
-
-	if (e->type == ENTRY_FILE && e->size && !e->sparse) {
-		const int more = tar_read(tar, &piece, &at, err);
-		if (more < 0)
-			return -1;
-		e->sparse = more == 0;
-	}
-	return idx_put(w, e, data_at, err);
-}
-
-static int
-fill_idx(const struct layer_options *o, int blob, struct idx_writer *w, const struct digest *digest,
-	 struct err *err)
-{
-	struct frames_sum sum;
-	struct entry e;
-	int more;
-
-	auto_of(frames_reader) struct frames_reader *frames =
-	    frames_reader_new(blob, unpack_threads(o), LAYER_RAW_MAX_BYTES, err);
-	if (!frames)
-		return -1;
-	auto_of(tar_reader) struct tar_reader *tar = tar_reader_new(frames, err);
-	if (!tar)
-		return -1;
-	while ((more = tar_next(tar, &e, err)) > 0)
-		if (put_entry(w, tar, &e, err) < 0)
-			return -1;
-	if (more < 0 || frames_reader_sum(frames, &sum, err) < 0 ||
-	    unpack_judge(&sum, digest, NULL, err) < 0)
-		return -1;
-	return idx_finish(w, &sum, err);
-}
-
 static int
 make_idx(const struct layer_options *o, const struct digest *digest, struct err *err)
 {
 	auto_blob file = BLOB_WRITER_NONE;
+	struct layer_counts counts;
+	struct frames_sum sum;
 	char name[80];
 	uint64_t bytes;
 
 	auto_close int blob = blob_open(o->store, digest, &bytes, err);
 	if (blob < 0 || blob_begin(o->store, &file, err) < 0)
 		return -1;
-	auto_of(idx_writer) struct idx_writer *w = idx_writer_new(file.fd, err);
-	if (!w || fill_idx(o, blob, w, digest, err) < 0)
+	if (rebuild_into(o, blob, file.fd, &sum, &counts, err) < 0 ||
+	    unpack_judge(&sum, digest, NULL, err) < 0)
 		return -1;
 	snprintf(name, sizeof name, "%s.idx", digest_text(digest).text);
 	auto_close int dir = path_open_dir(o->store, "idx", 0700, err);

@@ -1,6 +1,7 @@
 /* set, and the limits of new */
 #include "base/log.h"
 #include "manager/do.h"
+#include "manager/fork_ready.h"
 
 #include <stdio.h>
 
@@ -29,7 +30,9 @@ find_key(const struct request *r, enum limit *out, struct err *err)
 	if (*out != LIMITS)
 		return 0;
 	err_set(err, ERR_USAGE, "no such key: %.*s", (int)(key.len > 32 ? 32 : key.len), key.at);
-	return err_hint(err, "cpu, memory, pids, disk, files, tmp, wall, calls, snapshot or retention");
+	return err_hint(
+	    err,
+	    "cpu, memory, pids, disk, files, tmp, wall, calls, snapshot, retention or fork-ready");
 }
 
 /* What holds now is undone when the kernel, or the index, does not take it. */
@@ -49,12 +52,59 @@ change(struct session *s, enum limit l, struct str value, bool by_operator, stru
 	return -1;
 }
 
-/* When snapshots are taken: no limit, but set in the same way. */
+/* A choice is no limit, but set in the same way. */
+static int
+answer_choice(struct session *s, const struct conn *c, const char *key, const char *text,
+	      struct asker *asker, struct err *err)
+{
+	auto_buf out = BUF_MAX(1024);
+
+	session_ref_later(s);
+	log_line("session %s: %s %s, set by %s", s->row.name, key, text, c->principal);
+	audit_write(&s->m->audit, "limit", AUDIT_TEXT("session", s->row.id),
+		    AUDIT_TEXT("name", s->row.name), AUDIT_TEXT("key", key),
+		    AUDIT_TEXT("value", text), AUDIT_TEXT("principal", c->principal));
+	if (asker->json)
+		buf_fmt(&out,
+			"{\"session\":\"%s\",\"key\":\"%s\",\"value\":\"%s\",\"in_force\":"
+			"true}\n",
+			s->row.name, key, text);
+	else
+		buf_fmt(&out, "%s: %s %s\n", s->row.name, key, text);
+	return do_answer(asker, &out, err);
+}
+
+/* What its head stands on is unpacked from now on. */
+static int
+set_fork_ready(struct session *s, const struct conn *c, struct str value, struct asker *asker,
+	       struct err *err)
+{
+	const bool was = s->choices.fork_ready, was_set = s->choices.fork_ready_set;
+	const bool yes = str_is(value, "yes"), standard = str_is(value, "default");
+
+	if (!yes && !standard && !str_is(value, "no")) {
+		err_set(err, ERR_USAGE, "fork-ready: %.*s", (int)(value.len > 32 ? 32 : value.len),
+			value.at);
+		return err_hint(err, "yes, no or default");
+	}
+	s->choices.fork_ready = yes;
+	s->choices.fork_ready_set = !standard;
+	if (session_choices_save(s, err) < 0) {
+		s->choices.fork_ready = was;
+		s->choices.fork_ready_set = was_set;
+		return -1;
+	}
+	fork_ready_later(s);
+	return answer_choice(s, c, "fork-ready",
+			     choices_fork_ready(&s->m->config, &s->choices) ? "yes" : "no", asker,
+			     err);
+}
+
+/* When snapshots are taken. */
 static int
 set_snapshot(struct session *s, const struct conn *c, struct str value, struct asker *asker,
 	     struct err *err)
 {
-	auto_buf out = BUF_MAX(1024);
 	const struct snapshot_mode was = s->choices.snapshot;
 	char text[SNAPSHOT_MODE_BYTES];
 
@@ -65,17 +115,8 @@ set_snapshot(struct session *s, const struct conn *c, struct str value, struct a
 		return -1;
 	}
 	session_auto_begin(s);
-	session_ref_later(s);
 	snapshot_mode_format(&s->choices.snapshot, text);
-	log_line("session %s: snapshot %s, set by %s", s->row.name, text, c->principal);
-	if (asker->json)
-		buf_fmt(&out,
-			"{\"session\":\"%s\",\"key\":\"snapshot\",\"value\":\"%s\",\"in_force\":"
-			"true}\n",
-			s->row.name, text);
-	else
-		buf_fmt(&out, "%s: snapshot %s\n", s->row.name, text);
-	return do_answer(asker, &out, err);
+	return answer_choice(s, c, "snapshot", text, asker, err);
 }
 
 /* A rule is of several words, which a shell on the way here has parted. */
@@ -114,6 +155,8 @@ do_set(struct manager *m, struct conn *c, const struct request *r, struct sessio
 				       (int)(word.len > 32 ? 32 : word.len), word.at);
 	if (str_is(key, "snapshot"))
 		return set_snapshot(s, c, value, asker, err);
+	if (str_is(key, "fork-ready"))
+		return set_fork_ready(s, c, value, asker, err);
 	if (find_key(r, &l, err) < 0 || change(s, l, value, c->role == PRINCIPAL_OPERATOR, err) < 0)
 		return -1;
 	session_ref_later(s);

@@ -195,7 +195,7 @@ struct session {
 	bool kept_unused;    /* no kept upper is to be a lower of this start */
 	size_t n_flat;       /* so many of them come from one flattened directory */
 	struct digest flat;  /* its name: digest of the digests */
-	struct digest asked; /* what the worker is making */
+	uint64_t asked_raw_bytes, asked_entries; /* of what the worker is unpacking */
 	bool unsynced;	     /* its row is written, but not known to be durable: nothing is told of it */
 	bool populated;      /* its whole upper was made by this start (session_whole.c) */
 	/* to pause */
@@ -318,6 +318,8 @@ int session_start_spare(struct session *s, struct err *err) must_check;
 void session_run_built(struct session *s, int fds[KEEPER_FDS], const struct err *failure);
 void session_run_turn(struct session *s);
 void session_run_job(struct session *s, const struct message *m, const struct err *failure);
+/* The worker has made a directory of the cache. */
+void session_run_unpacked(struct session *s, const struct msg_unpacked *m);
 void session_run_started(struct session *s);
 /* The layers of s->layers as a tree that cannot be written. 0: session_put_built comes; 1: a worker makes
  * what is missing first: then again; -1. */

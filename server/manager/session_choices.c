@@ -52,7 +52,7 @@ take_choice(void *ctx, const char *key, const char *value, struct err *err)
 	if (str_starts(str_of(key), KEY_MOUNT))
 		return take_mount(c, value, err);
 	if (strcmp(key, KEY_FORK_READY) == 0) {
-		c->fork_ready_set = true;
+		c->fork_ready_set = value[0] != '\0'; /* empty: it was set, and is the node's again */
 		c->fork_ready = strcmp(value, "yes") == 0;
 	}
 	if (strcmp(key, KEY_THROWAWAY) == 0) /* whatever for: it goes */
@@ -95,8 +95,8 @@ session_choices_put(struct session *s, struct err *err)
 		if (choice_rows_put(&s->m->index, s->row.id, key, text, err) < 0)
 			return -1;
 	}
-	if (c->fork_ready_set && choice_rows_put(&s->m->index, s->row.id, KEY_FORK_READY,
-						 c->fork_ready ? "yes" : "no", err) < 0)
+	const char *ready = !c->fork_ready_set ? "" : c->fork_ready ? "yes" : "no";
+	if (choice_rows_put(&s->m->index, s->row.id, KEY_FORK_READY, ready, err) < 0)
 		return -1;
 	return c->throwaway ? choice_rows_put(&s->m->index, s->row.id, KEY_THROWAWAY,
 					      throwaways[c->throwaway], err)

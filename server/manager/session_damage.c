@@ -41,7 +41,7 @@ take_good(void *ctx, const struct snapshot_row *row, struct err *err)
 	return 0;
 }
 
-/* The layer that the worker names, else the one that it was to make. */
+/* The layer that the worker names; NULL: none. */
 static const struct digest *
 find_bad(const struct session *s, const struct err *failure)
 {
@@ -51,7 +51,7 @@ find_bad(const struct session *s, const struct err *failure)
 		if (strstr(failure->why, name))
 			return &s->layers[i].digest;
 	}
-	return &s->asked;
+	return NULL;
 }
 
 void
@@ -61,7 +61,7 @@ session_say_good(struct session *s, struct err *failure)
 	auto_buf names = BUF_MAX(160);
 	struct err err;
 
-	if (index_list_snapshots(&s->m->index, s->row.id, take_good, &q, &err) < 0)
+	if (!q.bad || index_list_snapshots(&s->m->index, s->row.id, take_good, &q, &err) < 0)
 		return;
 	for (unsigned i = q.n; i-- > 0;)
 		buf_fmt(&names, "%s%.12s", names.len ? ", " : "", digest_text(&q.good[i]).text);

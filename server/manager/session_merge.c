@@ -133,7 +133,7 @@ ask_flatten(struct merge *g, struct err *err)
 	g->flat = hasher_sum(h);
 	if (job_start(g->s->m, g->s->row.name, -1, on_job, g, &g->job, err) < 0)
 		return -1;
-	return wire_send(job_wire(g->job), flatten, err, .layers = parts,
+	return wire_send(job_wire(g->job), unpack, err, .flat = parts,
 			 .into = {(const char *)g->flat.at, DIGEST_BYTES});
 }
 
@@ -164,8 +164,7 @@ ask_unpack(struct merge *g, const struct msg_captured *c, struct err *err)
 	g->made.entries = c->entries;
 	g->step = MERGE_UNPACK;
 	return wire_send(job_wire(g->job), unpack, err,
-			 .digest = {(const char *)g->made.digest.at, DIGEST_BYTES},
-			 .diff_id = {(const char *)g->made.diff_id.at, DIGEST_BYTES});
+			 .layers = {(const char *)g->made.digest.at, DIGEST_BYTES});
 }
 
 static void

@@ -85,12 +85,12 @@ session_put_job(struct session *s, const struct message *msg, const struct err *
 	}
 	if (msg->id == MSG_progress) {
 		session_extend(s, time_now_ns() + VIEW_MAX_NS);
-		session_progress(s, &msg->progress, 0, 0);
+		session_progress(s, &msg->progress, s->asked_raw_bytes, s->asked_entries);
 	}
-	if (msg->id != MSG_worked)
-		return;
-	manager_note_cached(s->m, &s->asked);
-	go_on(s);
+	if (msg->id == MSG_unpacked)
+		session_run_unpacked(s, &msg->unpacked);
+	if (msg->id == MSG_worked)
+		go_on(s);
 }
 
 void

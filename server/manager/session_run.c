@@ -23,26 +23,46 @@
 
 /* ---- asking a worker for what is missing ---- */
 
-static int
-ask_worker(struct session *s, size_t layer, struct err *err)
+static void
+ask_layer(struct session *s, size_t layer, struct buf *digests)
 {
+	const struct layer_row *l = &s->layers[layer];
+
+	buf_add(digests, l->digest.at, DIGEST_BYTES);
+	s->asked_raw_bytes += l->raw_bytes;
+	s->asked_entries += l->entries;
+}
+
+/* All of it in one request, which the worker spreads over its threads. */
+static int
+ask_worker(struct session *s, const struct lowers *lowers, struct err *err)
+{
+	auto_buf layers = BUF_MAX(4096 * DIGEST_BYTES), flat = BUF_MAX(4096 * DIGEST_BYTES);
+
 	if (!s->job && job_start(s->m, s->row.name, -1, session_job, s, &s->job, err) < 0)
 		return -1;
-	if (layer < s->n_layers) {
-		const struct layer_row *l = &s->layers[layer];
-		s->asked = l->digest;
-		return wire_send(job_wire(s->job), unpack, err,
-				 .digest = {(const char *)l->digest.at, DIGEST_BYTES},
-				 .diff_id = {(const char *)l->diff_id.at, DIGEST_BYTES});
-	}
-	auto_buf digests = BUF_MAX(4096 * DIGEST_BYTES);
-	for (size_t i = 0; i < s->n_flat; i++)
-		buf_add(&digests, s->layers[i].digest.at, DIGEST_BYTES);
-	if (buf_bad(&digests))
+	s->asked_raw_bytes = s->asked_entries = 0;
+	/* The lowest first: what was merged of many takes longest, and shall not come last. */
+	for (size_t i = lowers->n_missing; i-- > 0;)
+		ask_layer(s, lowers->missing[i], &layers);
+	for (size_t i = 0; lowers->flat_missing && i < s->n_flat; i++)
+		ask_layer(s, i, &flat);
+	if (buf_bad(&flat))
 		return err_set(err, ERR_UNAVAILABLE, "the chain has %zu layers", s->n_layers);
-	s->asked = s->flat;
-	return wire_send(job_wire(s->job), flatten, err, .layers = buf_view(&digests),
-			 .into = {(const char *)s->flat.at, DIGEST_BYTES});
+	return wire_send(job_wire(s->job), unpack, err, .layers = buf_view(&layers),
+			 .flat = buf_view(&flat),
+			 .into = {(const char *)s->flat.at, flat.len ? DIGEST_BYTES : 0});
+}
+
+void
+session_run_unpacked(struct session *s, const struct msg_unpacked *m)
+{
+	struct digest made;
+
+	if (m->digest.len != DIGEST_BYTES)
+		return;
+	memcpy(made.at, m->digest.at, DIGEST_BYTES);
+	manager_note_cached(s->m, &made);
 }
 
 /* ---- starting ---- */
@@ -210,8 +230,8 @@ session_run_view(struct session *s, struct err *err)
 
 	s->n_flat = stack_flat(s->m, s->layers, s->n_layers, &s->flat);
 	int result = stack_find(s, &lowers, err);
-	if (result == 0 && lowers.missing)
-		result = ask_worker(s, lowers.missing_layer, err) < 0 ? -1 : 1;
+	if (result == 0 && !stack_is_whole(&lowers))
+		result = ask_worker(s, &lowers, err) < 0 ? -1 : 1;
 	else if (result == 0)
 		result = build_view(s, &lowers, err);
 	stack_close(&lowers);
@@ -239,10 +259,10 @@ go_on(struct session *s, struct err *err)
 		s->kept_unused = true;
 		return stack_plan(s, err) < 0 ? -1 : go_on(s, err);
 	}
-	if (result == 0 && lowers.missing) {
+	if (result == 0 && !stack_is_whole(&lowers)) {
 		session_enter(s, STEP_CACHE, time_now_ns() + CACHE_MAX_NS,
 			      "its layers to be unpacked");
-		result = ask_worker(s, lowers.missing_layer, err);
+		result = ask_worker(s, &lowers, err);
 	} else if (result == 0) {
 		result = start_with(s, &lowers, err);
 	}
@@ -325,20 +345,6 @@ session_run_begin(struct session *s)
 		session_run_failed(s, &err);
 }
 
-/* What the worker reads for the directory that it makes. */
-static void
-count_asked(const struct session *s, uint64_t *out_raw_bytes, uint64_t *out_entries)
-{
-	const bool flat = s->n_flat && digest_equal(&s->asked, &s->flat);
-
-	*out_raw_bytes = *out_entries = 0;
-	for (size_t i = 0; i < (flat ? s->n_flat : s->n_layers); i++)
-		if (flat || digest_equal(&s->layers[i].digest, &s->asked)) {
-			*out_raw_bytes += s->layers[i].raw_bytes;
-			*out_entries += s->layers[i].entries;
-		}
-}
-
 void
 session_run_interrupt(struct session *s, const struct err *why)
 {
@@ -365,20 +371,15 @@ session_run_job(struct session *s, const struct message *msg, const struct err *
 		return;
 	}
 	if (msg->id == MSG_progress) {
-		uint64_t raw_bytes, entries;
-		count_asked(s, &raw_bytes, &entries);
-		session_progress(s, &msg->progress, raw_bytes, entries);
+		session_extend(s, time_now_ns() + CACHE_MAX_NS);
+		session_progress(s, &msg->progress, s->asked_raw_bytes, s->asked_entries);
 		return;
 	}
+	if (msg->id == MSG_unpacked)
+		session_run_unpacked(s, &msg->unpacked);
 	if (msg->id != MSG_worked)
 		return;
-	if (node_stacks(&s->m->node)) {
-		manager_note_cached(s->m, &s->asked);
-	} else if (session_whole_made(s, &err) < 0) {
-		session_run_failed(s, &err);
-		return;
-	}
-	if (go_on(s, &err) < 0)
+	if ((!node_stacks(&s->m->node) && session_whole_made(s, &err) < 0) || go_on(s, &err) < 0)
 		session_run_failed(s, &err);
 }
 

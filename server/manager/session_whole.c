@@ -55,8 +55,12 @@ session_whole_populate(struct session *s, struct err *err)
 	auto_buf digests = BUF_MAX(4096 * DIGEST_BYTES);
 	char name[24];
 
-	for (size_t i = 0; i < s->n_layers; i++)
+	s->asked_raw_bytes = s->asked_entries = 0;
+	for (size_t i = 0; i < s->n_layers; i++) {
 		buf_add(&digests, s->layers[i].digest.at, DIGEST_BYTES);
+		s->asked_raw_bytes += s->layers[i].raw_bytes;
+		s->asked_entries += s->layers[i].entries;
+	}
 	if (buf_bad(&digests))
 		return err_set(err, ERR_UNAVAILABLE, "the chain has %zu layers", s->n_layers);
 	snprintf(name, sizeof name, "upper.%u", s->row.upper);

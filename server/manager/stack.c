@@ -106,6 +106,16 @@ is_stacked(const struct lowers *l, int fd)
 	return false;
 }
 
+/* One directory serves all layers that are equal. */
+static void
+note_missing(const struct session *s, size_t layer, struct lowers *l)
+{
+	for (size_t i = 0; i < l->n_missing; i++)
+		if (digest_equal(&s->layers[l->missing[i]].digest, &s->layers[layer].digest))
+			return;
+	l->missing[l->n_missing++] = layer;
+}
+
 /* From the top down: a kept upper where one fits, else the layer from the cache. */
 int
 stack_find(struct session *s, struct lowers *out, struct err *err)
@@ -124,18 +134,17 @@ stack_find(struct session *s, struct lowers *out, struct err *err)
 			step = 1;
 			fd = open_cached(s, &s->layers[end - 1].digest);
 		}
-		if (fd < 0) {
-			out->missing = true;
-			out->missing_layer = end - 1;
-			return 0;
-		}
-		if (out->n == LOWERS_MAX - 1) {
-			close(fd);
+		if (out->n + out->n_missing == LOWERS_MAX - 1) {
+			fd_close(&fd);
 			fd_close(&volume);
 			out->too_many = true;
 			return 0;
 		}
 		end -= step;
+		if (fd < 0) {
+			note_missing(s, end, out);
+			continue;
+		}
 		if (is_stacked(out, fd)) {
 			close(fd);
 			fd_close(&volume);
@@ -147,8 +156,7 @@ stack_find(struct session *s, struct lowers *out, struct err *err)
 	if (s->n_flat) {
 		const int fd = open_cached(s, &s->flat);
 		if (fd < 0) {
-			out->missing = true;
-			out->missing_layer = s->n_layers;
+			out->flat_missing = true;
 			return 0;
 		}
 		out->volume[out->n] = -1;

@@ -9,9 +9,12 @@ struct lowers {
 	int volume[LOWERS_MAX]; /* owned: the mount whose fs/ that is, or -1 */
 	size_t n_volumes;
 	size_t n;
-	bool missing;
+	/* what a worker must make first: indexes into s->layers, the topmost first; the flattened
+	 * one */
+	size_t missing[LOWERS_MAX];
+	size_t n_missing;
+	bool flat_missing;
 	bool too_many; /* for one mount: kept uppers that stand for many layers could not be used */
-	size_t missing_layer; /* index into s->layers, or n_layers: the flattened one */
 };
 
 /* Which of the layers come from one flattened directory: s->n_flat, s->flat. */
@@ -19,8 +22,13 @@ int stack_plan(struct session *s, struct err *err) must_check;
 /* The same of any n layers, none of which a kept upper stands for: how many, and its name. */
 size_t stack_flat(const struct manager *m, const struct layer_row *layers, size_t n,
 		  struct digest *out);
-/* Opens them all, or says which is not there. */
+/* Opens them all, or says which are not there. */
 int stack_find(struct session *s, struct lowers *out, struct err *err) must_check;
 void stack_close(struct lowers *l);
+static inline bool
+stack_is_whole(const struct lowers *l)
+{
+	return l->n_missing == 0 && !l->flat_missing;
+}
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "confine.h"
 #include "import.h"
+#include "repair.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -86,17 +87,24 @@ answer(struct wire *w, const struct import *i, struct err *err)
 			 .made_by = {m->made_by, strnlen(m->made_by, 256)});
 }
 
+/* Into the store, and the mirror. */
 static int
-judge(const struct import *i, struct err *err)
+take_in(const struct layer_options *o, int mirror, const struct tar_source *source,
+	struct import *out, struct err *err)
 {
-	if (i->manifest.n_layers <= IMPORT_LAYERS_MAX)
-		return 0;
-	return err_set(err, ERR_USAGE, "more than %d layers", IMPORT_LAYERS_MAX);
+	if (import_oci(o, source, out, err) < 0)
+		return -1;
+	if (out->manifest.n_layers > IMPORT_LAYERS_MAX)
+		return err_set(err, ERR_USAGE, "more than %d layers", IMPORT_LAYERS_MAX);
+	for (size_t i = 0; i < out->manifest.n_layers; i++)
+		if (mirror_blob(o->store, mirror, &out->layers[i].sum.digest, err) < 0)
+			return -1;
+	return 0;
 }
 
 int
-receive_take(struct wire *w, const struct layer_watch *watch, struct layer_options *o,
-	     int *out_store, struct err *err)
+receive_take(struct wire *w, const struct layer_watch *watch, int mirror, const struct err *refused,
+	     struct layer_options *o, int *out_store, struct err *err)
 {
 	struct message *m = &w->message;
 	struct err why;
@@ -110,15 +118,15 @@ receive_take(struct wire *w, const struct layer_watch *watch, struct layer_optio
 	log_init("berth-worker", subject);
 	*o = (struct layer_options){
 	    .store = *out_store, .cache = -1, .threads = m->import_job.threads, .watch = *watch};
-	if (confine_worker(out_store, 1, err) < 0)
+	const int dirs[] = {*out_store, mirror};
+	if (confine_worker(dirs, mirror < 0 ? 1 : 2, err) < 0)
 		return -1;
 	auto_free char *piece = xnew(1, PIECE_BYTES);
 	struct pipe_in pipe = {in, w->fd, watch, piece};
 	const struct tar_source source = {next_piece, &pipe};
-	int result = import_oci(o, &source, &got, &why);
-	if (result == 0)
-		result = judge(&got, &why);
-	if (result == 0)
+	if (refused)
+		why = *refused;
+	else if (take_in(o, mirror, &source, &got, &why) == 0)
 		return answer(w, &got, err);
 	log_err(&why, "import a snapshot");
 	return wire_send(w, work_failed, err, .code = why.code, .why = str_of(why.why),

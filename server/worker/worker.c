@@ -283,29 +283,27 @@ serve_snapshot_facts(struct worker *w, const struct msg_snapshot_facts *m, struc
 }
 
 static int
-serve_unpack(struct worker *w, const struct msg_unpack *m, struct err *err)
+say_unpacked(void *ctx, const struct digest *made, struct err *err)
 {
-	struct digest digest, diff_id;
-	struct layer_counts n;
+	struct worker *w = ctx;
 
-	if (take_digest(m->digest, &digest, err) < 0 ||
-	    take_digest(m->diff_id, &diff_id, err) < 0 ||
-	    unpack_layer(&w->options, &digest, &diff_id, &n, err) < 0)
-		return -1;
-	return say_worked(w, &n, err);
+	return wire_send(&w->wire, unpacked, err, .digest = {(const char *)made->at, DIGEST_BYTES});
 }
 
 static int
-serve_flatten(struct worker *w, const struct msg_flatten *m, struct err *err)
+serve_unpack(struct worker *w, const struct msg_unpack *m, struct err *err)
 {
-	auto_free struct digest *layers = NULL;
+	auto_free struct digest *layers = NULL, *flat = NULL;
+	struct layer_wanted wanted = {.n = 0};
 	struct layer_counts n;
-	struct digest into;
-	size_t n_layers = 0;
 
-	if (take_digests(m->layers, &layers, &n_layers, err) < 0 ||
-	    take_digest(m->into, &into, err) < 0 ||
-	    compact_layers(&w->options, layers, n_layers, &into, &n, err) < 0)
+	if (take_digests(m->layers, &layers, &wanted.n, err) < 0 ||
+	    take_digests(m->flat, &flat, &wanted.n_flat, err) < 0 ||
+	    (wanted.n_flat && take_digest(m->into, &wanted.into, err) < 0))
+		return -1;
+	wanted.layers = layers;
+	wanted.flat = flat;
+	if (unpack_all(&w->options, &wanted, say_unpacked, w, &n, err) < 0)
 		return -1;
 	return say_worked(w, &n, err);
 }
@@ -396,8 +394,9 @@ serve_sync_cache(struct worker *w, const struct msg_sync_cache *m, struct err *e
 static int
 check_mirror(const struct worker *w, enum msg_id id, struct err *err)
 {
-	const bool archives = id == MSG_capture || id == MSG_snapshot_write ||
-			      id == MSG_snapshot_facts || id == MSG_session_ref;
+	const bool archives = id == MSG_capture || id == MSG_capture_as ||
+			      id == MSG_snapshot_write || id == MSG_snapshot_facts ||
+			      id == MSG_session_ref || id == MSG_import_job;
 
 	if (!w->mirror_missing || !archives)
 		return 0;
@@ -429,8 +428,6 @@ serve(struct worker *w, struct message *m, struct err *err)
 		return serve_session_ref(w, &m->session_ref, err);
 	case MSG_unpack:
 		return serve_unpack(w, &m->unpack, err);
-	case MSG_flatten:
-		return serve_flatten(w, &m->flatten, err);
 	case MSG_populate:
 		return serve_populate(w, &m->populate, err);
 	case MSG_measure:
@@ -485,7 +482,10 @@ take_job(struct worker *w, struct err *err)
 	}
 	if (m->id == MSG_import_job) {
 		const struct layer_watch watch = {.step = step, .ctx = w};
-		return receive_take(&w->wire, &watch, &w->options, &w->store, err);
+		struct err why;
+		const bool refused = check_mirror(w, m->id, &why) < 0;
+		return receive_take(&w->wire, &watch, w->mirror, refused ? &why : NULL, &w->options,
+				    &w->store, err);
 	}
 	if (m->id != MSG_job)
 		return err_set(err, ERR_CORRUPT, "%s came where a job should",

@@ -224,6 +224,26 @@ def test_fork_ready_is_chosen_by_new_and_shown(server, name):
     assert server.json("show", plain)["fork_ready"] == {"value": False, "set": False}
 
 
+@STACKS
+def test_fork_ready_is_set_later_and_unpacks_the_head_that_there_is(own_server, name):
+    server = own_server
+    digest = paused(server, name, "echo 1 > a")
+    assert server.verb("set", name, "fork-ready", "maybe").status == 64
+    done = server.verb("set", name, "fork-ready", "yes")
+    assert done.status == 0 and done.stdout == f"{name}: fork-ready yes\n", done
+    assert server.json("show", name)["fork_ready"] == {"value": True, "set": True}
+    wait_until("its layers", lambda: f"fork_ready: the layers of {digest[:12]} are unpacked" in server.log())
+    server.stop()
+    server.start()
+    assert server.json("show", name)["fork_ready"] == {"value": True, "set": True}
+    assert server.verb("set", name, "fork-ready", "no").status == 0
+    assert server.json("show", name)["fork_ready"] == {"value": False, "set": True}
+    assert server.verb("set", name, "fork-ready", "default").status == 0
+    server.stop()
+    server.start()
+    assert server.json("show", name)["fork_ready"] == {"value": False, "set": False}
+
+
 def test_a_fork_is_on_the_record(server, name):
     origin = paused(server, name, "echo 1 > a")
     assert server.verb("fork", name, name + "-f").status == 0

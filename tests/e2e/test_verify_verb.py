@@ -258,6 +258,29 @@ def test_without_its_mirror_nothing_is_archived_and_all_else_goes_on(mirrored, n
     away.rename(server.mirror)
 
 
+def test_an_import_is_in_the_mirror_when_it_is_reported_and_not_made_without(mirrored, name):
+    server = mirrored
+    with running() as other:
+        chain(other, name)
+        exported = other.verb("export", name).out
+    away = server.mirror.with_name("away")
+    server.mirror.rename(away)
+    r = server.ssh("berth", f"import {name}", stdin=exported)
+    assert r.status == 69 and "blob_mirror" in r.stderr, r
+    assert server.session(name) is None
+    away.rename(server.mirror)
+    r = server.ssh("berth", f"import {name}", stdin=exported)
+    assert r.status == 0, r
+    made = server.session(name)["head"][7:]
+    assert {*layers_of(server, made), made} <= mirror_blobs(server)
+    refs = {p.name: p.read_text() for p in (server.state / "store/refs").glob("*.json")}
+    assert {p.name: p.read_text() for p in (server.mirror / "refs").glob("*.json")} == refs
+    for digest in mirror_blobs(server) - {made}:
+        blob(server, digest).unlink(missing_ok=True)
+    assert found(server, name, "--repair", status=0)["repaired"] > 0
+    assert server.ssh(name, "true").status == 0
+
+
 def test_what_is_collected_goes_from_the_mirror_too(mirrored, name):
     server = mirrored
     made = chain(server, name)
