@@ -416,7 +416,7 @@ def test_all_that_a_verb_was_given_is_on_the_record(server, name):
     server.verb("bisect", name, "aaaaaa", "bbbbbb", "--", "sh", "-c", "hidden")
     huge = "x" * 3000
     server.verb("bisect", name, "aaaaaa", "bbbbbb", "--", *[huge] * 20)
-    given = {line["verb"]: line["given"] for line in lines(server) if line["kind"] == "verb" and line["name"] == name}
+    given = {line["verb"]: line["given"] for line in lines(server) if line["kind"] == "verb" and line.get("name") == name}
     assert "label=one=1 label=two=2" in given["label"], given
     both = [line["given"] for line in lines(server) if line.get("verb") == "bisect"]
     assert "command=sh command=-c command=hidden" in both[0] and len(both) == 2, both

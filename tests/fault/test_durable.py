@@ -186,7 +186,6 @@ class Fork(Act):
         fork = f"{self.name}-{self.n}"
         assert done.status != 0 or self.server.ssh(fork, "cat n").out == b"%d\n" % self.n, done
         if self.server.session(fork):
-            settled(self.server, fork)
             assert self.server.verb("rm", fork, "--force").status == 0
 
 
