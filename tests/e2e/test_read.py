@@ -199,6 +199,11 @@ def test_who_reads_and_does_not_take_it_keeps_no_place_from_others(server, name)
         done = server.verb("files", point, key=slow)
         assert done.status == 75 and "this key is reading 16 snapshots" in done.stderr, done
         assert server.verb("files", point, key=other).status == 0
+    wait_until("workers to end", lambda: not workers(server))
+
+
+def test_who_imports_and_sends_nothing_keeps_no_place_from_others(server, name):
+    with contextlib.ExitStack() as stack:
         giving = [stack.enter_context(server.popen("berth", f"import {name}-{n}")) for n in (1, 2)]
         for p in giving:
             stack.callback(p.kill)
