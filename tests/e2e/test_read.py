@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_said_in_one_line(server, story, name):
         (["cat", first, "/workspace/d"], 64, "it is a directory"),
         (["cat", first, "/workspace/link"], 64, "it is a symbolic link"),
         (["files", first, "/etc/no"], 66, "no /etc/no in"),
-        (["files", "no-such"], 66, "no snapshot no-such"),
+        (["files", "no-such"], 66, "no session or snapshot no-such"),
         (["diff", first, "story", "--live"], 64, "not both"),
         (["export", first, "--tar", "--oci"], 64, "one of --oci, --docker and --tar"),
         (["import", "story"], 64, "there is a session of this name"),
