@@ -14,7 +14,7 @@ from faults import ERRORS, faulty, revive, settled
 ALL = os.environ.get("BERTH_FAULT_ALL") == "1"
 ROWS = [(target, op) for target in ("berth-worker", "berthd") for op in ("open", "write", "sync", "rename", "make")]
 ROWS.append(("berthd", "step"))
-SHORT = (2, 7, 19)  # which n of a row where not all are run, and of which errors
+SHORT = (2, 9)  # which n of a row where not all are run, and of which errors
 ERRORS_RUN = ERRORS if ALL else ("ENOSPC", "SIGKILL")
 
 REASONS = {"ENOSPC": rb"no space left on device", "EIO": rb"nput/output error",
