@@ -229,10 +229,15 @@ def place():
         yield both
 
 
-@pytest.mark.parametrize("error", ERRORS_RUN)
-@pytest.mark.parametrize("target,op", ROWS)
-@pytest.mark.parametrize("kind", [Act, Restore, Undo, Path, Label, Live, Fork, Gc, Cold],
-                         ids=["pause", "restore", "undo", "path", "label", "snapshot", "fork", "gc", "cold resume"])
+KINDS = {"pause": Act, "restore": Restore, "undo": Undo, "path": Path, "label": Label, "snapshot": Live, "fork": Fork, "gc": Gc,
+         "cold resume": Cold}
+# in tests/run each row of an act has one of the errors, and its neighbours the other
+CASES = {f"{name}-{target}-{op}-{error}": (kind, target, op, error)
+         for i, (name, kind) in enumerate(KINDS.items()) for j, (target, op) in enumerate(ROWS)
+         for k, error in enumerate(ERRORS_RUN) if ALL or (i + j + k) % 2 == 0}
+
+
+@pytest.mark.parametrize("kind,target,op,error", CASES.values(), ids=CASES.keys())
 def test_a_fault_costs_nothing_but_the_act(place, name, kind, target, op, error):
     server, fault = place
     assert server.ssh(name, "echo first > n; echo keep > kept").status == 0
