@@ -1,6 +1,5 @@
 /* Rows of snapshots and their layers, and of kept uppers. */
-#include "rows.h"
-#include "statement.h"
+#include "snapshot_rows.h"
 
 #include <stdio.h>
 
@@ -58,13 +57,9 @@ index_put_snapshot_facts(struct index *ix, const struct digest *digest,
 			     f->expires_ns, digest);
 }
 
-#define SNAPSHOT_COLUMNS                                                                           \
-	"SELECT digest,session,parent,made_by,calls,image,created_ns,bytes,total_bytes,name,note," \
-	"labels,pinned,expires_ns FROM snapshots "
-
-/* Takes the statement. */
-static int
-each_snapshot(struct index *ix, sqlite3_stmt *st, snapshot_row_fn fn, void *ctx, struct err *err)
+int
+snapshot_rows_each(struct index *ix, sqlite3_stmt *st, snapshot_row_fn fn, void *ctx,
+		   struct err *err)
 {
 	int got;
 
@@ -98,12 +93,11 @@ int
 index_list_snapshots(struct index *ix, const char *session, snapshot_row_fn fn, void *ctx,
 		     struct err *err)
 {
-	return each_snapshot(ix,
-			     statement_query(ix, err,
-					     SNAPSHOT_COLUMNS
-					     "WHERE session=? ORDER BY created_ns, rowid",
-					     "t", session),
-			     fn, ctx, err);
+	return snapshot_rows_each(
+	    ix,
+	    statement_query(ix, err, SNAPSHOT_COLUMNS "WHERE session=? ORDER BY created_ns, rowid",
+			    "t", session),
+	    fn, ctx, err);
 }
 
 static int
@@ -118,7 +112,7 @@ int
 index_find_snapshot(struct index *ix, const struct digest *digest, struct snapshot_row *out,
 		    struct err *err)
 {
-	return each_snapshot(
+	return snapshot_rows_each(
 	    ix, statement_query(ix, err, SNAPSHOT_COLUMNS "WHERE digest=?", "d", digest),
 	    take_found, out, err);
 }
@@ -138,28 +132,24 @@ index_match_snapshots(struct index *ix, const char *session, struct str ref, sna
 	const size_t n = strlen(hex);
 	const bool is_hex = n >= 6 && n <= 64 && strspn(hex, "0123456789abcdef") == n;
 	snprintf(begins, sizeof begins, "%s", is_hex ? hex : "-");
-	return each_snapshot(ix,
-			     statement_query(ix, err,
-					     SNAPSHOT_COLUMNS
-					     "WHERE (?1='' OR session=?1) AND (name=?2 OR "
-					     "substr(lower(hex(digest)),1,length(?3))=?3) "
-					     "ORDER BY created_ns, rowid",
-					     "ttt", session, text, begins),
-			     fn, ctx, err);
+	return snapshot_rows_each(ix,
+				  statement_query(ix, err,
+						  SNAPSHOT_COLUMNS
+						  "WHERE (?1='' OR session=?1) AND (name=?2 OR "
+						  "substr(lower(hex(digest)),1,length(?3))=?3) "
+						  "ORDER BY created_ns, rowid",
+						  "ttt", session, text, begins),
+				  fn, ctx, err);
 }
 
 int
-index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
-		  struct err *err)
+snapshot_rows_each_layer(struct index *ix, sqlite3_stmt *st, layer_row_fn fn, void *ctx,
+			 struct err *err)
 {
-	sqlite3_stmt *st = statement_query(
-	    ix, err,
-	    "SELECT l.digest,l.diff_id,l.bytes,l.raw_bytes,l.entries FROM layers l JOIN "
-	    "snapshot_layers s ON s.layer=l.digest WHERE s.snapshot=? ORDER BY s.position",
-	    "d", snapshot);
+	int got;
+
 	if (!st)
 		return -1;
-	int got;
 	while ((got = statement_next(ix, st, err)) == 1) {
 		struct layer_row r = {0};
 		statement_digest(st, 0, &r.digest);
@@ -173,6 +163,19 @@ index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn 
 	}
 	sqlite3_finalize(st);
 	return got;
+}
+
+int
+index_list_layers(struct index *ix, const struct digest *snapshot, layer_row_fn fn, void *ctx,
+		  struct err *err)
+{
+	return snapshot_rows_each_layer(
+	    ix,
+	    statement_query(ix, err,
+			    LAYER_COLUMNS "JOIN snapshot_layers s ON s.layer=l.digest WHERE "
+					  "s.snapshot=? ORDER BY s.position",
+			    "d", snapshot),
+	    fn, ctx, err);
 }
 
 /* ---- kept uppers ---- */

@@ -161,12 +161,6 @@ int do_gc(struct manager *m, struct conn *c, const struct request *r, struct ses
 
 /* ---- shared words of the answers (do.c) ---- */
 
-/* "1.2 MiB" */
-static inline void
-size_format(uint64_t bytes, char out[16])
-{
-	num_format_about(bytes, out);
-}
 /* "12s", "5m", "3h", "2d" since a CLOCK_REALTIME */
 void age_format(uint64_t since_ns, char out[16]);
 

@@ -75,7 +75,7 @@ list_one(void *ctx, const struct call_row *r, struct err *err)
 	} else {
 		char command[61];
 		age_format(r->started_ns, age);
-		size_format(r->out_bytes + r->err_bytes, bytes);
+		num_format_about(r->out_bytes + r->err_bytes, bytes);
 		exit_text(r, ended);
 		snprintf(command, sizeof command, "%.60s", r->command);
 		for (char *p = command; *p; p++)
@@ -146,8 +146,8 @@ do_call_show(struct manager *m, struct conn *c, const struct request *r, struct 
 	} else {
 		time_format(row.started_ns, started);
 		exit_text(&row, ended);
-		size_format(row.out_bytes, bytes[0]);
-		size_format(row.err_bytes, bytes[1]);
+		num_format_about(row.out_bytes, bytes[0]);
+		num_format_about(row.err_bytes, bytes[1]);
 		buf_fmt(&out, "%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n%-10s%s\n", "call",
 			row.id, "session", s->row.name, "kind", row.kind, "command", row.command,
 			"by", row.principal, "started", started);

@@ -43,7 +43,7 @@ put_text(struct buf *out, const struct gone *g)
 	char size[16] = "";
 
 	if (g->bytes)
-		size_format(g->bytes, size);
+		num_format_about(g->bytes, size);
 	buf_fmt(out, "%-13s ", word(g->kind));
 	if (g->kind == GONE_SESSION)
 		buf_fmt(out, "%-24s", g->name);
@@ -76,7 +76,7 @@ do_gc_answer(struct asker *asker, const struct collect_plan *p, uint64_t freed_b
 		buf_text(&out, i ? ",\n" : "\n");
 		put_json(&out, &p->gone[i]);
 	}
-	size_format(bytes, size);
+	num_format_about(bytes, size);
 	if (asker->json) {
 		buf_text(&out, "]}\n");
 	} else {

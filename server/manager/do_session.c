@@ -140,7 +140,7 @@ do_ls(struct manager *m, struct conn *c, const struct request *r, struct session
 			buf_char(&out, '}');
 		} else {
 			char size[16], age[16];
-			size_format(sum.bytes, size);
+			num_format_about(sum.bytes, size);
 			age_format(s->row.used_ns, age);
 			buf_fmt(&out, "%-24s %-10s %6s %9u %10s  %s%s\n", s->row.name,
 				session_state_name(s->state), age, sum.snapshots, size,
@@ -159,7 +159,7 @@ show_text(struct buf *out, const struct session *s, const struct summary *sum)
 	char made[TIME_TEXT_BYTES], size[16], age[16];
 
 	time_format(s->row.created_ns, made);
-	size_format(sum->bytes, size);
+	num_format_about(sum->bytes, size);
 	age_format(s->row.used_ns, age);
 	buf_fmt(out, "%-12s%s\n%-12s%s\n%-12s%s%s\n", "name", s->row.name, "id", s->row.id, "state",
 		session_state_name(s->state),

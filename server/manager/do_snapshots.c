@@ -122,8 +122,8 @@ put_line(struct manager *m, const struct session *s, const struct snapshot_row *
 	char own[16], total[16], age[16], tree[TREE_COLUMNS + NAME_COLUMNS + 4];
 	const bool head = s->row.has_head && digest_equal(&s->row.head, &r->digest);
 
-	size_format(r->bytes, own);
-	size_format(r->total_bytes, total);
+	num_format_about(r->bytes, own);
+	num_format_about(r->total_bytes, total);
 	age_format(r->created_ns, age);
 	snprintf(tree, sizeof tree, "%s%.12s%s", indent, digest_text(&r->digest).text,
 		 head ? " *" : "");

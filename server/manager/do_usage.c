@@ -88,8 +88,8 @@ put_session(struct buf *out, const struct session *s, bool first, struct err *er
 		buf_char(out, '}');
 		return 0;
 	}
-	size_format(sum.own_bytes, own);
-	size_format(shared_bytes, shared);
+	num_format_about(sum.own_bytes, own);
+	num_format_about(shared_bytes, shared);
 	buf_fmt(out, "%-24s %-8s %9llu %10s %10s\n", s->row.name, session_state_name(s->state),
 		(unsigned long long)sum.snapshots, own, shared);
 	return 0;
@@ -100,7 +100,7 @@ put_line(struct buf *out, const char *what, uint64_t bytes, const char *more)
 {
 	char size[16];
 
-	size_format(bytes, size);
+	num_format_about(bytes, size);
 	buf_fmt(out, "%-24s %39s%s\n", what, size, more);
 }
 

@@ -231,7 +231,7 @@ say_imported(const struct image_row *r)
 	auto_buf out = BUF_MAX(1 << 20);
 	char size[16];
 
-	size_format(r->bytes, size);
+	num_format_about(r->bytes, size);
 	if (act.asker.json) {
 		row_json(&out, r);
 		buf_char(&out, '\n');
@@ -360,7 +360,7 @@ list_one(void *ctx, const struct image_row *r, struct err *err)
 		l->out.len--; /* its closing brace, for one more fact */
 		buf_fmt(&l->out, ",\"sessions\":%u}", users);
 	} else {
-		size_format(r->bytes, size);
+		num_format_about(r->bytes, size);
 		buf_fmt(&l->out, "%-24s %-12.12s %6zu %10s %8u  %s\n", r->name[0] ? r->name : "-",
 			r->content + sizeof PREFIX - 1, r->n_layers, size, users,
 			r->user[0] ? r->user : "root");

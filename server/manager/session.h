@@ -397,6 +397,8 @@ void session_auto_stop(struct session *s);
 /* session_seen.c */
 /* n_own and n_base of the head's layers. */
 int session_load_own(struct session *s, struct err *err) must_check;
+/* Whether a capture of the whole upper gave the very layer that the head has of it. */
+bool session_is_own(const struct session *s, const struct digest *layer);
 /* Before a start: an upper whose bytes may be lost gives way to the archives that hold them. */
 int session_leave_lost(struct session *s, struct err *err) must_check;
 /* How many layers of a head stem from the upper that goes on with it. head: the session's, or the

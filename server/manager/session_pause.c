@@ -372,20 +372,12 @@ session_pause_done(struct session *s, const struct msg_done *done)
 	}
 }
 
-/* All of an upper, captured at once, that gave the very layer which the head has of it. */
-static bool
-is_head(const struct session *s, const struct digest *layer)
-{
-	return s->n_own == 1 && s->n_base + 1 == s->n_layers &&
-	       digest_equal(&s->layers[s->n_base].digest, layer);
-}
-
 static void
 after_a(struct session *s)
 {
 	struct err err;
 
-	if (session_undo_decide(s, s->a.any && !is_head(s, &s->a.layer.digest), &err) < 0)
+	if (session_undo_decide(s, s->a.any && !session_is_own(s, &s->a.layer.digest), &err) < 0)
 		fail_with(s, &err);
 	else
 		next_step(s, s->a.any ? STEP_WRITE_A : STEP_THAW);
@@ -438,7 +430,7 @@ session_pause_job(struct session *s, const struct message *msg, const struct err
 			after_a(s);
 		} else if (s->step == STEP_CAPTURE_B) {
 			session_take_captured(&s->b, &msg->captured);
-			s->b.any = s->b.any && (s->a.any || !is_head(s, &s->b.layer.digest));
+			s->b.any = s->b.any && (s->a.any || !session_is_own(s, &s->b.layer.digest));
 			after_b(s);
 		}
 		return;

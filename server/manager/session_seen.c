@@ -113,6 +113,13 @@ session_leave_lost(struct session *s, struct err *err)
 	return 0;
 }
 
+bool
+session_is_own(const struct session *s, const struct digest *layer)
+{
+	return s->n_own == 1 && s->n_base + 1 == s->n_layers &&
+	       digest_equal(&s->layers[s->n_base].digest, layer);
+}
+
 static int
 open_seen(struct session *s, const char *end, int flags)
 {

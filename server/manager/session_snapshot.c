@@ -320,19 +320,11 @@ session_snapshot_done(struct session *s, const struct msg_done *done)
 	}
 }
 
-/* All of an upper that was captured anew, and is what the head has of it. */
-static bool
-is_head(const struct session *s)
-{
-	return s->n_own == 1 && s->n_base + 1 == s->n_layers &&
-	       digest_equal(&s->layers[s->n_base].digest, &s->a.layer.digest);
-}
-
 static void
 take_captured(struct session *s, const struct msg_captured *c)
 {
 	session_take_captured(&s->a, c);
-	s->a.any = s->a.any && !is_head(s);
+	s->a.any = s->a.any && !session_is_own(s, &s->a.layer.digest);
 	s->still.captured = true;
 	after_read(s);
 }

@@ -61,7 +61,7 @@ finish(const struct err *failure)
 	struct err err = {.code = ERR_NONE};
 	char size[16];
 
-	size_format(v.bytes, size);
+	num_format_about(v.bytes, size);
 	audit_write(&v.m->audit, "verify", AUDIT_NUMBER("snapshots", v.n_snapshots),
 		    AUDIT_NUMBER("faults", v.faults), AUDIT_NUMBER("repaired", v.repaired),
 		    AUDIT_TEXT("result", err_json(failure ? failure->code : ERR_NONE)));
