@@ -178,14 +178,7 @@ struct wanted {            /* layers that the heads of sessions would be started
 static void
 want(struct wanted *w, const struct digest *d)
 {
-	if (w->n == w->cap) {
-		w->cap = w->cap ? 2 * w->cap : 256;
-		struct digest *at = xnew(w->cap, sizeof *at);
-		if (w->n)
-			memcpy(at, w->at, w->n * sizeof *at);
-		free(w->at);
-		w->at = at;
-	}
+	w->at = xgrow(w->at, w->n, &w->cap, sizeof *w->at);
 	w->at[w->n++] = *d;
 }
 
@@ -200,14 +193,7 @@ take_layer(void *ctx, const struct layer_row *row, struct err *err)
 	struct layer_list *c = ctx;
 
 	(void)err;
-	if (c->n == c->cap) {
-		c->cap = c->cap ? 2 * c->cap : 64;
-		struct layer_row *at = xnew(c->cap, sizeof *at);
-		if (c->n)
-			memcpy(at, c->at, c->n * sizeof *at);
-		free(c->at);
-		c->at = at;
-	}
+	c->at = xgrow(c->at, c->n, &c->cap, sizeof *c->at);
 	c->at[c->n++] = *row;
 	return 0;
 }

@@ -18,30 +18,17 @@ collect_plan_done(struct collect_plan *p)
 	*p = (struct collect_plan){0};
 }
 
-static void *
-grown(void *take_at, size_t n, size_t *cap, size_t size)
-{
-	if (n < *cap)
-		return take_at;
-	*cap = *cap ? 2 * *cap : 64;
-	char *at = xnew(*cap, size);
-	if (n)
-		memcpy(at, take_at, n * size);
-	free(take_at);
-	return at;
-}
-
 void
 collect_plan_add(struct collect_plan *p, const struct collect_word *w)
 {
-	p->items = grown(p->items, p->n, &p->cap, sizeof *p->items);
+	p->items = xgrow(p->items, p->n, &p->cap, sizeof *p->items);
 	p->items[p->n++] = *w;
 }
 
 struct gone *
 collect_plan_gone(struct collect_plan *p, enum gone_kind kind, const char *why, uint64_t bytes)
 {
-	p->gone = grown(p->gone, p->n_gone, &p->gone_cap, sizeof *p->gone);
+	p->gone = xgrow(p->gone, p->n_gone, &p->gone_cap, sizeof *p->gone);
 	struct gone *g = &p->gone[p->n_gone++];
 	*g = (struct gone){.kind = kind, .why = why, .bytes = bytes};
 	p->bytes += bytes;
@@ -155,7 +142,7 @@ take_hold(void *ctx, enum gc_hold why, const struct digest *d, const char *holde
 	struct holds *h = ctx;
 
 	(void)err;
-	h->at = grown(h->at, h->n, &h->cap, sizeof *h->at);
+	h->at = xgrow(h->at, h->n, &h->cap, sizeof *h->at);
 	struct held *one = &h->at[h->n++];
 	*one = (struct held){.d = *d, .why = why};
 	snprintf(one->holder, sizeof one->holder, "%s", holder);
@@ -203,8 +190,8 @@ take_snapshot(void *ctx, const struct snapshot_row *row, struct err *err)
 	struct list *l = ctx;
 
 	(void)err;
-	l->rows = grown(l->rows, l->n, &l->cap, sizeof *l->rows);
-	l->judged = grown(l->judged, l->n, &l->judged_cap, sizeof *l->judged);
+	l->rows = xgrow(l->rows, l->n, &l->cap, sizeof *l->rows);
+	l->judged = xgrow(l->judged, l->n, &l->judged_cap, sizeof *l->judged);
 	l->rows[l->n] = *row;
 	l->judged[l->n++] = (struct retention_row){.created_ns = row->created_ns,
 						   .expires_ns = row->facts.expires_ns,

@@ -119,6 +119,7 @@ static void
 put_line(struct manager *m, const struct session *s, const struct snapshot_row *r,
 	 const char *indent, struct buf *out)
 {
+	struct str label;
 	char own[16], total[16], age[16], tree[TREE_COLUMNS + NAME_COLUMNS + 4];
 	const bool head = s->row.has_head && digest_equal(&s->row.head, &r->digest);
 
@@ -135,11 +136,8 @@ put_line(struct manager *m, const struct session *s, const struct snapshot_row *
 		time_format(r->facts.expires_ns, end);
 		buf_fmt(out, "; until %.16sZ", end);
 	}
-	for (const char *at = r->facts.labels; *at;) {
-		const char *end = strchrnul(at, '\n');
-		buf_fmt(out, "  %.*s", (int)(end - at), at);
-		at = *end ? end + 1 : end;
-	}
+	for (const char *at = r->facts.labels; facts_next_label(&at, &label);)
+		buf_fmt(out, "  %.*s", (int)label.len, label.at);
 	buf_char(out, '\n');
 }
 

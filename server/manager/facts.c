@@ -13,8 +13,8 @@ is_key_byte(char c, bool first)
 }
 
 /* The next line of a list, without its end. false: no more. */
-static bool
-next_line(const char **at, struct str *out)
+bool
+facts_next_label(const char **at, struct str *out)
 {
 	if (!**at)
 		return false;
@@ -38,7 +38,7 @@ facts_labels_json(const char *labels, struct buf *out)
 	bool first = true;
 
 	buf_char(out, '{');
-	while (next_line(&labels, &line)) {
+	while (facts_next_label(&labels, &line)) {
 		const size_t n = key_of(line);
 		if (!first)
 			buf_char(out, ',');
@@ -106,7 +106,7 @@ facts_have_label(const char *labels, struct str text)
 	struct str line;
 	const size_t n = key_of(text);
 
-	while (next_line(&labels, &line)) {
+	while (facts_next_label(&labels, &line)) {
 		const size_t compared = n == text.len ? key_of(line) : line.len;
 		if (compared == text.len && memcmp(line.at, text.at, compared) == 0)
 			return true;
@@ -154,7 +154,7 @@ facts_set_label(char labels[1025], struct str text, struct err *err)
 		return -1;
 	const size_t n = key_of(text);
 	bool placed = text.len == n + 1; /* KEY= */
-	while (next_line(&at, &line)) {
+	while (facts_next_label(&at, &line)) {
 		const size_t k = key_of(line), least = k < n ? k : n;
 		const int order = memcmp(line.at, text.at, least);
 		if (order == 0 && k == n)

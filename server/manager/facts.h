@@ -8,6 +8,9 @@
 
 enum { FACTS_MAX_BYTES = 16384, LABELS_MAX = 16, LABEL_KEY_MAX_BYTES = 63 };
 
+/* The next line of a list of labels (rows.h), which *at goes along; false: no more. Lent by the
+ * list. */
+bool facts_next_label(const char **at, struct str *out);
 /* A JSON object; only what is not empty. */
 void facts_json(const struct snapshot_facts *f, struct buf *out);
 /* Its labels alone: an object, {} when there is none. */

@@ -31,15 +31,7 @@ note(struct loopdevs *l, const struct loopdev_held *h)
 			l->at[i] = *h;
 			return;
 		}
-	if (l->n == l->cap) {
-		const size_t cap = l->cap ? 2 * l->cap : 32;
-		struct loopdev_held *at = xnew(cap, sizeof *at);
-		if (l->n)
-			memcpy(at, l->at, l->n * sizeof *at);
-		free(l->at);
-		l->at = at;
-		l->cap = cap;
-	}
+	l->at = xgrow(l->at, l->n, &l->cap, sizeof *l->at);
 	l->at[l->n++] = *h;
 }
 

@@ -55,15 +55,7 @@ manager_note_cached(struct manager *m, const struct digest *d)
 {
 	if (manager_is_cached(m, d))
 		return;
-	if (m->n_cached == m->cached_cap) {
-		const size_t cap = m->cached_cap ? 2 * m->cached_cap : 64;
-		struct digest *at = xnew(cap, sizeof *at);
-		if (m->n_cached)
-			memcpy(at, m->cached, m->n_cached * sizeof *at);
-		free(m->cached);
-		m->cached = at;
-		m->cached_cap = cap;
-	}
+	m->cached = xgrow(m->cached, m->n_cached, &m->cached_cap, sizeof *m->cached);
 	m->cached[m->n_cached++] = *d;
 }
 

@@ -61,6 +61,7 @@ merge_facts(struct session *s, struct snapshot_facts *head, struct err *err)
 {
 	const struct snapshot_facts *f = &s->current->facts;
 	const char *at = f->labels;
+	struct str label;
 
 	s->still.kept_name = f->name[0] && head->name[0] && strcmp(f->name, head->name) != 0;
 	s->still.kept_note = f->note[0] && head->note[0] && strcmp(f->note, head->note) != 0;
@@ -68,12 +69,9 @@ merge_facts(struct session *s, struct snapshot_facts *head, struct err *err)
 		memcpy(head->name, f->name, sizeof head->name);
 	if (!head->note[0])
 		memcpy(head->note, f->note, sizeof head->note);
-	while (*at) {
-		const char *end = strchrnul(at, '\n');
-		if (facts_set_label(head->labels, (struct str){at, (size_t)(end - at)}, err) < 0)
+	while (facts_next_label(&at, &label))
+		if (facts_set_label(head->labels, label, err) < 0)
 			return -1;
-		at = *end ? end + 1 : end;
-	}
 	head->pinned |= f->pinned;
 	if (f->expires_ns)
 		head->expires_ns = f->expires_ns;

@@ -45,15 +45,7 @@ take_row(void *ctx, const struct session_row *row, struct err *err)
 	struct rows *rows = ctx;
 
 	(void)err;
-	if (rows->n == rows->cap) {
-		const size_t cap = rows->cap ? 2 * rows->cap : 64;
-		struct session_row *at = xnew(cap, sizeof *at);
-		if (rows->n)
-			memcpy(at, rows->at, rows->n * sizeof *at);
-		free(rows->at);
-		rows->at = at;
-		rows->cap = cap;
-	}
+	rows->at = xgrow(rows->at, rows->n, &rows->cap, sizeof *rows->at);
 	rows->at[rows->n++] = *row;
 	return 0;
 }

@@ -275,14 +275,7 @@ take_layer(void *ctx, const struct layer_row *row, struct err *err)
 {
 	(void)ctx;
 	(void)err;
-	if (v.n_layers == v.layers_cap) {
-		v.layers_cap = v.layers_cap ? 2 * v.layers_cap : 64;
-		struct layer_row *at = xnew(v.layers_cap, sizeof *at);
-		if (v.n_layers)
-			memcpy(at, v.layers, v.n_layers * sizeof *at);
-		free(v.layers);
-		v.layers = at;
-	}
+	v.layers = xgrow(v.layers, v.n_layers, &v.layers_cap, sizeof *v.layers);
 	v.layers[v.n_layers++] = *row;
 	v.all_bytes += row->raw_bytes;
 	return 0;
@@ -293,14 +286,7 @@ take_snapshot(void *ctx, const struct snapshot_row *row, struct err *err)
 {
 	(void)ctx;
 	(void)err;
-	if (v.n_snapshots == v.snapshots_cap) {
-		v.snapshots_cap = v.snapshots_cap ? 2 * v.snapshots_cap : 64;
-		struct snapshot_row *at = xnew(v.snapshots_cap, sizeof *at);
-		if (v.n_snapshots)
-			memcpy(at, v.snapshots, v.n_snapshots * sizeof *at);
-		free(v.snapshots);
-		v.snapshots = at;
-	}
+	v.snapshots = xgrow(v.snapshots, v.n_snapshots, &v.snapshots_cap, sizeof *v.snapshots);
 	v.snapshots[v.n_snapshots++] = *row;
 	return 0;
 }

@@ -212,6 +212,19 @@ xnew(size_t n, size_t size)
 	return p;
 }
 
+void *
+xgrow(void *take_at, size_t n, size_t *cap, size_t size)
+{
+	if (n < *cap)
+		return take_at;
+	*cap = *cap ? 2 * *cap : 64;
+	void *at = xnew(*cap, size);
+	if (n)
+		memcpy(at, take_at, n * size);
+	free(take_at);
+	return at;
+}
+
 char *
 xstrdup(const char *s)
 {

@@ -87,6 +87,9 @@ const char *buf_cstr(struct buf *b);
 
 /* Memory of a size we chose: aborts when there is none. Zeroed. */
 void *xnew(size_t n, size_t size);
+/* Room for one more behind n elements of an array that has *cap (take_at NULL: none): the array,
+ * which may have moved. What is new of it is zeroed. */
+void *xgrow(void *take_at, size_t n, size_t *cap, size_t size);
 char *xstrdup(const char *s);
 char *xstrndup(struct str s);
 /* Memory of a size someone else chose, bounded before: NULL when there is none. Zeroed. */
