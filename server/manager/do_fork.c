@@ -251,18 +251,16 @@ is_at_rest(const struct session *s)
 	return s->step == STEP_IDLE && !s->wants && !s->row.unclean && s->keeper.pidfd < 0;
 }
 
-static int
-capture(struct fork *f, struct session *s, struct err *err)
+static void
+capture(struct fork *f, struct session *s)
 {
 	const bool runs = s->state == SESSION_RUNNING || s->state == SESSION_RESUMING;
 	struct want *w = want_new(f->m, runs ? WANT_SNAPSHOT : WANT_PAUSE, NULL);
 
-	(void)err;
 	snprintf(w->made_by, sizeof w->made_by, "fork");
 	w->told = on_captured;
 	w->told_ctx = f;
 	session_want(s, w);
-	return 0;
 }
 
 int
@@ -374,8 +372,12 @@ do_fork(struct manager *m, struct conn *c, const struct request *r, struct sessi
 	int result = read_request(f, c, r, err);
 	if (result == 0)
 		result = do_find_origin(c, ref, &f->snapshot, &f->is_snapshot, &s, err);
+	if (result == 0 && !f->is_snapshot && !is_at_rest(s)) {
+		capture(f, s);
+		return 0;
+	}
 	if (result == 0)
-		result = f->is_snapshot || is_at_rest(s) ? make(f, s, err) : capture(f, s, err);
+		result = make(f, s, err);
 	if (result < 0)
 		fork_free(f);
 	return result;

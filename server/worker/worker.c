@@ -3,10 +3,10 @@
  *              session's upper, one to work in
  *   may        read and write beneath those four, as any owner, make whiteouts, start threads;
  *              in the job of an image read its source (imports.h); in one of reading change
- * nothing, and write into the pipe that it was given (reads.h) never      opens a path outside
- * them, starts a process, changes a mount, speaks with anybody else; says "done" before what it
- * made is durable, or marked as not yet so if taken   gains the store and the cache of this node:
- * by a hostile layer, hence the walls
+ *              nothing, and write into the pipe that it was given (reads.h)
+ *   never      opens a path outside them, starts a process, changes a mount, speaks with anybody
+ *              else; says "done" before what it made is durable, or marked as not yet so
+ *   if taken   gains the store and the cache of this node: by a hostile layer, hence the walls
  *
  * It serves one request after another and ends at EOF of its socket, in the middle of a request at
  * its next step: what it had not finished is removed. */
